@@ -1,0 +1,153 @@
+"""One frozen dataclass of settings per stage, passed whole.
+
+A field is a *content* setting, which decides the result and is part of the digest, unless it is marked *operational*
+(workers, delays, addresses): those are recorded in the manifest and may differ from run to run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.errors import InputError
+
+
+def operational(default: Any) -> Any:
+    """A field that does not decide the result."""
+    return field(default=default, metadata={"operational": True})
+
+
+@dataclass(frozen=True)
+class LinksConfig:
+    """Which links of a source become rows with status ``ok``."""
+
+    min_karma: int = 3  # the paper, section 2.1
+    profile: str = "webtext"  # named block rules in data/urls.py: webtext, openwebtext
+    block_domains: tuple[str, ...] = ()  # further registrable domains to drop
+    part_links: int = 20_000  # links a part aims at; a part is one crawl task and holds whole domains
+    spill_rows: int = operational(200_000)  # rows held in memory before they are spilled to disk
+
+    def __post_init__(self) -> None:
+        _positive(self, "part_links", "spill_rows")
+
+
+@dataclass(frozen=True)
+class PagesConfig:
+    """How the web is asked. Times are seconds, sizes are bytes."""
+
+    user_agent: str = "WebTextBot"  # the product token robots.txt is matched with
+    max_wire_bytes: int = 10_000_000
+    max_decoded_bytes: int = 40_000_000
+    max_redirects: int = 8
+    max_robots_bytes: int = 512_000  # RFC 9309 asks for at least 500 KiB
+    max_crawl_delay_s: float = 30.0
+    total_timeout_s: float = 60.0  # one page, from connecting to its last byte, redirects included
+    read_timeout_s: float = 20.0  # silence on an open connection
+    connect_timeout_s: float = 10.0
+    contact: str = operational("https://github.com/webtext/webtext")  # shown in the User-Agent header, as (+CONTACT)
+    host_delay_s: float = operational(1.0)
+    max_hosts: int = operational(256)  # hosts one crawl task works on at once
+    max_hosts_per_domain: int = operational(4)
+    allow_net: tuple[str, ...] = operational(())  # CIDRs that may be reached although they are not public, on any port
+    connect_to: tuple[str, ...] = operational(())  # GLOB=ADDR:PORT
+    deadline_s: float | None = operational(None)  # links whose turn has not come by then are `deferred`
+    max_bytes: int | None = operational(None)  # wire bytes of the whole refresh; what is over is `deferred`
+
+    def __post_init__(self) -> None:
+        _positive(
+            self,
+            "max_wire_bytes",
+            "max_decoded_bytes",
+            "total_timeout_s",
+            "read_timeout_s",
+            "connect_timeout_s",
+            "max_hosts",
+        )
+        if self.host_delay_s < 0:
+            raise InputError(f"host_delay_s must not be negative, got {self.host_delay_s}")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How text is taken from a page."""
+
+    extractor: str = "trafilatura"
+    favor: str = "balanced"  # trafilatura's trade: precision, recall or balanced
+    max_html_bytes: int = 10_000_000
+    timeout_s: float = 30.0  # a page that takes longer is given up and its process killed
+    worker_memory_bytes: int = operational(2_000_000_000)  # address space a child may add to what it starts with
+    workers: int = operational(0)  # child processes; 0: one a core
+    pages_per_child: int = operational(2_000)  # then the child is replaced, so that leaks stay small
+
+    def __post_init__(self) -> None:
+        _positive(self, "max_html_bytes", "timeout_s")
+        if self.favor not in ("balanced", "precision", "recall"):
+            raise InputError(f"favor must be balanced, precision or recall, got {self.favor!r}")
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """WebText-like filters and the near-duplicate scheme."""
+
+    min_words: int = 50
+    min_chars: int = 200
+    max_chars: int = 1_000_000
+    language: str = "en"
+    min_language_score: float = 0.6
+    drop_domains: tuple[str, ...] = ("wikipedia.org",)
+    min_alpha_share: float = 0.5
+    max_duplicate_line_share: float = 0.5
+    ngram: int = 5  # words in a shingle
+    permutations: int = 112
+    bands: int = 14
+    rows: int = 8  # P(a pair at Jaccard 0.8 meets in a band) = 1-(1-0.8**8)**14 = 0.924
+    threshold: float = 0.75  # share of equal signature rows from which a pair counts as near-duplicates
+    minhash_seed: int = 1
+
+    def __post_init__(self) -> None:
+        _positive(self, "ngram", "permutations", "bands", "rows")
+        if self.bands * self.rows != self.permutations:
+            raise InputError(
+                f"bands x rows must equal permutations, got {self.bands} x {self.rows} != {self.permutations}"
+            )
+        if not 0 < self.threshold <= 1:
+            raise InputError(f"threshold must be in (0, 1], got {self.threshold}")
+
+
+@dataclass(frozen=True)
+class TokensConfig:
+    """How documents become token shards."""
+
+    tokenizer: str = "gpt2"
+    val_share: float = 0.01  # documents whose id's hash falls below this share go to val
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_share < 1:
+            raise InputError(f"val_share must be in [0, 1), got {self.val_share}")
+
+
+StageConfig = LinksConfig | PagesConfig | TextConfig | SelectConfig | TokensConfig
+
+
+def content_settings(config: StageConfig) -> dict[str, Any]:
+    """The settings that decide the result, as JSON values."""
+    return _settings(config, is_operational=False)
+
+
+def operational_settings(config: StageConfig) -> dict[str, Any]:
+    """The settings that do not decide the result, as JSON values."""
+    return _settings(config, is_operational=True)
+
+
+def _settings(config: StageConfig, *, is_operational: bool) -> dict[str, Any]:
+    chosen = (f for f in dataclasses.fields(config) if f.metadata.get("operational", False) == is_operational)
+    values = ((f.name, getattr(config, f.name)) for f in chosen)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+
+
+def _positive(config: StageConfig, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise InputError(f"{name} must be positive, got {getattr(config, name)}")

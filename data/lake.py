@@ -1,0 +1,433 @@
+"""The lake: the one place where datasets are read and written, on disk or in an object store.
+
+    <stage>/<snapshot>/_begun.json        settings and inputs of the run that began the dataset
+                       part-00000.*       files of a part
+                       _parts/part-00000.json   its record, written after its files: the part is sealed
+                       _manifest.json     written last: the dataset is published
+
+A file is written under a scratch name, made durable, and then published under its own name, so a reader sees a whole
+file or none, and killing a writer at any moment loses at most the part in flight.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import filelock
+import fsspec
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.errors import InputError
+from data.manifest import (
+    File,
+    Manifest,
+    Part,
+    add_counts,
+    canonical_json,
+    dataset_digest,
+    rows_digest,
+    settings_diff,
+)
+
+LEASE_S = 60.0  # an object-store lock that was not renewed for this long is taken over
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?")
+
+
+def code_version() -> str:
+    try:
+        return version("webtext")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def base_snapshot(snapshot: str) -> str:
+    """``2026-11@gopher`` shares links, pages and text with ``2026-11``."""
+    return snapshot.partition("@")[0]
+
+
+def check_name(what: str, name: str) -> str:
+    """A snapshot's or run's name, safe as one path component."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{what} {name!r} is no name: use letters, digits, . - _ and @ before a variant")
+    return name
+
+
+class Lake:
+    """A directory or an object-store prefix such as ``s3://bucket/lake``."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root).rstrip("/")
+        try:
+            self.fs, self.base = fsspec.core.url_to_fs(self.root)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"--lake {self.root}: {error}") from error
+        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        if self.is_local:
+            Path(self.base).mkdir(parents=True, exist_ok=True)
+
+    def dataset(self, stage: str, snapshot: str) -> Dataset:
+        """``stage`` is one of schema.STAGES, ``checkpoints`` or ``scores``; nothing is created."""
+        return Dataset(self, stage, check_name("snapshot", snapshot))
+
+    def snapshots(self, stage: str) -> list[str]:
+        """Names of the published datasets of a stage, sorted."""
+        found = self.fs.glob(self.path(stage, "*", "_manifest.json"))
+        return sorted(str(path).rsplit("/", 2)[-2] for path in found)
+
+    def path(self, *names: str) -> str:
+        return "/".join((self.base, *names))
+
+    def exists(self, *names: str) -> bool:
+        return bool(self.fs.exists(self.path(*names)))
+
+    def names(self, *folder: str) -> list[str]:
+        """Names directly below a folder, sorted; empty where there is no such folder."""
+        self.fs.invalidate_cache()
+        if not self.exists(*folder):
+            return []
+        return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in self.fs.ls(self.path(*folder), detail=False))
+
+    def open(self, *names: str) -> BufferedReader:
+        """Raises InputError if the file is missing."""
+        try:
+            return self.fs.open(self.path(*names), "rb")  # type: ignore[no-any-return]
+        except FileNotFoundError as error:
+            raise InputError(f"{self.path(*names)}: missing from the lake") from error
+
+    def read_json(self, *names: str) -> Any:
+        with self.open(*names) as file:
+            text = file.read()
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"{self.path(*names)}: not JSON ({error}); the file was damaged") from error
+
+    def remove(self, *names: str) -> None:
+        """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm(self.path(*names), recursive=True)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A local directory for files that are not published yet, removed at the end.
+
+        For a lake on disk it lies in the lake, so that publishing is a rename on one file system.
+        """
+        parent = Path(self.base) / "tmp" if self.is_local else None
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove the scratch directories of processes that are no more (they were killed)."""
+        if not self.is_local:
+            return
+        for folder in (Path(self.base) / "tmp").glob("*"):
+            pid = folder.name.partition("-")[0]
+            if not pid.isdigit() or not _alive(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, local: Path, *names: str) -> None:
+        """Make a local file durable and move it to its name in the lake, whole or not at all."""
+        target = self.path(*names)
+        if not self.is_local:
+            self.fs.put_file(str(local), target)
+            local.unlink()
+            return
+        with local.open("rb") as file:
+            os.fsync(file.fileno())
+        folder = Path(target).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        local.replace(target)
+        _sync_directory(folder)
+
+    def publish_directory(self, local: Path, *names: str) -> None:
+        """As ``publish``, for a directory; on an object store its files go up one by one and a marker file is last.
+
+        Files are published in the order of their names, but ``_``-prefixed ones (markers) come last.
+        """
+        files = sorted((p for p in local.rglob("*") if p.is_file()), key=lambda p: (p.name.startswith("_"), str(p)))
+        if not self.is_local:
+            for file in files:
+                self.publish(file, *names, *file.relative_to(local).parts)
+            return
+        for file in files:
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        target = Path(self.path(*names))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sync_directory(local)
+        if target.exists():
+            shutil.rmtree(target)
+        local.replace(target)
+        _sync_directory(target.parent)
+
+    def publish_json(self, value: Any, *names: str) -> None:
+        with self.scratch() as folder:
+            path = folder / names[-1]
+            path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+            self.publish(path, *names)
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """One writer at a time. Raises InputError if another process holds it.
+
+        On disk a file lock, which the kernel releases with its process; in an object store a lease that is put
+        conditionally and taken over when it is older than ``LEASE_S``.
+        """
+        if self.is_local:
+            folder = Path(self.base) / "locks"
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(folder / f"{name}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout as error:
+                raise InputError(f"{name}: another webtext process is writing it; wait for it or stop it") from error
+            try:
+                yield
+            finally:
+                lock.release()
+            return
+        with _Lease(self, name):
+            yield
+
+
+class _Lease:
+    """A lock in an object store: an object created only if absent, renewed from a thread."""
+
+    def __init__(self, lake: Lake, name: str) -> None:
+        self.lake, self.name, self.owner = lake, name, uuid.uuid4().hex
+
+    def __enter__(self) -> None:
+        path = self.lake.path("locks", f"{self.name}.json")
+        for attempt in (0, 1):
+            try:
+                self.lake.fs.pipe_file(path, self._body(), mode="create")
+                break
+            except FileExistsError as error:
+                self.lake.fs.invalidate_cache()
+                age = time.time() - float(orjson.loads(self.lake.fs.cat_file(path))["renewed"])
+                if attempt or age < LEASE_S:
+                    message = f"{self.name}: another webtext process is writing it (lease {age:.0f} s old)"
+                    raise InputError(message) from error
+                self.lake.fs.rm_file(path)
+        self.path = path
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._renew, daemon=True)
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        self.lake.fs.rm_file(self.path)
+
+    def _renew(self) -> None:
+        while not self.stop.wait(LEASE_S / 4):
+            self.lake.fs.pipe_file(self.path, self._body())
+
+    def _body(self) -> bytes:
+        return canonical_json({"owner": self.owner, "renewed": time.time()})
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One stage of one snapshot in the lake."""
+
+    lake: Lake
+    stage: str
+    snapshot: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.stage}/{self.snapshot}"
+
+    def names(self, *names: str) -> tuple[str, ...]:
+        return (self.stage, self.snapshot, *names)
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, or None if the dataset is not published."""
+        if not self.lake.exists(*self.names("_manifest.json")):
+            return None
+        where = self.lake.path(*self.names("_manifest.json"))
+        return Manifest.from_json(self.lake.read_json(*self.names("_manifest.json")), where)
+
+    def require(self) -> Manifest:
+        """The manifest; raises InputError if the dataset is not published."""
+        manifest = self.manifest()
+        if manifest is None:
+            have = ", ".join(self.lake.snapshots(self.stage)) or "none"
+            raise InputError(f"{self.label}: no such dataset in {self.lake.root} (published: {have})")
+        return manifest
+
+    def begin(self, settings: dict[str, Any], inputs: dict[str, str]) -> Manifest | None:
+        """Start or continue the dataset; returns its manifest if it is published already, else None.
+
+        Raises InputError, with the difference, if it was begun with other content settings or other inputs: a lake
+        never mixes two configurations.
+        """
+        settings, inputs = orjson.loads(canonical_json(settings)), dict(sorted(inputs.items()))
+        if self.lake.exists(*self.names("_begun.json")):
+            begun = self.lake.read_json(*self.names("_begun.json"))
+            for what, old, new in (("settings", begun["settings"], settings), ("inputs", begun["inputs"], inputs)):
+                if old != new:
+                    raise InputError(
+                        f"{self.label} in {self.lake.root} was made with other {what} "
+                        f"({settings_diff(old, new)}); choose another --snapshot, or remove {self.label} "
+                        "and what was made from it to build it anew"
+                    )
+            return self.manifest()
+        body = {"settings": settings, "inputs": inputs, "begun_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        self.lake.publish_json(body, *self.names("_begun.json"))
+        return None
+
+    def begun(self) -> dict[str, Any] | None:
+        """What ``begin`` recorded: settings, inputs, begun_at."""
+        if not self.lake.exists(*self.names("_begun.json")):
+            return None
+        value: dict[str, Any] = self.lake.read_json(*self.names("_begun.json"))
+        return value
+
+    def sealed(self) -> dict[str, Part]:
+        """The parts that are done, by name. Their files are checked for presence and size."""
+        parts = {}
+        for name in self.lake.names(*self.names("_parts")):
+            part = Part.from_json(self.lake.read_json(*self.names("_parts", name)))
+            if all(self._size(file.path) == file.bytes for file in part.files):
+                parts[part.name] = part
+        return parts
+
+    def seal(
+        self,
+        name: str,
+        files: Mapping[str, Path],
+        table: pa.Table | list[pa.Table],
+        *,
+        counts: dict[str, int],
+        rows: Mapping[str, int] | None = None,
+        extra: dict[str, int] | None = None,
+    ) -> Part:
+        """Publish the local ``files`` (by their names in the dataset) as one part, its record last.
+
+        ``table`` holds the part's rows, for the digest; ``rows`` the number of rows a file has, where it has any.
+        """
+        tables = table if isinstance(table, list) else [table]
+        digests = [rows_digest(t) for t in tables]
+        digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        entries = []
+        for relative, local in files.items():
+            entry = File(relative, (rows or {}).get(relative, 0), local.stat().st_size, _sha256_of(local))
+            self.lake.publish(local, *self.names(*relative.split("/")))
+            entries.append(entry)
+        counts = dict(sorted((str(key), value) for key, value in counts.items()))
+        part = Part(name, sum(counts.values()), counts, digest, tuple(entries), extra or {})
+        self.lake.publish_json(part.to_json(), *self.names("_parts", f"{name}.json"))
+        return part
+
+    def finish(self, part_names: list[str], operational: dict[str, Any], seconds: float) -> Manifest:
+        """Publish the manifest over exactly these sealed parts."""
+        begun = self.begun()
+        assert begun is not None, f"{self.label}: finished before it was begun"
+        sealed = self.sealed()
+        missing = [name for name in part_names if name not in sealed]
+        assert not missing, f"{self.label}: parts {missing} are not sealed"
+        parts = tuple(sealed[name] for name in part_names)
+        manifest = Manifest(
+            stage=self.stage,
+            snapshot=self.snapshot,
+            settings=begun["settings"],
+            operational=operational,
+            inputs=begun["inputs"],
+            parts=parts,
+            rows_in=sum(part.rows_in for part in parts),
+            counts=add_counts([part.counts for part in parts]),
+            extra=add_counts([part.extra for part in parts]),
+            digest=dataset_digest(self.stage, begun["settings"], begun["inputs"], parts),
+            code_version=code_version(),
+            seconds=round(seconds, 2),
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self.lake.publish_json(manifest.to_json(), *self.names("_manifest.json"))
+        return manifest
+
+    def verify(self, parts: list[Part] | None = None) -> None:
+        """Hash every file of the parts (by default the manifest's); raises InputError naming the first that differs."""
+        for part in self.require().parts if parts is None else parts:
+            for file in part.files:
+                where = self.lake.path(*self.names(file.path))
+                with self.lake.open(*self.names(file.path)) as opened:
+                    found = hashlib.file_digest(opened, "sha256").hexdigest()
+                if found != file.sha256:
+                    raise InputError(
+                        f"{where}: sha256 is {found[:16]}.., its record says {file.sha256[:16]}..: "
+                        f"the file was damaged after it was published; remove {self.label} and what was made from it, "
+                        "and run again"
+                    )
+
+    def read(self, relative: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet file of the dataset."""
+        with self.lake.open(*self.names(*relative.split("/"))) as file:
+            try:
+                return pq.read_table(file, columns=columns)
+            except (pa.ArrowInvalid, OSError) as error:
+                where = self.lake.path(*self.names(relative))
+                raise InputError(f"{where}: not readable as Parquet ({error})") from error
+
+    def _size(self, relative: str) -> int:
+        try:
+            return int(self.lake.fs.size(self.lake.path(*self.names(relative))))
+        except FileNotFoundError:
+            return -1
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Zstandard Parquet; the settings are the same for every table of the lake."""
+    pq.write_table(table, path, compression="zstd", row_group_size=10_000)
+
+
+def part_name(index: int, round_: int = 0) -> str:
+    """``part-00012``; pages fetched in a later round of redirects are ``part-1-00012``."""
+    return f"part-{index:05d}" if round_ == 0 else f"part-{round_}-{index:05d}"
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

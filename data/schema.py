@@ -1,0 +1,183 @@
+"""Names that pass between the stages: the stages, their outcomes and their columns.
+
+This is the only place that lists the statuses. ``docs/statuses.md`` is printed from here (a test compares them).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+STAGES = ("links", "pages", "text", "select", "tokens")
+"""In the order in which they run."""
+
+
+class Status(StrEnum):
+    """One outcome. A member's value is what the ``status`` column holds; its docstring is for people."""
+
+    def __new__(cls, value: str, doc: str) -> Status:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.__doc__ = doc
+        return member
+
+
+class LinkStatus(Status):
+    """What became of one line of a link source. ``rows_in`` = lines read = sum of these."""
+
+    OK = "ok", "kept: one row per distinct canonical URL"
+    MERGED = "merged", "a further submission of a URL that has a row already (its score is in that row)"
+    MALFORMED_LINE = "malformed_line", "the line is no JSON object; its number is in the links report"
+    SELF_POST = "self_post", "a text post of the site itself, no outbound link"
+    NO_URL = "no_url", "the submission has no URL"
+    BAD_URL = "bad_url", "not a URL that can be fetched: another scheme, no host, credentials inside, unparsable"
+    OVER_18 = "over_18", "marked as not safe for work"
+    LOW_KARMA = "low_karma", "the highest score of the URL's submissions is below min_karma"
+    BLOCKED_DOMAIN = "blocked_domain", "the registrable domain is on the profile's or the user's block list"
+    BLOCKED_EXTENSION = "blocked_extension", "the path ends as a file that holds no article (image, archive, ...)"
+
+
+class PageStatus(Status):
+    """What became of one kept link when it was fetched."""
+
+    OK = "ok", "an HTML page was received whole and is in the WARC"
+    ROBOTS_DISALLOWED = "robots_disallowed", "robots.txt forbids this path to our user agent"
+    ROBOTS_UNREACHABLE = "robots_unreachable", "no robots.txt to be had (5xx, 429, time-out): as forbidden (RFC 9309)"
+    CRAWL_DELAY_TOO_LONG = "crawl_delay_too_long", "robots.txt asks for a delay above max_crawl_delay_s"
+    DNS_FAILURE = "dns_failure", "the host name does not resolve"
+    CONNECT_FAILURE = "connect_failure", "no connection could be made"
+    TLS_FAILURE = "tls_failure", "the TLS handshake or the certificate failed"
+    FORBIDDEN_ADDRESS = "forbidden_address", "the address is not public, or the port is not 80 or 443"
+    TIMEOUT = "timeout", "the page took longer than total_timeout_s, or the server was silent too long"
+    PROTOCOL_ERROR = "protocol_error", "the answer is not valid HTTP, or was cut off"
+    REDIRECT_LOOP = "redirect_loop", "a redirect leads back to a URL already seen for this link"
+    REDIRECT_LIMIT = "redirect_limit", "more than max_redirects redirects"
+    REDIRECT_BAD = "redirect_bad", "a redirect without a usable target (no Location, another scheme, blocked domain)"
+    RATE_LIMITED = "rate_limited", "429"
+    NOT_FOUND = "not_found", "404"
+    GONE = "gone", "410"
+    CLIENT_ERROR = "client_error", "another 4xx"
+    SERVER_ERROR = "server_error", "5xx"
+    HTTP_OTHER = "http_other", "any other status that is not 200"
+    NOT_HTML = "not_html", "the content type is neither HTML nor XHTML"
+    TOO_LARGE = "too_large", "more than max_wire_bytes on the wire"
+    DECODED_TOO_LARGE = "decoded_too_large", "the body decompresses to more than max_decoded_bytes (a compression bomb)"
+    BAD_ENCODING = "bad_encoding", "the content encoding is unknown or its data is broken"
+    EMPTY_BODY = "empty_body", "200 with nothing in it"
+    DEFERRED = "deferred", "the deadline or the byte budget of the refresh was reached before its turn"
+
+
+class TextStatus(Status):
+    """What became of one fetched page when its text was extracted."""
+
+    OK = "ok", "text was found"
+    EMPTY = "empty", "no main text was found"
+    UNDECODABLE = "undecodable", "the bytes are not text in the declared or a detected encoding"
+    TIMEOUT = "timeout", "extraction took longer than timeout_s and its process was killed"
+    CRASHED = "crashed", "the extracting process died (memory limit, crash of a parser)"
+    FAILED = "failed", "the extractor raised an error; the reason names it"
+
+
+class SelectStatus(Status):
+    """The verdict on one extracted text, in the order in which the rules are asked."""
+
+    OK = "ok", "selected"
+    NO_TEXT = "no_text", "the text stage found none"
+    WIKIPEDIA = "wikipedia", "the page is Wikipedia's (WebText left it out since benchmarks are made of it)"
+    TOO_SHORT = "too_short", "fewer than min_words words or min_chars characters"
+    TOO_LONG = "too_long", "more than max_chars characters"
+    NOT_ENGLISH = "not_english", "the language identifier says another language, or is not sure enough"
+    NOT_PROSE = "not_prose", "too few letters or too much repetition to be prose"
+    EXACT_DUPLICATE = "exact_duplicate", "the same text, up to white space and case, as a document kept before"
+    NEAR_DUPLICATE = "near_duplicate", "the MinHash signature is at least `threshold` similar to a document kept before"
+
+
+class TokenStatus(Status):
+    """What became of one selected document when it was tokenized."""
+
+    OK = "ok", "tokenized, in exactly one of train and val"
+
+
+STATUSES: dict[str, type[Status]] = {
+    "links": LinkStatus,
+    "pages": PageStatus,
+    "text": TextStatus,
+    "select": SelectStatus,
+    "tokens": TokenStatus,
+}
+
+_TIME = pa.timestamp("s", tz="UTC")
+
+LINKS = pa.schema(
+    [
+        ("url", pa.string()),
+        ("canonical_url", pa.string()),
+        ("domain", pa.string()),
+        ("source", pa.string()),
+        ("karma", pa.int64()),
+        ("karma_sum", pa.int64()),
+        ("submission_ids", pa.list_(pa.string())),
+        ("subreddits", pa.list_(pa.string())),
+        ("submitted_at", _TIME),
+        ("score_observed_at", _TIME),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+PAGES = pa.schema(
+    [
+        ("canonical_url", pa.string()),
+        ("final_url", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("http_status", pa.int16()),
+        ("payload_digest", pa.string()),
+        ("content_type", pa.string()),
+        ("warc_file", pa.string()),
+        ("warc_offset", pa.int64()),
+        ("fetched_at", _TIME),
+        ("domain", pa.string()),
+        ("karma", pa.int64()),
+    ]
+)
+TEXT = pa.schema(
+    [
+        ("doc_id", pa.binary(16)),
+        ("url", pa.string()),
+        ("domain", pa.string()),
+        ("karma", pa.int64()),
+        ("fetched_at", _TIME),
+        ("title", pa.string()),
+        ("date", pa.string()),
+        ("language", pa.string()),
+        ("language_score", pa.float32()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("text", pa.string()),
+        ("n_chars", pa.int32()),
+        ("n_words", pa.int32()),
+        ("mean_word_length", pa.float32()),
+        ("alpha_share", pa.float32()),
+        ("duplicate_line_share", pa.float32()),
+        ("stop_word_share", pa.float32()),
+    ]
+)
+SELECT = pa.schema(
+    [
+        ("doc_id", pa.binary(16)),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("duplicate_of", pa.binary(16)),
+    ]
+)
+TOKENS = pa.schema(
+    [
+        ("doc_id", pa.binary(16)),
+        ("tokens", pa.list_(pa.uint16())),
+        ("n_tokens", pa.int32()),
+    ]
+)
+
+VOLATILE = frozenset({"fetched_at", "warc_file", "warc_offset"})
+"""Columns that differ between two runs over the same web; they stay out of every digest."""
