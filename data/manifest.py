@@ -41,9 +41,14 @@ def rows_digest(table: pa.Table) -> str:
         if name in VOLATILE:
             continue
         column = table.column(name)
-        hasher.update(f"{name}:{column.type}\n".encode())
+        hasher.update(f"{name}:{_type_name(column.type)}\n".encode())
         _hash_array(hasher, column.combine_chunks() if column.num_chunks != 1 else column.chunk(0))
     return hasher.hexdigest()
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """Parquet renames the inner field of a list, which is no difference in the rows."""
+    return f"list<{_type_name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
 
 
 def _hash_array(hasher: Any, array: pa.Array) -> None:

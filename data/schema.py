@@ -54,11 +54,11 @@ class PageStatus(Status):
     REDIRECT_LOOP = "redirect_loop", "a redirect leads back to a URL already seen for this link"
     REDIRECT_LIMIT = "redirect_limit", "more than max_redirects redirects"
     REDIRECT_BAD = "redirect_bad", "a redirect without a usable target (no Location, another scheme, blocked domain)"
-    RATE_LIMITED = "rate_limited", "429"
-    NOT_FOUND = "not_found", "404"
-    GONE = "gone", "410"
-    CLIENT_ERROR = "client_error", "another 4xx"
-    SERVER_ERROR = "server_error", "5xx"
+    RATE_LIMITED = "rate_limited", "429, too many requests"
+    NOT_FOUND = "not_found", "404, not found"
+    GONE = "gone", "410, gone for good"
+    CLIENT_ERROR = "client_error", "another 4xx than those"
+    SERVER_ERROR = "server_error", "5xx, an error of the server"
     HTTP_OTHER = "http_other", "any other status that is not 200"
     NOT_HTML = "not_html", "the content type is neither HTML nor XHTML"
     TOO_LARGE = "too_large", "more than max_wire_bytes on the wire"
@@ -82,7 +82,7 @@ class TextStatus(Status):
 class SelectStatus(Status):
     """The verdict on one extracted text, in the order in which the rules are asked."""
 
-    OK = "ok", "selected"
+    OK = "ok", "selected for the corpus"
     NO_TEXT = "no_text", "the text stage found none"
     WIKIPEDIA = "wikipedia", "the page is Wikipedia's (WebText left it out since benchmarks are made of it)"
     TOO_SHORT = "too_short", "fewer than min_words words or min_chars characters"
@@ -107,7 +107,7 @@ STATUSES: dict[str, type[Status]] = {
     "tokens": TokenStatus,
 }
 
-_TIME = pa.timestamp("s", tz="UTC")
+_TIME = pa.timestamp("ms", tz="UTC")  # Parquet has no seconds
 
 LINKS = pa.schema(
     [

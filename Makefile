@@ -1,0 +1,46 @@
+# make demo        the whole pipeline on the bundled local web
+# make test        every check and test (under ten minutes on two cores)
+# make check-slow  what takes longer: kill -9 in every stage, the tests in a network namespace, learning checks
+# make bench       side by side with peers; each bench-* on its own
+# make lint        ruff, mypy and the import rules
+# make clean       remove the virtual environment and caches; a lake and the state directory are left alone
+#
+# PYTHON=python3.12 picks another interpreter, VENV=DIR another place, PIP_FLAGS goes to pip.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check-slow lint bench bench-extraction clean install
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/webtext demo
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+check-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+bench: bench-extraction
+
+bench-extraction: $(INSTALLED)
+	$(BIN)/python -m benchmarks.extraction
+
+clean:
+	-test ! -x $(BIN)/webtext || $(BIN)/webtext ui --stop
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,371 @@
+"""``webtext``: the command line. Every command is a thin call of a flow or of one function.
+
+Exit codes: 0 done, 1 failed (one line on standard error says why and what to do), 2 wrong usage.
+Heavy packages are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from click import UsageError
+from click.exceptions import Abort, Exit
+
+from data.errors import InputError
+from flows.settings import Settings
+
+app = typer.Typer(
+    name="webtext",
+    help="Make your own WebText, train GPT-2 on it, and score it zero-shot.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+LakeOption = Annotated[
+    str | None, typer.Option("--lake", metavar="DIR", help="The lake: a directory or s3://bucket/prefix. [WEBTEXT_LAKE]")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="End with one JSON object on standard output; all else goes to standard error.")
+]
+RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="A training run's name.")]
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def main() -> NoReturn:
+    """The console script."""
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        error.show()
+        sys.exit(2)
+    except Exit as error:
+        sys.exit(error.exit_code)
+    except (Abort, KeyboardInterrupt):
+        _fail("stopped; what is done is kept, and the same command goes on from there")
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"no space left for {error.filename or 'the lake'}: free some and run the same command again; nothing is lost")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"webtext: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)
+
+
+@app.command()
+def demo(lake: LakeOption = None, as_json: JsonOption = False) -> None:
+    """The whole pipeline on a bundled local web, everything embedded.
+
+    Crawls a few thousand pages of a web that this program serves to itself, makes a corpus of them, trains a small GPT-2
+    on it and scores it. Run it again: what is done is verified and not done twice.
+    """
+    from flows.demo import run_demo
+
+    settings = _settings(lake)
+    _started(settings)
+    result = run_demo(settings)
+    _result(result, as_json, lambda: _show().demo(result, settings))
+
+
+@app.command()
+def refresh(
+    sources: Annotated[
+        list[str],
+        typer.Option("--links", metavar="SOURCE", help="A dump file (.zst .xz .bz2 .gz or plain), or urls:FILE; repeatable."),
+    ],
+    snapshot: Annotated[str | None, typer.Option(metavar="NAME", help="Such as 2026-11. [default: this ISO week]")] = None,
+    min_karma: Annotated[int, typer.Option(help="Links below are dropped; the paper's value is 3.")] = 3,
+    host_delay: Annotated[float, typer.Option(metavar="SECONDS", help="Pause between two requests to a host.")] = 1.0,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Such as 6h: links not fetched by then are `deferred`.")
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Such as 2T: links beyond this many bytes are `deferred`.")
+    ] = None,
+    allow_net: Annotated[
+        list[str] | None, typer.Option(metavar="CIDR", help="Non-public addresses that may be reached; repeatable.")
+    ] = None,
+    connect_to: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB=ADDR:PORT", help="Connect there for these host names; repeatable.")
+    ] = None,
+    history: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SNAPSHOT", help="Earlier snapshots to compare with; repeatable. [default: all published]"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the links only, and say what would be fetched.")] = False,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Links to tokens for one snapshot: read, crawl, extract, select, tokenize.
+
+    Again with the same arguments: what is done is verified and not done twice. With other settings: refused.
+    """
+    from data.config import LinksConfig, PagesConfig
+
+    settings = _settings(lake)
+    contact = {"contact": settings.contact} if settings.contact else {}
+    links = LinksConfig(min_karma=min_karma)
+    pages = PagesConfig(
+        host_delay_s=host_delay,
+        deadline_s=None if deadline is None else _quantity(deadline, _TIMES, "--deadline"),
+        max_bytes=None if max_bytes is None else int(_quantity(max_bytes, _UNITS, "--max-bytes")),
+        allow_net=tuple(allow_net or ()),
+        connect_to=tuple(connect_to or ()),
+        **contact,
+    )
+    if dry_run:
+        from flows.plan import refresh_plan
+
+        planned = refresh_plan(sources, links, pages)
+        _result(planned, as_json, lambda: _show().plan(planned))
+        return
+    _started(settings)
+    from flows.refresh import refresh as refresh_flow
+
+    result = refresh_flow(sources, snapshot, settings.lake, links=links, pages=pages, history=history)
+    _result(result, as_json, lambda: _show().funnel(result))
+
+
+@app.command()
+def train(
+    corpus: Annotated[str, typer.Option(metavar="SNAPSHOT[,SNAPSHOT]", help="The snapshots to train on.")],
+    preset: Annotated[str, typer.Option(help="nano, mini, 124M, 355M, 774M, 1558M (or the paper's 117M 345M 762M 1542M).")],
+    run: Annotated[str | None, typer.Option(metavar="NAME", help="Resumes when it exists. [default: from the arguments]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps. [default: the preset's]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: the best there is]")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value of a preset's setting; repeatable.")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Processes on this machine, one a GPU.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and sizes; train nothing.")] = False,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pretrain GPT-2 on a corpus; resumes when the run exists."""
+    changes = _pairs(overrides or [])
+    settings = _settings(lake)
+    planned = _train_plan(preset, changes)
+    if dry_run:
+        _result(planned, as_json, lambda: _show().settings(planned))
+        return
+    _started(settings)
+    from flows.pretrain import pretrain
+
+    result = pretrain(corpus.split(","), preset, run, settings.lake, steps, device, changes, processes)
+    _result(result, as_json, lambda: _show().training(result))
+
+
+@app.command(name="eval")
+def evaluate(
+    run: Annotated[str | None, typer.Option(metavar="NAME", help="A training run; its newest checkpoint is scored.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(metavar="DIR", help="One checkpoint.")] = None,
+    hf: Annotated[str | None, typer.Option(metavar="DIR", help="A directory that transformers loads.")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(metavar="SNAPSHOT[,SNAPSHOT]", help="Held-out documents from here. [default: the run's]")
+    ] = None,
+    tasks: Annotated[str, typer.Option(metavar="a,b|all", help="Which tasks.")] = "all",
+    eval_data: Annotated[str | None, typer.Option(metavar="DIR", help="Official benchmark files, as they come.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many examples a task. [default: the task's]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: the best there is]")] = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Zero-shot scores of a run, a checkpoint or a transformers directory."""
+    if sum(value is not None for value in (run, checkpoint, hf)) != 1:
+        raise UsageError("name exactly one of --run, --checkpoint and --hf")
+    settings = _settings(lake)
+    _started(settings)
+    from flows.evaluate import evaluate as evaluate_flow
+
+    result = evaluate_flow(
+        run=run,
+        checkpoint=checkpoint,
+        hf=hf,
+        corpus=corpus.split(",") if corpus else None,
+        tasks=None if tasks == "all" else tasks.split(","),
+        eval_data=eval_data,
+        limit=limit,
+        device=device,
+        lake=settings.lake,
+    )
+    _result(result, as_json, lambda: _show().scores(result))
+
+
+@app.command()
+def sample(
+    run: RunOption,
+    prompt: Annotated[str, typer.Option(help="The text to go on from.")],
+    tokens: Annotated[int, typer.Option(help="How many tokens to write.")] = 100,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 for all. The paper samples with 40.")] = 40,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a run's newest checkpoint go on from a prompt."""
+    from flows.models import sample_text
+
+    text = sample_text(_settings(lake), run, prompt, tokens, temperature, top_k, top_p, seed)
+    _result({"run": run, "prompt": prompt, "text": text}, as_json, lambda: print(prompt + text))
+
+
+@app.command()
+def export(
+    run: RunOption,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="A new directory.")],
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a directory that transformers loads: weights, configuration, tokenizer."""
+    from flows.models import export_model
+
+    result = export_model(_settings(lake), run, to)
+    _result(result, as_json, lambda: print(f"{to}: step {result['step']} of run {run}, for transformers"))
+
+
+@app.command()
+def report(
+    snapshot: Annotated[str | None, typer.Option(metavar="S", help="Only this snapshot. [default: all]")] = None,
+    run: Annotated[str | None, typer.Option(metavar="R", help="Only this run. [default: all]")] = None,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("report/index.html"),
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """An HTML page with the funnel, the plots and the tables."""
+    from flows.report import write_report
+
+    result = write_report(_settings(lake), snapshot, run, to)
+    _result(result, as_json, lambda: print(f"{to}: {len(result['snapshots'])} snapshots, {len(result['runs'])} runs"))
+
+
+@app.command()
+def why(
+    url: Annotated[str, typer.Argument(metavar="URL", help="As in the dump, or canonical.")],
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What became of a URL, stage by stage."""
+    from data.lake import Lake
+    from data.trace import why as trace
+
+    found = trace(Lake(_settings(lake).lake), url)
+    if not found:
+        raise InputError(f"{url}: in no snapshot's links; `webtext status` lists the snapshots")
+    _result({"url": url, "found": found}, as_json, lambda: _show().why(found))
+
+
+@app.command()
+def status(lake: LakeOption = None, as_json: JsonOption = False) -> None:
+    """What is done and what is running: snapshots by stage, training runs, servers."""
+    from flows.status import collect
+
+    result = collect(_settings(lake))
+    _result(result, as_json, lambda: _show().status(result))
+
+
+@app.command()
+def ui(
+    stop: Annotated[bool, typer.Option("--stop", help="End the embedded servers.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Start (or find) the local Prefect and MLflow servers and print their addresses."""
+    from flows import services
+
+    settings = Settings()
+    if stop:
+        ended = services.stop(settings.home)
+        _result({"stopped": ended}, as_json, lambda: print(f"stopped: {', '.join(ended) or 'nothing ran'}"))
+        return
+    servers = services.ensure(settings)
+    result = {"prefect": servers.prefect_ui_url, "mlflow": servers.mlflow_uri}
+    _result(result, as_json, lambda: print(f"Prefect  {result['prefect']}\nMLflow   {result['mlflow']}"))
+
+
+@app.command()
+def doctor(lake: LakeOption = None, as_json: JsonOption = False) -> None:
+    """Look for what is wrong with this set-up; exit code 1 if something is."""
+    from flows.doctor import examine
+
+    checks = examine(_settings(lake))
+    _result({"checks": checks}, as_json, lambda: _show().doctor(checks))
+    if any(check["state"] == "bad" for check in checks):
+        raise Exit(1)
+
+
+def _settings(lake: str | None) -> Settings:
+    settings = Settings()
+    return settings if lake is None else settings.model_copy(update={"lake": lake})
+
+
+def _started(settings: Settings) -> None:
+    """Servers up, our signals handled, runs that were killed marked as such. Before Prefect is imported."""
+    from flows import services
+
+    services.ensure(settings)
+
+    from flows.interrupt import crash_killed_runs, stop_on_signals
+
+    stop_on_signals(settings.home)
+    crash_killed_runs(settings)
+
+
+def _show() -> Any:
+    from flows import show
+
+    return show
+
+
+def _result(value: dict[str, Any], as_json: bool, for_people: Callable[[], None]) -> None:
+    if as_json:
+        sys.stdout.flush()
+        print(json.dumps(value, default=str), flush=True)
+    else:
+        for_people()
+
+
+def _train_plan(preset: str, overrides: dict[str, str]) -> dict[str, Any]:
+    from model.config import plan
+
+    try:
+        return plan(preset, overrides)
+    except InputError as error:
+        raise UsageError(str(error)) from error
+
+
+def _pairs(items: list[str]) -> dict[str, str]:
+    pairs = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {item}: expected KEY=VALUE")
+        pairs[key] = value
+    return pairs
+
+
+def _quantity(text: str, units: dict[str, int], option: str) -> float:
+    """``6h`` or ``2T``: a number and one of the units."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]?)", text.strip())
+    if not match or match[2] not in units:
+        choices = " ".join(unit for unit in units if unit)
+        raise UsageError(f"{option} {text}: expected a number and one of {choices}, such as 6{list(units)[-2]}")
+    return float(match[1]) * units[match[2]]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Stopping: what Ctrl-C and SIGTERM do, and what is told of runs that had no time to say goodbye."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+from types import FrameType
+
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import StateType
+from prefect.context import tags
+from prefect.states import Crashed
+
+from flows import services
+from flows.progress import say
+from flows.settings import Settings
+from flows.supervise import STOP_GRACE_S
+
+
+def stop_on_signals(home: Path) -> None:
+    """On Ctrl-C or SIGTERM: end our children (training saves a checkpoint first) and exit with 1.
+
+    Nothing else needs care: a part that is not sealed is made again, and a killed run is marked by
+    ``crash_killed_runs``. A second Ctrl-C does not wait for the children.
+    """
+    calls = 0
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            os._exit(1)
+        say("stopping: a training run saves a checkpoint first (Ctrl-C again to not wait)")
+        for child in _children(home):
+            services.end_tree(child, grace_s=STOP_GRACE_S)
+        say("stopped; what is done is kept: run the same command again to go on from there")
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _children(home: Path) -> list[psutil.Process]:
+    """Our child processes, but not the embedded servers, which other commands go on using."""
+    servers = {service.pid for kind in services.KINDS if (service := services.find(kind, home.absolute()))}
+    return [child for child in psutil.Process().children() if child.pid not in servers]
+
+
+def process_tag() -> str:
+    """Names this process so that a later command can tell whether it is alive."""
+    return f"process:{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
+
+
+def tagged() -> tags:
+    """Context manager: flow runs made inside carry ``process_tag``."""
+    return tags(process_tag())
+
+
+def crash_killed_runs(settings: Settings) -> int:
+    """Mark flow runs of dead processes of this machine as crashed; a killed process leaves them ``Running`` for ever."""
+    if settings.prefect_api_url is not None:
+        return 0  # a server of others: their automations decide
+    count = 0
+    with get_client(sync_client=True) as client:
+        running = FlowRunFilter(state={"type": {"any_": [StateType.RUNNING, StateType.PENDING]}})
+        for run in client.read_flow_runs(flow_run_filter=running, limit=200):
+            mark = next((tag for tag in run.tags if tag.startswith(f"process:{socket.gethostname()}:")), None)
+            if mark and not _is_alive(mark):
+                client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+                count += 1
+    return count
+
+
+def _is_alive(mark: str) -> bool:
+    _, _, pid, started = mark.rsplit(":", 3)
+    try:
+        return int(psutil.Process(int(pid)).create_time()) == int(started)
+    except psutil.NoSuchProcess:
+        return False

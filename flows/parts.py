@@ -1,0 +1,71 @@
+"""Prefect tasks over the parts of a stage: one task run a part, so 10 seconds to minutes each, never one URL."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.futures import PrefectFuture
+from prefect.states import State
+from prefect.tasks import Task
+
+from data.manifest import Part
+from data.stage import MakePart, Mapper
+from flows.progress import Bar
+
+
+def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Errors of a disk or an object store that may pass; a full disk, bad input and defects do not."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, OSError) and error.errno != errno.ENOSPC
+
+
+@task(
+    task_run_name="{stage} {name}",
+    cache_policy=NO_CACHE,  # whether a part is done is read from the lake
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=[5, 30],
+    retry_condition_fn=_is_transient,
+)
+def part(stage: str, name: str, make_part: MakePart) -> dict[str, Any]:  # noqa: ARG001 - stage names the task run
+    """Make and seal one part; returns its name, counts and digest."""
+    made: Part = make_part(name)
+    return {"name": made.name, "counts": made.counts, "digest": made.digest}
+
+
+def prefect_mapper(stage: str, at_once: int) -> Mapper:
+    """Maps a stage's parts as task runs, at most ``at_once`` at a time, with a progress bar.
+
+    When one fails, those that run are let finish, no further ones start, and its error is raised.
+    """
+
+    def mapper(make_part: MakePart, names: Sequence[str]) -> None:
+        slots = threading.BoundedSemaphore(at_once)
+        futures: list[PrefectFuture[dict[str, Any]]] = []
+        failed = threading.Event()
+        with Bar(stage, len(names), "parts") as bar:
+
+            def done(future: PrefectFuture[dict[str, Any]]) -> None:
+                slots.release()
+                if future.state.is_completed():
+                    bar.advance()
+                else:
+                    failed.set()
+
+            for name in names:
+                slots.acquire()
+                if failed.is_set():
+                    break
+                future = part.with_options(name=stage).submit(stage, name, make_part)
+                future.add_done_callback(done)
+                futures.append(future)
+            for future in futures:
+                future.result()
+
+    return mapper

@@ -1,0 +1,35 @@
+"""``webtext refresh --dry-run``: read the links into a scratch lake and say what a refresh would fetch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from data import links as links_stage
+from data.config import LinksConfig, PagesConfig
+from data.lake import Lake
+
+
+def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig) -> dict[str, Any]:
+    """Counts of the links stage, the number of domains, and the least time that politeness alone asks for."""
+    with tempfile.TemporaryDirectory(prefix="webtext-plan-") as folder:
+        lake = Lake(folder)
+        manifest = links_stage.run(lake, "plan", sources, links).manifest
+        dataset = lake.dataset("links", "plan")
+        domains: Counter[str] = Counter()
+        for part in manifest.parts:
+            for file in part.files:
+                if file.path.startswith("part-"):
+                    table = dataset.read(file.path, columns=["domain", "status"])
+                    kept = (row["domain"] for row in table.to_pylist() if row["status"] == "ok")
+                    domains.update(kept)
+    largest = domains.most_common(5)
+    return {
+        "dry_run": True,
+        "links": {"rows_in": manifest.rows_in, "rows_out": manifest.rows_out, "by_status": manifest.counts},
+        "domains": len(domains),
+        "largest_domains": dict(largest),
+        "least_hours": round((largest[0][1] if largest else 0) * pages.host_delay_s / 3600, 2),
+    }

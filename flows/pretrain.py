@@ -1,0 +1,92 @@
+"""The ``pretrain`` flow: GPT-2 on a corpus of snapshots, in a supervised child process (torchrun)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from data.lake import Lake, check_name
+from flows.progress import Bar, say
+from flows.settings import Settings
+from flows.supervise import Event, run_child
+from model.config import TrainSpec
+
+EXPERIMENT = "webtext"
+
+
+@flow(name="pretrain", persist_result=False)
+def pretrain(
+    corpus: list[str],
+    preset: str = "124M",
+    run: str | None = None,
+    lake: str | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+    overrides: dict[str, str] | None = None,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """Train ``preset`` on the snapshots in ``corpus``; resumes when the run exists. Returns the run's summary."""
+    settings = Settings()
+    store = Lake(lake or settings.lake)
+    for snapshot in corpus:
+        store.dataset("tokens", snapshot).require()
+    spec = TrainSpec(
+        lake=lake or settings.lake,
+        corpus=tuple(corpus),
+        run=check_name("run", run or f"{preset}-{'+'.join(corpus)}".replace("@", "-").replace("+", "_")),
+        preset=preset,
+        overrides=overrides or {},
+        steps=steps,
+        device=device,
+        cache_dir=str(settings.home.absolute() / "cache"),
+        tracking_uri=settings.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"),
+        experiment=EXPERIMENT,
+        flow_run_id=str(flow_run.get_id() or ""),
+    )
+    result = train(spec.to_json(), processes, settings.home.absolute())
+    create_markdown_artifact(key=f"train-{_key(spec.run)}", markdown=_markdown(result), description=f"Run {spec.run}")
+    return result
+
+
+@task(name="train", task_run_name="train {spec[run]}", cache_policy=NO_CACHE, persist_result=False)
+def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
+    """One training run to its end, or to the checkpoint it saved when it was asked to stop."""
+    folder = home / "runs" / spec["run"]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "train.json"
+    file.write_text(TrainSpec.from_json(spec).dumps())
+    bar: Bar | None = None
+
+    def on_event(event: Event) -> None:
+        nonlocal bar
+        if event.get("event") == "step":
+            if bar is None:
+                bar = Bar("train", int(event["steps"]), "steps")
+                bar.__enter__()
+            bar.update(int(event["step"]), f"loss {event['loss']:.3f} {event['tokens_per_s']:,.0f} tokens/s")
+        elif "message" in event:
+            say(f"train: {event['message']}")
+
+    try:
+        result = run_child(
+            "model.launch", ["--processes", str(processes), "--spec", str(file)], folder / "train.log", on_event
+        )
+    finally:
+        if bar is not None:
+            bar.__exit__(None, None, None)
+    return result
+
+
+def _key(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+
+
+def _markdown(result: dict[str, Any]) -> str:
+    rows = [f"| {key} | {value} |" for key, value in result.items() if not isinstance(value, (dict, list))]
+    return "\n".join(["| what | value |", "| --- | --- |", *rows])

@@ -1,0 +1,115 @@
+"""The ``refresh`` flow: links to tokens for one snapshot. Each stage is a subflow, each part of it a task run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from data import links as links_stage
+from data import pages as pages_stage
+from data import select as select_stage
+from data import text as text_stage
+from data import tokens as tokens_stage
+from data.config import LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
+from data.lake import Lake, base_snapshot
+from data.manifest import Manifest
+from data.schema import STAGES
+from data.stage import Mapper, Outcome
+from flows.parts import prefect_mapper
+from flows.progress import say
+from flows.settings import Settings
+
+CRAWL_TASKS = 4  # parts fetched at once; a registrable domain is in one of them only
+CPU_TASKS = os.cpu_count() or 1
+
+AT_ONCE = {
+    "links": 1,
+    "pages": CRAWL_TASKS,
+    "text": 1,  # a part keeps all cores busy with child processes of its own
+    "select": CPU_TASKS,
+    "tokens": CPU_TASKS,
+}
+
+
+@flow(name="refresh", persist_result=False)
+def refresh(
+    sources: list[str],
+    snapshot: str | None = None,
+    lake: str | None = None,
+    links: LinksConfig = LinksConfig(),  # noqa: B008 - frozen
+    pages: PagesConfig = PagesConfig(),  # noqa: B008
+    text: TextConfig = TextConfig(),  # noqa: B008
+    select: SelectConfig = SelectConfig(),  # noqa: B008
+    tokens: TokensConfig = TokensConfig(),  # noqa: B008
+    history: list[str] | None = None,
+) -> dict[str, Any]:
+    """Bring a snapshot from its link sources to token shards; what is done already is verified and not done again.
+
+    ``snapshot`` defaults to the ISO week, such as ``2026-w47``, so that a weekly schedule needs no argument.
+    ``history`` names the snapshots that near-duplicates are looked for in; by default all that are published.
+    """
+    name = snapshot or datetime.now(UTC).strftime("%G-w%V")
+    store = Lake(lake or Settings().lake)
+    base = base_snapshot(name)
+    store.sweep()
+    with store.lock(f"refresh-{name}"):
+        runs: list[tuple[str, Callable[[Mapper], Outcome]]] = [
+            ("links", lambda mapper: links_stage.run(store, base, sources, links, mapper)),
+            ("pages", lambda mapper: pages_stage.run(store, base, pages, mapper)),
+            ("text", lambda mapper: text_stage.run(store, base, text, mapper)),
+            ("select", lambda mapper: select_stage.run(store, name, history, select, mapper)),
+            ("tokens", lambda mapper: tokens_stage.run(store, name, tokens, mapper)),
+        ]
+        assert [stage for stage, _ in runs] == list(STAGES)
+        outcomes = {stage: _as_subflow(stage, run) for stage, run in runs}
+    result = {"snapshot": name, "stages": {stage: stage_summary(outcome) for stage, outcome in outcomes.items()}}
+    create_table_artifact(key=_artifact_key(name), table=_funnel_rows(result), description=f"Funnel of {name}")
+    return result
+
+
+def stage_summary(outcome: Outcome) -> dict[str, Any]:
+    """What the command line's JSON says of a stage."""
+    manifest: Manifest = outcome.manifest
+    return {
+        "rows_in": manifest.rows_in,
+        "rows_out": manifest.rows_out,
+        "by_status": manifest.counts,
+        "extra": manifest.extra,
+        "digest": manifest.digest,
+        "seconds": manifest.seconds,
+        "skipped": outcome.skipped,
+    }
+
+
+def _as_subflow(stage: str, run: Callable[[Mapper], Outcome]) -> Outcome:
+    mapper = prefect_mapper(stage, AT_ONCE[stage])
+    runner = ThreadPoolTaskRunner(max_workers=AT_ONCE[stage])
+
+    @flow(name=stage, task_runner=runner, persist_result=False)
+    def stage_flow() -> Outcome:
+        return run(mapper)
+
+    outcome: Outcome = stage_flow()
+    manifest = outcome.manifest
+    lost = ", ".join(f"{status} {count:,}" for status, count in manifest.counts.items() if status != "ok")
+    state = "found done" if outcome.skipped else f"done in {manifest.seconds:.0f} s"
+    say(f"{stage}: {manifest.rows_in:,} -> {manifest.rows_out:,}, {state}" + (f" ({lost})" if lost else ""))
+    return outcome
+
+
+def _artifact_key(name: str) -> str:
+    return "funnel-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+
+
+def _funnel_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"stage": stage, "status": status, "rows": count}
+        for stage, summary in result["stages"].items()
+        for status, count in summary["by_status"].items()
+    ]

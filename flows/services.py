@@ -1,0 +1,257 @@
+"""The embedded servers: one Prefect server and one MLflow server for a state directory, reused by every command.
+
+Both keep SQLite files under the state directory. They are started under a lock, outlive the command that started them,
+and are found again by ``services/<name>.json`` (pid, start time and port). Start-up takes about 15 s, both at once.
+``PREFECT_API_URL`` and ``MLFLOW_TRACKING_URI`` in the environment are used instead, where they are set.
+
+Prefect's ephemeral mode is not used: it loses task records of short runs. The MLflow server runs one worker and no job
+runner, which is 0.5 GB instead of 3.2 GB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import filelock
+import psutil
+
+from data.errors import InputError
+from flows.settings import Settings
+
+START_TIMEOUT_S = 180.0  # a first start migrates the database; a busy machine takes several times the usual 15 s
+LOCK_TIMEOUT_S = START_TIMEOUT_S + 60
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running embedded server."""
+
+    name: str
+    pid: int
+    started: float  # of the process, as psutil gives it: tells it from a later process of the same pid
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one of the servers is started and asked for its health."""
+
+    name: str
+    health_path: str
+    command: Callable[[Path, int], list[str]]
+    environment: Callable[[Path, int], dict[str, str]]
+
+
+def _prefect_command(_home: Path, port: int) -> list[str]:
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    return [*command, "--analytics-off", "--log-level", "WARNING"]
+
+
+def _prefect_environment(home: Path, port: int) -> dict[str, str]:
+    database = (home / "prefect" / "prefect.db").as_posix()
+    return {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+
+
+def _mlflow_command(home: Path, port: int) -> list[str]:
+    folder = home / "mlflow"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{(folder / 'mlflow.db').as_posix()}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    return [*command, "--allowed-hosts", f"127.0.0.1:{port},localhost:{port}"]
+
+
+def _mlflow_environment(_home: Path, _port: int) -> dict[str, str]:
+    return {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+PREFECT = Kind("prefect", "/api/health", _prefect_command, _prefect_environment)
+MLFLOW = Kind("mlflow", "/health", _mlflow_command, _mlflow_environment)
+KINDS = (PREFECT, MLFLOW)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the two servers are, embedded or not."""
+
+    prefect_api_url: str
+    mlflow_uri: str
+
+    @property
+    def prefect_ui_url(self) -> str:
+        return self.prefect_api_url.removesuffix("/api")
+
+
+def ensure(settings: Settings) -> Servers:
+    """Find or start both servers and point this process (and its children) at them.
+
+    Call it before Prefect is imported: Prefect reads its settings then.
+    """
+    home = settings.home.absolute()
+    with ThreadPoolExecutor(len(KINDS)) as pool:
+        prefect = None if settings.prefect_api_url else pool.submit(_ensure_one, PREFECT, home)
+        mlflow = None if settings.mlflow_tracking_uri else pool.submit(_ensure_one, MLFLOW, home)
+        prefect_url = f"{prefect.result().url}/api" if prefect else str(settings.prefect_api_url)
+        mlflow_url = mlflow.result().url if mlflow else str(settings.mlflow_tracking_uri)
+    point_at(settings, prefect_url, mlflow_url)
+    return Servers(prefect_url, mlflow_url)
+
+
+def point_at(settings: Settings, prefect_url: str, mlflow_url: str) -> None:
+    """Set the environment that Prefect, MLflow and our children read."""
+    os.environ["PREFECT_API_URL"] = prefect_url
+    os.environ["MLFLOW_TRACKING_URI"] = mlflow_url
+    os.environ["WEBTEXT_HOME"] = str(settings.home.absolute())
+    os.environ.setdefault("PREFECT_HOME", str(settings.home.absolute() / "prefect"))
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def find(kind: Kind, home: Path) -> Service | None:
+    """The embedded server of this state directory, if its process is alive."""
+    try:
+        service = Service(**json.loads(_record(kind, home).read_text()))
+        process = psutil.Process(service.pid)
+        is_same = abs(process.create_time() - service.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, json.JSONDecodeError, TypeError, psutil.NoSuchProcess):
+        return None
+    return service if is_same else None
+
+
+def is_healthy(kind: Kind, service: Service, timeout_s: float = 5.0) -> bool:
+    return responds(service.url + kind.health_path, timeout_s)
+
+
+def responds(url: str, timeout_s: float = 5.0) -> bool:
+    """Whether the URL answers 200."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy must not stand before loopback
+    try:
+        with opener.open(url, timeout=timeout_s) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def stop(home: Path) -> list[str]:
+    """End the embedded servers; returns the names of those that ran."""
+    ended = []
+    for kind in KINDS:
+        service = find(kind, home.absolute())
+        if service is not None:
+            end_tree(psutil.Process(service.pid))
+            _record(kind, home.absolute()).unlink(missing_ok=True)
+            ended.append(kind.name)
+    return ended
+
+
+def end_tree(process: psutil.Process, grace_s: float = 10.0) -> None:
+    """Terminate a process and all below it; kill what is left after ``grace_s``."""
+    family = [process]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family += process.children(recursive=True)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.terminate()
+    _, alive = psutil.wait_procs(family, timeout=grace_s)
+    for member in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(alive, timeout=grace_s)
+
+
+def log_path(kind: Kind, home: Path) -> Path:
+    return home / "services" / f"{kind.name}.log"
+
+
+def _record(kind: Kind, home: Path) -> Path:
+    return home / "services" / f"{kind.name}.json"
+
+
+def _ensure_one(kind: Kind, home: Path) -> Service:
+    folder = home / "services"
+    folder.mkdir(parents=True, exist_ok=True)
+    (home / kind.name).mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / f"{kind.name}.lock", timeout=LOCK_TIMEOUT_S):
+            service = find(kind, home)
+            if service is None:
+                service = _start(kind, home)
+            _wait_until_healthy(kind, service, home)
+            return service
+    except filelock.Timeout as error:
+        raise InputError(f"the {kind.name} server in {home} is being started by another process for too long") from error
+
+
+def _start(kind: Kind, home: Path) -> Service:
+    port = _free_port(_last_port(kind, home))
+    environment = {**os.environ, **kind.environment(home, port), "DO_NOT_TRACK": "1"}
+    environment.pop("PREFECT_API_URL", None)
+    with log_path(kind, home).open("ab") as log:
+        process = subprocess.Popen(
+            kind.command(home, port),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=home,
+            start_new_session=True,  # it outlives this command
+        )
+    service = Service(kind.name, process.pid, psutil.Process(process.pid).create_time(), port)
+    record = _record(kind, home)
+    scratch = record.with_suffix(".tmp")
+    scratch.write_text(json.dumps(asdict(service)))
+    scratch.replace(record)
+    return service
+
+
+def _wait_until_healthy(kind: Kind, service: Service, home: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not is_healthy(kind, service):
+        log = log_path(kind, home)
+        if find(kind, home) is None:
+            tail = " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
+            raise InputError(f"the {kind.name} server ended while starting; see {log}: {tail}")
+        if time.monotonic() > deadline:
+            end_tree(psutil.Process(service.pid))
+            raise InputError(f"the {kind.name} server did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
+        time.sleep(0.2)
+
+
+def _last_port(kind: Kind, home: Path) -> int:
+    """The port of the server before this one, so that an open browser page finds its successor."""
+    try:
+        return int(json.loads(_record(kind, home).read_text())["port"])
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return 0
+
+
+def _free_port(wanted: int) -> int:
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+    raise InputError("no free port on 127.0.0.1")

@@ -1,0 +1,170 @@
+"""What a person sees on standard output: tables of the results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data.schema import STATUSES
+from flows.settings import Settings
+
+console = Console(highlight=False)
+
+
+def funnel(result: dict[str, Any]) -> None:
+    """The stages of a refresh, each loss with its reason."""
+    table = _table(f"Funnel of {result['snapshot']}", "stage", "in", "out", "lost, and why", "time")
+    for stage, summary in result["stages"].items():
+        lost = {status: count for status, count in summary["by_status"].items() if status != "ok"}
+        reasons = ", ".join(f"{status} {count:,}" for status, count in sorted(lost.items(), key=lambda item: -item[1]))
+        time = "found done" if summary["skipped"] else f"{summary['seconds']:.0f} s"
+        table.add_row(stage, f"{summary['rows_in']:,}", f"{summary['rows_out']:,}", reasons or "nothing", time)
+    console.print(table)
+    extra = result["stages"]["tokens"]["extra"]
+    if extra.get("train_docs") is not None:
+        for split in ("train", "val"):
+            docs, tokens = extra[f"{split}_docs"], extra[f"{split}_tokens"]
+            console.print(f"{split}: {docs:,} documents, {tokens:,} tokens, {extra[f'{split}_bytes']:,} bytes of text")
+    console.print(f"token digest: {result['stages']['tokens']['digest']}")
+
+
+def training(result: dict[str, Any]) -> None:
+    """The ends of a training curve."""
+    table = _table(f"Training of {result['run']}", "what", "value", "")
+    first, last = result.get("first_train_loss"), result["train_loss"]
+    nats = "nats a token"
+    rows: list[tuple[str, Any, str]] = [
+        ("training loss, first -> last step", f"{_number(first)} -> {_number(last)}", nats),
+        ("validation loss, first -> last", f"{_number(result.get('first_val_loss'))} -> {_number(result['val_loss'])}", nats),
+        ("unigram entropy of the training tokens", _number(result.get("unigram_entropy")), nats),
+        ("steps", f"{result['steps']:,}", ""),
+        ("tokens seen", _number(result.get("tokens_seen")), f"{_number(result.get('epochs'))} epochs"),
+        ("throughput", _number(result["tokens_per_s"]), "tokens/s"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"checkpoint: {result['checkpoint']}")
+    if result.get("mlflow_run_id"):
+        console.print(f"MLflow run: {result['mlflow_run_id']}")
+
+
+def scores(result: dict[str, Any]) -> None:
+    """The zero-shot table: each score with its interval and the best trivial baseline."""
+    table = _table(f"Zero-shot scores of {result['model']}", "task", "metric", "score", "95 % interval", "n", "best trivial")
+    for task, score in result["scores"].items():
+        for metric, value in _metrics(score):
+            low_high = score.get("intervals", {}).get(metric) or score.get("interval")
+            is_main = metric == score.get("metric", metric)
+            interval = f"{_number(low_high[0])} .. {_number(low_high[1])}" if low_high and is_main else ""
+            baseline = _best_trivial(score) if is_main else ""
+            table.add_row(task, metric, _number(value), interval, f"{score.get('n', 0):,}" if is_main else "", baseline)
+    console.print(table)
+    for task, why in result.get("missing", {}).items():
+        console.print(f"not scored: {task}: {why}", soft_wrap=True)
+
+
+def demo(result: dict[str, Any], settings: Settings) -> None:
+    """Everything the demo made, and how to look at it."""
+    funnel(result["refresh"])
+    training(result["train"])
+    scores(result["eval"])
+    table = _table("Where everything lies", "what", "where")
+    for what, where in result["where"].items():
+        table.add_row(what, str(where))
+    console.print(table)
+    console.print("Look at it:  webtext ui      the Prefect runs and the MLflow curves in a browser")
+    console.print("             webtext report  one HTML page with the funnel, the plots and the tables")
+    console.print("             webtext sample --run demo --prompt 'The array is'")
+    console.print(f"{'Found done' if result['skipped'] else 'Done'} in {result['seconds']:.0f} s; lake {settings.lake}")
+
+
+def plan(result: dict[str, Any]) -> None:
+    """What a refresh would fetch."""
+    table = _table("What a refresh would do", "links", "count", "what it means")
+    for status, count in result["links"]["by_status"].items():
+        table.add_row(status, f"{count:,}", str(STATUSES["links"](status).__doc__))
+    console.print(table)
+    largest = ", ".join(f"{domain} {count:,}" for domain, count in result["largest_domains"].items())
+    console.print(f"{result['domains']:,} domains; the largest: {largest or 'none'}")
+    console.print(f"at least {result['least_hours']} hours: the links of the largest domain times --host-delay")
+
+
+def settings(result: dict[str, Any]) -> None:
+    """Names and values, nested ones indented."""
+    for name, value in result.items():
+        if isinstance(value, dict):
+            console.print(f"{name}")
+            for inner, inner_value in value.items():
+                console.print(f"  {inner:<24} {_number(inner_value)}")
+        else:
+            console.print(f"{name:<26} {_number(value)}")
+
+
+def why(found: list[dict[str, Any]]) -> None:
+    """One block a snapshot: each stage's outcome and what is known there."""
+    for entry in found:
+        console.print(f"{entry['snapshot']}: {entry['canonical_url']}", soft_wrap=True)
+        for stage, fields in entry["stages"].items():
+            rest = ", ".join(f"{k} {v}" for k, v in fields.items() if k != "status" and v not in (None, ""))
+            meaning = STATUSES[stage](fields["status"]).__doc__
+            console.print(f"  {stage:<7} {fields['status']}: {meaning}" + (f" ({rest})" if rest else ""), soft_wrap=True)
+
+
+def status(result: dict[str, Any]) -> None:
+    table = _table(f"Snapshots in {result['lake']}", "snapshot", "links", "pages", "text", "select", "tokens")
+    for name, stages in result["snapshots"].items():
+        table.add_row(name, *(_stage_cell(stages.get(stage)) for stage in STATUSES))
+    console.print(table)
+    runs = _table("Runs", "run", "state", "steps", "val loss", "checkpoints", "scores")
+    for name, run in result["runs"].items():
+        numbers = (_number(run.get("steps")), _number(run.get("val_loss")))
+        runs.add_row(name, run["state"], *numbers, str(len(run["checkpoints"])), str(len(run["scores"])))
+    console.print(runs)
+    for name, server in result["servers"].items():
+        console.print(f"{name:<8} {server['state']} {server.get('url', '')}")
+
+
+def doctor(checks: list[dict[str, Any]]) -> None:
+    marks = {"good": "[green]good[/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}
+    for check in checks:
+        console.print(f"{marks[check['state']]}  {check['what']}: {check['detail']}", soft_wrap=True)
+
+
+def _stage_cell(stage: dict[str, Any] | None) -> str:
+    if stage is None:
+        return ""
+    if stage["state"] == "done":
+        return f"{stage['rows_out']:,}"
+    return f"{stage['parts_sealed']} parts"
+
+
+def _metrics(score: dict[str, Any]) -> list[tuple[str, float]]:
+    shown = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
+    return [(name, score[name]) for name in shown if score.get(name) is not None]
+
+
+def _best_trivial(score: dict[str, Any]) -> str:
+    name = score.get("best_baseline")
+    baseline = score.get("baselines", {}).get(name)
+    if name is None or baseline is None:
+        return ""
+    value = baseline.get("value") if isinstance(baseline, dict) else baseline
+    return f"{_number(value)} ({name})"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "" if value is None else str(value)
+    if isinstance(value, int) or value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -1,0 +1,64 @@
+"""``webtext status``: what is done and what is running."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data.lake import Lake
+from data.schema import STAGES
+from flows import services
+from flows.settings import Settings
+
+
+def collect(settings: Settings) -> dict[str, Any]:
+    """Snapshots by stage, training runs, and the embedded servers; nothing is started."""
+    lake = Lake(settings.lake)
+    return {
+        "lake": lake.root,
+        "snapshots": {name: _stages(lake, name) for name in _begun(lake)},
+        "runs": {name: _run(lake, name) for name in lake.names("checkpoints")},
+        "servers": {kind.name: _server(kind, settings) for kind in services.KINDS},
+    }
+
+
+def _begun(lake: Lake) -> list[str]:
+    return sorted({name for stage in STAGES for name in lake.names(stage)})
+
+
+def _stages(lake: Lake, snapshot: str) -> dict[str, Any]:
+    stages: dict[str, Any] = {}
+    for stage in STAGES:
+        dataset = lake.dataset(stage, snapshot)
+        manifest = dataset.manifest()
+        if manifest is not None:
+            stages[stage] = {"state": "done", "rows_in": manifest.rows_in, "rows_out": manifest.rows_out}
+        elif dataset.begun() is not None:
+            stages[stage] = {"state": "begun", "parts_sealed": len(dataset.sealed())}
+    return stages
+
+
+def _run(lake: Lake, name: str) -> dict[str, Any]:
+    files = lake.names("checkpoints", name)
+    steps = [file for file in files if file.startswith("step-")]
+    summary = lake.read_json("checkpoints", name, "summary.json") if "summary.json" in files else None
+    run: dict[str, Any] = {"state": "done" if summary else "begun", "checkpoints": steps}
+    if summary:
+        run |= {key: summary.get(key) for key in ("steps", "train_loss", "val_loss", "mlflow_run_id")}
+    run["scores"] = lake.names("scores", name)
+    return run
+
+
+def _server(kind: services.Kind, settings: Settings) -> dict[str, Any]:
+    outside = settings.prefect_api_url if kind is services.PREFECT else settings.mlflow_tracking_uri
+    if outside:
+        return {"state": "outside", "url": _without_password(outside)}
+    service = services.find(kind, settings.home.absolute())
+    if service is None:
+        return {"state": "not running"}
+    state = "running" if services.is_healthy(kind, service) else "not answering"
+    return {"state": state, "url": service.url, "pid": service.pid}
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.rpartition("@")[2]

@@ -1,0 +1,238 @@
+"""Checkpoints of a run in the lake: written whole, recognised when damaged, read without unpickling anything.
+
+    lake/checkpoints/<run>/run.json              how the run was started (model/train.py)
+                           step-00000100/        model.safetensors      weights, fp32
+                                                 optimizer.safetensors  <parameter>/<quantity>
+                                                 config.json            the model's shape
+                                                 state.json             where training stood, and the sha256 of the others
+                           summary.json          written at the end (model/train.py)
+
+``state.json`` is published last (its name sorts last, and on disk the directory is renamed as a whole), so a checkpoint
+without one, or whose files do not match it, is not intact and the one before is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data.errors import InputError
+from data.lake import Lake, check_name
+from model.config import ModelConfig
+from model.gpt2 import GPT2
+from model.optim import load_state_tensors, state_tensors
+
+FORMAT = 1
+WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
+_STEP = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class State:
+    """Where training stood. The generators of random numbers need no state: all of them are keyed by ``seed`` and the
+    number of samples seen (model/train.py)."""
+
+    run: str
+    step: int  # updates done
+    samples_seen: int
+    tokens_seen: int
+    seed: int
+    corpus_digest: str
+    train_loss: float  # nats a token, mean since the checkpoint before
+    val_loss: float | None
+    mlflow_run_id: str | None
+    model: dict[str, Any]  # ModelConfig
+    train: dict[str, Any]  # TrainConfig
+    sha256: dict[str, str] = dataclasses.field(default_factory=dict)  # of the other files
+    format: int = FORMAT
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
+        """Raises InputError naming ``where``."""
+        if value.get("format") != FORMAT:
+            raise InputError(f"{where}: checkpoint format {value.get('format')}, this program reads format {FORMAT}")
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise InputError(f"{where}: damaged checkpoint ({error}); use another one of the run") from error
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def steps(lake: Lake, run: str) -> list[int]:
+    """The steps of the run's checkpoints, intact or not, ascending."""
+    found = (_STEP.fullmatch(name) for name in lake.names("checkpoints", check_name("run", run)))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def save(lake: Lake, model: GPT2, optimizer: torch.optim.Optimizer, state: State) -> State:
+    """Publish a checkpoint; returns its state with the hashes. Raises InputError if it cannot be written."""
+    with lake.scratch() as scratch:
+        folder = scratch / step_name(state.step)
+        folder.mkdir()
+        try:
+            save_file(_on_cpu(model.state_dict()), folder / WEIGHTS)
+            save_file(_on_cpu(state_tensors(model, optimizer)), folder / OPTIMIZER)
+            (folder / CONFIG).write_bytes(orjson.dumps(model.config.to_json(), option=orjson.OPT_INDENT_2))
+            state = dataclasses.replace(state, sha256={name: _sha256(folder / name) for name in _HASHED})
+            (folder / STATE).write_bytes(orjson.dumps(dataclasses.asdict(state), option=orjson.OPT_INDENT_2))
+            lake.publish_directory(folder, "checkpoints", state.run, step_name(state.step))
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"checkpoint {state.run}/{step_name(state.step)} cannot be written to {lake.root} ({error}); "
+                "make room and run the same command again: it goes on from the checkpoint before"
+            ) from error
+    return state
+
+
+_HASHED = (WEIGHTS, OPTIMIZER, CONFIG)
+
+
+def read_state(lake: Lake, run: str, step: int) -> State:
+    """Raises InputError if there is no such checkpoint or its state is damaged."""
+    names = ("checkpoints", run, step_name(step), STATE)
+    return State.from_json(lake.read_json(*names), lake.path(*names))
+
+
+def check(lake: Lake, run: str, step: int) -> State:
+    """The state of an intact checkpoint. Raises InputError that says what is damaged: every file is hashed."""
+    state = read_state(lake, run, step)
+    for name in _HASHED:
+        with lake.open("checkpoints", run, step_name(step), name) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != state.sha256.get(name):
+            where = lake.path("checkpoints", run, step_name(step), name)
+            raise InputError(f"{where}: sha256 is {found[:16]}.., {STATE} says {state.sha256.get(name, '')[:16]}..")
+    return state
+
+
+def newest_intact(lake: Lake, run: str) -> tuple[State | None, list[str]]:
+    """The state of the newest checkpoint that is whole, and what is wrong with the newer ones."""
+    complaints = []
+    for step in reversed(steps(lake, run)):
+        try:
+            return check(lake, run, step), complaints
+        except InputError as error:
+            complaints.append(str(error))
+    return None, complaints
+
+
+def restore(lake: Lake, state: State, model: GPT2, optimizer: torch.optim.Optimizer) -> None:
+    """Set the weights and the optimizer to a checkpoint's, bit for bit."""
+    device = next(model.parameters()).device
+    with _local(lake, state.run, state.step, (WEIGHTS, OPTIMIZER)) as folder:
+        model.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
+        load_state_tensors(model, optimizer, load_file(folder / OPTIMIZER, device=str(device)))
+
+
+def prune(lake: Lake, run: str, keep: set[int]) -> None:
+    """Remove the checkpoints of the other steps."""
+    for step in steps(lake, run):
+        if step not in keep:
+            lake.remove("checkpoints", run, step_name(step))
+
+
+def load_model(
+    lake: Lake, run: str, step: int | None = None, *, device: str = "cpu", tokenizer: str = "gpt2"
+) -> tuple[GPT2, State]:
+    """The model of a run's checkpoint (the newest intact one, or that of ``step``) in evaluation mode, and its state.
+
+    Raises InputError if there is none, if it is damaged, or if its vocabulary is not ``tokenizer``'s.
+    """
+    if step is None:
+        newest, complaints = newest_intact(lake, run)
+        if newest is None:
+            damaged = f" ({'; '.join(complaints)})" if complaints else ""
+            runs = ", ".join(lake.names("checkpoints")) or "none"
+            raise InputError(f"--run {run}: no checkpoint in {lake.root}{damaged}; runs there: {runs}")
+        step = newest.step
+    elif step not in steps(lake, run):
+        have = ", ".join(map(str, steps(lake, run))) or "none"
+        raise InputError(f"--run {run}: no checkpoint of step {step} in {lake.root}; steps there: {have}")
+    else:
+        check(lake, run, step)
+    with _local(lake, run, step, (WEIGHTS, CONFIG, STATE)) as folder:
+        return _load(folder, device, tokenizer)
+
+
+def load_directory(folder: Path, *, device: str = "cpu", tokenizer: str = "gpt2") -> tuple[GPT2, State]:
+    """As ``load_model``, for a checkpoint's own directory, wherever it was copied to."""
+    for name in (WEIGHTS, CONFIG, STATE):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: no {name} there, so it is no checkpoint of webtext (transformers' are --hf)")
+    model, state = _load(folder, device, tokenizer)
+    found = _sha256(folder / WEIGHTS)
+    if found != state.sha256.get(WEIGHTS):
+        raise InputError(f"{folder / WEIGHTS}: damaged, its sha256 is not the one in {STATE}; use another checkpoint")
+    return model, state
+
+
+def build(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> GPT2:
+    """A model in evaluation mode over these weights. Raises InputError naming ``where`` if they do not fit."""
+    with torch.device("meta"):
+        model = GPT2(config)
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        want = tuple(expected[name].shape) if name in expected else "nothing"
+        have = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if want != have:
+            raise InputError(f"{where}: weights of another model: {name} is {have}, its {CONFIG} expects {want}")
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def _load(folder: Path, device: str, tokenizer: str) -> tuple[GPT2, State]:
+    config = ModelConfig.from_json(_json(folder / CONFIG), str(folder / CONFIG))
+    state = State.from_json(_json(folder / STATE), str(folder / STATE))
+    if config.tokenizer != tokenizer:
+        raise InputError(
+            f"{folder}: its vocabulary is {config.tokenizer} ({config.vocab_size} tokens), not {tokenizer}; "
+            "use a checkpoint that was trained on a corpus of this tokenizer"
+        )
+    try:
+        tensors = load_file(folder / WEIGHTS, device=device)
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS}: damaged ({error}); use another checkpoint") from error
+    return build(config, tensors, str(folder)), state
+
+
+@contextlib.contextmanager
+def _local(lake: Lake, run: str, step: int, names: tuple[str, ...]) -> Iterator[Path]:
+    """The checkpoint's directory, or a local copy of these files for a lake in an object store."""
+    if lake.is_local:
+        yield Path(lake.path("checkpoints", run, step_name(step)))
+        return
+    with lake.scratch() as scratch:
+        for name in names:
+            lake.fs.get_file(lake.path("checkpoints", run, step_name(step), name), str(scratch / name))
+        yield scratch
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON ({error}); the file was damaged") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,221 @@
+"""Settings of the model and its training, the presets, and what a training process is started with.
+
+The four paper sizes follow table 2 of "Language Models are Unsupervised Multitask Learners" and, where it is silent, the
+first later source that is not:
+
+    shape, context, vocabulary, batch of 512      GPT-2 paper, sections 2.2 and 2.3
+    heads of 64                                   openai/gpt-2, hparams.json of the released models
+    learning rate ("manually tuned", no value)    GPT-3 paper (Brown et al., 2020), table 2.1: the models of the same size
+    Adam betas, clipping, weight decay, cosine    GPT-3 paper, appendix B: 0.9, 0.95; 1.0; 0.1; to 10 % of the peak
+    warm-up                                       GPT-3 paper, appendix B: 375 M tokens = 715 steps of 512 x 1,024
+    length                                        GPT-3 paper, table 2.1: 300 G tokens = 572,204 steps; use --steps
+    dropout                                       0: both papers are silent for pretraining on this much text
+
+The paper's table calls the sizes 117M, 345M, 762M and 1542M; counted by their weights they are 124M, 355M, 774M and
+1558M. Both names work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar, get_type_hints
+
+from data.errors import InputError
+from data.lake import check_name
+
+T = TypeVar("T")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def _from_json(cls: type[T], value: Mapping[str, Any], where: str) -> T:
+    try:
+        return cls(**value)
+    except TypeError as error:
+        raise InputError(f"{where}: not a {cls.__name__} of this version of webtext ({error})") from error
+
+
+def _require(holds: bool, name: str, value: object, what: str) -> None:
+    if not holds:
+        raise InputError(f"{name} must be {what}, got {value}")
+
+
+def operational(default: Any) -> Any:
+    """A field that may differ when a run is resumed: it decides cost or what is recorded, not what is learnt."""
+    return field(default=default, metadata={"operational": True})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a GPT-2. Two models of one shape take each other's weights."""
+
+    layers: int
+    heads: int
+    width: int
+    context: int = 1024
+    vocab_size: int = 50_257
+    tokenizer: str = "gpt2"  # what the ids mean: the tokenizer of the corpus's manifest
+    dropout: float = 0.0
+    position_std: float = 0.01  # openai/gpt-2; transformers draws positions from N(0, 0.02)
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads", "width", "context", "vocab_size"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        _require(self.width % self.heads == 0, "width", self.width, f"divisible by heads={self.heads}")
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+        _require(self.position_std >= 0, "position_std", self.position_std, "not negative")
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
+        """Raises InputError naming ``where`` if the fields are not those of this program."""
+        return _from_json(cls, value, where)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained. A sequence is one window of ``context`` tokens; a step is one update of the weights."""
+
+    steps: int = 572_204
+    batch_size: int = 512  # sequences a step, all processes and micro-batches together
+    learning_rate: float = 6e-4  # the peak
+    final_lr_share: float = 0.1  # of the peak, at the last step
+    warmup_steps: int = 715
+    weight_decay: float = 0.1  # of matrices (and embeddings), not of biases and gains
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_norm: float = 1.0
+    seed: int = 0
+    precision: str = "auto"  # bfloat16 products (autocast, fp32 weights) where the device computes them itself
+    micro_batch_size: int = operational(8)  # sequences a process holds at once
+    val_every: int = operational(1_000)  # steps
+    val_sequences: int = operational(1_024)  # evenly spread over the validation tokens; 0: all of them
+    checkpoint_every: int = operational(1_000)  # steps
+    keep_last: int = operational(2)  # checkpoints, beside the best
+    keep_every: int = operational(10_000)  # and those whose step is divisible by this; 0: none
+    log_every: int = operational(10)  # steps
+
+    def __post_init__(self) -> None:
+        positive = ("steps", "batch_size", "learning_rate", "clip_norm", "micro_batch_size", "val_every")
+        for name in (*positive, "checkpoint_every", "keep_last", "log_every"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        for name in ("warmup_steps", "weight_decay", "val_sequences", "keep_every", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "not negative")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        _require(0 <= self.final_lr_share <= 1, "final_lr_share", self.final_lr_share, "in [0, 1]")
+        _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
+        return _from_json(cls, value, where)
+
+    def content(self) -> dict[str, Any]:
+        """What decides the result of a run that is as long as this one."""
+        fields = (f.name for f in dataclasses.fields(self) if not f.metadata.get("operational"))
+        return {name: getattr(self, name) for name in fields if name != "steps"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A name for a model and its training."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+
+PRESETS: dict[str, Preset] = {
+    "nano": Preset(
+        ModelConfig(layers=2, heads=4, width=128, context=128),
+        TrainConfig(steps=300, batch_size=16, learning_rate=3e-3, warmup_steps=20),
+    ),
+    "mini": Preset(
+        ModelConfig(layers=6, heads=6, width=384, context=256),
+        TrainConfig(
+            steps=2_000,
+            batch_size=32,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            micro_batch_size=8,
+            val_every=200,
+            val_sequences=256,
+            checkpoint_every=200,
+            keep_every=1_000,
+        ),
+    ),
+    "124M": Preset(ModelConfig(layers=12, heads=12, width=768), TrainConfig(learning_rate=6e-4)),
+    "355M": Preset(ModelConfig(layers=24, heads=16, width=1024), TrainConfig(learning_rate=3e-4)),
+    "774M": Preset(ModelConfig(layers=36, heads=20, width=1280), TrainConfig(learning_rate=2.5e-4, micro_batch_size=4)),
+    "1558M": Preset(ModelConfig(layers=48, heads=25, width=1600), TrainConfig(learning_rate=2e-4, micro_batch_size=2)),
+}
+ALIASES = {"117M": "124M", "345M": "355M", "762M": "774M", "1542M": "1558M"}
+"""The names of the paper's table 2."""
+
+
+def resolve(preset: str, overrides: Mapping[str, str]) -> Preset:
+    """The preset's settings with ``--set key=value`` applied.
+
+    Raises InputError for an unknown preset or key (listing those there are), and for a value of another type.
+    """
+    name = ALIASES.get(preset, preset)
+    if name not in PRESETS:
+        raise InputError(f"--preset {preset}: no such preset; there are {', '.join([*PRESETS, *ALIASES])}")
+    parts: dict[str, Any] = {"model": PRESETS[name].model, "train": PRESETS[name].train}
+    kinds = {part: get_type_hints(type(config)) for part, config in parts.items()}
+    for key, text in overrides.items():
+        part = next((part for part in parts if key in kinds[part]), None)
+        if part is None:
+            known = sorted(key for names in kinds.values() for key in names)
+            raise InputError(f"--set {key}={text}: no such setting; there are {', '.join(known)}")
+        parts[part] = dataclasses.replace(parts[part], **{key: _parse(key, text, kinds[part][key])})
+    return Preset(**parts)
+
+
+def _parse(key: str, text: str, kind: type) -> Any:
+    try:
+        return kind(text.replace("_", "") if kind is int else text)
+    except ValueError as error:
+        raise InputError(f"--set {key}={text}: expects {'a whole number' if kind is int else 'a number'}") from error
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """What a training process is started with, as the JSON file that ``--spec`` names."""
+
+    lake: str
+    corpus: tuple[str, ...]  # snapshots of the tokens stage, in this order
+    run: str
+    preset: str
+    cache_dir: str  # local; holds the corpus as a memory map
+    overrides: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    steps: int | None = None  # instead of the preset's
+    tracking_uri: str | None = None  # of MLflow; None: nothing is tracked
+    experiment: str = "webtext"
+    tags: dict[str, str] = field(default_factory=dict)  # of the MLflow run: who started it
+
+    def __post_init__(self) -> None:
+        check_name("run", self.run)
+        if not self.corpus:
+            raise InputError("--corpus is empty: name at least one snapshot")
+        if len(set(self.corpus)) != len(self.corpus):
+            raise InputError(f"--corpus {','.join(self.corpus)}: a snapshot is named twice")
+
+    def resolve(self) -> Preset:
+        """The settings of the run; ``steps`` goes before the overrides' and the preset's."""
+        steps = {} if self.steps is None else {"steps": str(self.steps)}
+        return resolve(self.preset, {**self.overrides, **steps})
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "corpus": list(self.corpus)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
+        spec = _from_json(cls, value, where)
+        return dataclasses.replace(spec, corpus=tuple(spec.corpus))

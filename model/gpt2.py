@@ -1,0 +1,165 @@
+"""GPT-2, as in the paper.
+
+"Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), section 2.3, is a short list of changes to
+GPT-1 ("Improving Language Understanding by Generative Pre-Training", 2018, section 4.1), and this file follows both:
+
+    GPT-1: a decoder-only transformer with masked self-attention, learned position embeddings, GELU, a feed-forward
+           layer four times as wide as the model, weights drawn from N(0, 0.02), the head tied to the token embedding
+    GPT-2: layer normalisation moved to the input of each sub-block, one more after the last block; weights of residual
+           layers scaled by 1/sqrt(N) at initialisation, N being the number of residual layers; 50,257 tokens; 1,024
+           positions
+    code:  what the papers leave open is taken from openai/gpt-2 (src/model.py): the tanh form of GELU, epsilon 1e-5,
+           positions drawn from N(0, 0.01), biases everywhere but in the head
+
+It is the whole model: no wrapper, no registry. The weights are equal to transformers' GPT2LMHeadModel up to transposition
+(model/hf.py), and so are logits and gradients (tests/model/test_gpt2.py).
+
+Cost: a token takes about 6 x parameters FLOP to train; activations are dominated by the logits, T x 50,257 numbers a
+sequence.
+
+Letters in names: B sequences, T positions, S positions attended to (cached ones included), C width, N heads, H width of
+a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+
+
+@dataclass
+class Cache:
+    """Keys and values of the positions a model has seen, one pair a layer; starts empty, grows with each call."""
+
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        return self.layers[0][0].shape[-2] if self.layers else 0
+
+    def extend(self, layer: int, k_BNTH: Tensor, v_BNTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the new positions of a layer; returns the keys and values of all positions, ``[B, N, S, H]`` each."""
+        if layer in self.layers:
+            k_old, v_old = self.layers[layer]
+            k_BNTH, v_BNTH = torch.cat([k_old, k_BNTH], dim=2), torch.cat([v_old, v_BNTH], dim=2)
+        self.layers[layer] = k_BNTH, v_BNTH
+        return k_BNTH, v_BNTH
+
+
+class Attention(nn.Module):
+    """Causal self-attention with several heads."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.dropout = layer, config.heads, config.dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x_BTC: Tensor, cache: Cache | None) -> Tensor:
+        B, T, C = x_BTC.shape
+        q_BNTH, k_BNSH, v_BNSH = self.qkv(x_BTC).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            k_BNSH, v_BNSH = cache.extend(self.layer, k_BNSH, v_BNSH)
+        S = k_BNSH.shape[2]
+        mask_TS = None
+        if S != T and T > 1:  # the new positions are the last T of S; is_causal would take them for the first
+            mask_TS = torch.ones(T, S, dtype=torch.bool, device=x_BTC.device).tril(S - T)
+        y_BNTH = F.scaled_dot_product_attention(
+            q_BNTH,
+            k_BNSH,
+            v_BNSH,
+            attn_mask=mask_TS,
+            is_causal=S == T,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.proj(y_BNTH.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """Two layers with GELU between, four times as wide inside."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.proj = nn.Linear(4 * config.width, config.width)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.proj(F.gelu(self.up(x_BTC), approximate="tanh"))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Two residual layers, each normalising its input."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.width, eps=1e-5)
+        self.attention = Attention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.width, eps=1e-5)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTC: Tensor, cache: Cache | None) -> Tensor:
+        x_BTC = x_BTC + self.dropout(self.attention(self.ln_1(x_BTC), cache))
+        return x_BTC + self.dropout(self.feed_forward(self.ln_2(x_BTC)))  # type: ignore[no-any-return]
+
+
+class GPT2(nn.Module):
+    """Token ids to the logits of the next token. New weights are drawn from torch's default generator."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocab_size, config.width)  # also the head
+        self.positions = nn.Embedding(config.context, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.ln = nn.LayerNorm(config.width, eps=1e-5)
+        self._draw_weights()
+
+    @torch.no_grad()
+    def _draw_weights(self) -> None:
+        residual_layers = 2 * self.config.layers
+        for name, weight in self.named_parameters():
+            if weight.ndim < 2:
+                weight.fill_(1.0 if "ln" in name and name.endswith("weight") else 0.0)
+            elif name == "positions.weight":
+                weight.normal_(0.0, self.config.position_std)
+            elif name.endswith("proj.weight"):
+                weight.normal_(0.0, 0.02 / math.sqrt(residual_layers))
+            else:
+                weight.normal_(0.0, 0.02)
+
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+        """The residual stream after the last normalisation, ``[B, T, C]``: what the head reads."""
+        past, T = cache.length if cache is not None else 0, ids_BT.shape[1]
+        if past + T > self.config.context:
+            raise ValueError(f"{past + T} positions, but the model's context is {self.config.context}")
+        positions_T = torch.arange(past, past + T, device=ids_BT.device)
+        x_BTC = self.dropout(self.tokens(ids_BT) + self.positions(positions_T))
+        for block in self.blocks:
+            x_BTC = block(x_BTC, cache)
+        return self.ln(x_BTC)  # type: ignore[no-any-return]
+
+    def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+        """Logits of the token after each position, ``[B, T, V]``.
+
+        With a ``cache`` the ids continue the positions in it, and it grows by them. Raises ValueError if there are more
+        positions than the context holds.
+        """
+        return F.linear(self.hidden(ids_BT, cache), self.tokens.weight)
+
+    def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Mean cross entropy in nats a token, a scalar; ``targets_BT[b, t]`` is the token after ``ids_BT[b, t]``."""
+        return F.cross_entropy(self(ids_BT).flatten(0, 1), targets_BT.flatten())
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Parameters of the model, the head counted once (it is the token embedding). Allocates nothing."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in GPT2(config).parameters())

@@ -1,0 +1,217 @@
+"""The lake on disk and in an object store: publishing, sealing, verifying, refusing."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from data.errors import InputError
+from data.lake import Dataset, Lake, base_snapshot, check_name, part_name, write_parquet
+from data.manifest import Part
+
+
+def make_part(dataset: Dataset, values: list[int], name: str) -> Part:
+    table = pa.table({"value": pa.array(values, pa.int64())})
+    with dataset.lake.scratch() as folder:
+        file = folder / "rows.parquet"
+        write_parquet(table, file)
+        return dataset.seal(name, {f"{name}.parquet": file}, table, counts={"ok": len(values)}, extra={"total": sum(values)})
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """A real S3 protocol on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        import fsspec
+
+        fsspec.filesystem("s3").mkdir("corpus")
+        yield environment
+    finally:
+        server.terminate()
+        server.wait()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(params=["disk", "s3"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    if request.param == "disk":
+        return Lake(tmp_path / "lake")
+    request.getfixturevalue("s3")
+    return Lake(f"s3://corpus/{request.node.name.translate(str.maketrans('[]', '--'))}")
+
+
+def test_a_dataset_exists_only_once_its_manifest_is_published(lake: Lake) -> None:
+    dataset = lake.dataset("text", "2026-11")
+    assert dataset.begin({"a": 1}, {"pages": "d1"}) is None
+    make_part(dataset, [1, 2], "part-00000")
+    assert dataset.manifest() is None
+    assert lake.snapshots("text") == []
+    make_part(dataset, [3], "part-00001")
+    manifest = dataset.finish(["part-00000", "part-00001"], {"workers": 2}, 1.0)
+    assert lake.snapshots("text") == ["2026-11"]
+    assert dataset.manifest() == manifest
+    assert (manifest.rows_in, manifest.rows_out, manifest.counts, manifest.extra) == (3, 3, {"ok": 3}, {"total": 6})
+    assert dataset.begin({"a": 1}, {"pages": "d1"}) == manifest
+    assert dataset.read("part-00001.parquet")["value"].to_pylist() == [3]
+    dataset.verify()
+
+
+def test_other_settings_or_inputs_are_refused_with_the_difference(lake: Lake) -> None:
+    dataset = lake.dataset("text", "2026-11")
+    dataset.begin({"favor": "recall", "same": 1}, {"pages": "d1"})
+    with pytest.raises(InputError, match=r"other settings \(favor: 'recall' -> 'precision'\)"):
+        dataset.begin({"favor": "precision", "same": 1}, {"pages": "d1"})
+    with pytest.raises(InputError, match=r"other inputs \(pages: 'd1' -> 'd2'\)"):
+        dataset.begin({"favor": "recall", "same": 1}, {"pages": "d2"})
+
+
+def test_a_flipped_byte_is_found_and_named(lake: Lake) -> None:
+    dataset = lake.dataset("tokens", "demo")
+    dataset.begin({}, {})
+    make_part(dataset, list(range(100)), "part-00000")
+    dataset.finish(["part-00000"], {}, 0.0)
+    path = lake.path("tokens", "demo", "part-00000.parquet")
+    body = bytearray(lake.fs.cat_file(path))
+    body[len(body) // 2] ^= 1
+    lake.fs.pipe_file(path, bytes(body))
+    with pytest.raises(InputError, match=r"tokens/demo/part-00000\.parquet: sha256 is"):
+        dataset.verify()
+
+
+def test_the_digest_depends_on_rows_settings_and_inputs_only(lake: Lake) -> None:
+    digests = []
+    for snapshot, settings, inputs, values in [
+        ("one", {"a": 1}, {"x": "1"}, [1, 2]),
+        ("two", {"a": 1}, {"x": "1"}, [1, 2]),
+        ("other-settings", {"a": 2}, {"x": "1"}, [1, 2]),
+        ("other-inputs", {"a": 1}, {"x": "2"}, [1, 2]),
+        ("other-rows", {"a": 1}, {"x": "1"}, [2, 1]),
+    ]:
+        dataset = lake.dataset("text", snapshot)
+        dataset.begin(settings, inputs)
+        make_part(dataset, values, "part-00000")
+        digests.append(dataset.finish(["part-00000"], {"workers": len(snapshot)}, 1.0).digest)
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 4
+
+
+def test_a_sealed_part_whose_file_is_gone_is_not_sealed(lake: Lake) -> None:
+    dataset = lake.dataset("text", "demo")
+    dataset.begin({}, {})
+    make_part(dataset, [1], "part-00000")
+    make_part(dataset, [2], "part-00001")
+    lake.remove("text", "demo", "part-00000.parquet")
+    assert list(dataset.sealed()) == ["part-00001"]
+
+
+def test_a_lock_is_held_by_one_and_released(lake: Lake) -> None:
+    with lake.lock("refresh-demo"):
+        with pytest.raises(InputError, match="another webtext process"), lake.lock("refresh-demo"):
+            pass
+        with lake.lock("refresh-other"):
+            pass
+    with lake.lock("refresh-demo"):
+        assert True
+
+
+def test_a_directory_is_published_whole(lake: Lake, tmp_path: Path) -> None:
+    local = tmp_path / "step-1"
+    (local / "sub").mkdir(parents=True)
+    (local / "weights").write_bytes(b"w")
+    (local / "sub" / "state").write_bytes(b"s")
+    (local / "_done").write_bytes(b"")
+    lake.publish_directory(local, "checkpoints", "run", "step-1")
+    assert lake.names("checkpoints", "run", "step-1") == ["_done", "sub", "weights"]
+    assert lake.open("checkpoints", "run", "step-1", "sub", "state").read() == b"s"
+
+
+def test_a_missing_dataset_is_named_with_what_there_is(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    with pytest.raises(InputError, match=r"tokens/2026-11: no such dataset .*published: none"):
+        lake.dataset("tokens", "2026-11").require()
+
+
+def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.publish_json({"format": 0}, "links", "old", "_manifest.json")
+    with pytest.raises(InputError, match=r"lake format 0, this program reads format 1"):
+        lake.dataset("links", "old").manifest()
+
+
+def test_scratch_of_killed_processes_is_swept_and_of_living_ones_kept(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "tmp" / f"{dead.pid}-old").mkdir(parents=True)
+    with lake.scratch() as mine:
+        lake.sweep()
+        assert mine.exists()
+        assert [p.name for p in (tmp_path / "tmp").iterdir()] == [mine.name]
+
+
+def test_a_killed_process_releases_its_lock_and_loses_only_the_part_in_flight(tmp_path: Path) -> None:
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.data.test_lake import make_part
+from data.lake import Lake
+lake = Lake({str(tmp_path)!r})
+dataset = lake.dataset("text", "demo")
+with lake.lock("refresh-demo"):
+    dataset.begin({{}}, {{}})
+    make_part(dataset, [1, 2], "part-00000")
+    with lake.scratch() as folder:
+        (folder / "half").write_bytes(b"x")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    lake = Lake(tmp_path)
+    lake.sweep()
+    with lake.lock("refresh-demo"):
+        dataset = lake.dataset("text", "demo")
+        assert dataset.begin({}, {}) is None
+        assert list(dataset.sealed()) == ["part-00000"]
+        assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "a@"])
+def test_names_that_are_no_names_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="is no name"):
+        check_name("snapshot", name)
+
+
+def test_names() -> None:
+    assert base_snapshot("2026-11@gopher") == base_snapshot("2026-11") == "2026-11"
+    assert [part_name(3), part_name(3, 1)] == ["part-00003", "part-1-00003"]
+    assert partial(check_name, "run")("124M_a-b.c") == "124M_a-b.c"
