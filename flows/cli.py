@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from click import UsageError
-from click.exceptions import Abort, Exit
+from typer import BadParameter
 
 from data.errors import InputError
 from flows.settings import Settings
@@ -45,21 +44,14 @@ _TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def main() -> NoReturn:
     """The console script."""
     try:
-        code = app(standalone_mode=False)
-    except UsageError as error:
-        error.show()
-        sys.exit(2)
-    except Exit as error:
-        sys.exit(error.exit_code)
-    except (Abort, KeyboardInterrupt):
-        _fail("stopped; what is done is kept, and the same command goes on from there")
+        app()
     except InputError as error:
         _fail(str(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _fail(f"no space left for {error.filename or 'the lake'}: free some and run the same command again; nothing is lost")
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(0)
 
 
 def _fail(message: str) -> NoReturn:
@@ -147,7 +139,7 @@ def train(
     preset: Annotated[str, typer.Option(help="nano, mini, 124M, 355M, 774M, 1558M (or the paper's 117M 345M 762M 1542M).")],
     run: Annotated[str | None, typer.Option(metavar="NAME", help="Resumes when it exists. [default: from the arguments]")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps. [default: the preset's]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: the best there is]")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")] = "auto",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value of a preset's setting; repeatable.")
     ] = None,
@@ -181,13 +173,13 @@ def evaluate(
     tasks: Annotated[str, typer.Option(metavar="a,b|all", help="Which tasks.")] = "all",
     eval_data: Annotated[str | None, typer.Option(metavar="DIR", help="Official benchmark files, as they come.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many examples a task. [default: the task's]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: the best there is]")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")] = "auto",
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Zero-shot scores of a run, a checkpoint or a transformers directory."""
     if sum(value is not None for value in (run, checkpoint, hf)) != 1:
-        raise UsageError("name exactly one of --run, --checkpoint and --hf")
+        raise BadParameter("name exactly one of --run, --checkpoint and --hf")
     settings = _settings(lake)
     _started(settings)
     from flows.evaluate import evaluate as evaluate_flow
@@ -305,7 +297,7 @@ def doctor(lake: LakeOption = None, as_json: JsonOption = False) -> None:
     checks = examine(_settings(lake))
     _result({"checks": checks}, as_json, lambda: _show().doctor(checks))
     if any(check["state"] == "bad" for check in checks):
-        raise Exit(1)
+        raise typer.Exit(1)
 
 
 def _settings(lake: str | None) -> Settings:
@@ -345,7 +337,7 @@ def _train_plan(preset: str, overrides: dict[str, str]) -> dict[str, Any]:
     try:
         return plan(preset, overrides)
     except InputError as error:
-        raise UsageError(str(error)) from error
+        raise BadParameter(str(error)) from error
 
 
 def _pairs(items: list[str]) -> dict[str, str]:
@@ -353,7 +345,7 @@ def _pairs(items: list[str]) -> dict[str, str]:
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set {item}: expected KEY=VALUE")
+            raise BadParameter(f"--set {item}: expected KEY=VALUE")
         pairs[key] = value
     return pairs
 
@@ -363,7 +355,7 @@ def _quantity(text: str, units: dict[str, int], option: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]?)", text.strip())
     if not match or match[2] not in units:
         choices = " ".join(unit for unit in units if unit)
-        raise UsageError(f"{option} {text}: expected a number and one of {choices}, such as 6{list(units)[-2]}")
+        raise BadParameter(f"{option} {text}: expected a number and one of {choices}, such as 6{list(units)[-2]}")
     return float(match[1]) * units[match[2]]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from data.lake import Lake, check_name
+from data.lake import Lake
+from flows import services
 from flows.progress import Bar, say
 from flows.settings import Settings
 from flows.supervise import Event, run_child
@@ -27,7 +28,7 @@ def pretrain(
     run: str | None = None,
     lake: str | None = None,
     steps: int | None = None,
-    device: str | None = None,
+    device: str = "auto",
     overrides: dict[str, str] | None = None,
     processes: int = 1,
 ) -> dict[str, Any]:
@@ -36,18 +37,19 @@ def pretrain(
     store = Lake(lake or settings.lake)
     for snapshot in corpus:
         store.dataset("tokens", snapshot).require()
+    servers = services.ensure(settings)
     spec = TrainSpec(
         lake=lake or settings.lake,
         corpus=tuple(corpus),
-        run=check_name("run", run or f"{preset}-{'+'.join(corpus)}".replace("@", "-").replace("+", "_")),
+        run=run or default_run(preset, corpus),
         preset=preset,
         overrides=overrides or {},
         steps=steps,
         device=device,
         cache_dir=str(settings.home.absolute() / "cache"),
-        tracking_uri=settings.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"),
+        tracking_uri=servers.mlflow_uri,
         experiment=EXPERIMENT,
-        flow_run_id=str(flow_run.get_id() or ""),
+        tags={"prefect_flow_run_id": str(flow_run.get_id())},
     )
     result = train(spec.to_json(), processes, settings.home.absolute())
     create_markdown_artifact(key=f"train-{_key(spec.run)}", markdown=_markdown(result), description=f"Run {spec.run}")
@@ -60,7 +62,7 @@ def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
     folder = home / "runs" / spec["run"]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "train.json"
-    file.write_text(TrainSpec.from_json(spec).dumps())
+    file.write_text(json.dumps(spec, indent=2))
     bar: Bar | None = None
 
     def on_event(event: Event) -> None:
@@ -81,6 +83,11 @@ def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
         if bar is not None:
             bar.__exit__(None, None, None)
     return result
+
+
+def default_run(preset: str, corpus: list[str]) -> str:
+    """Such as ``124M-2026-10_2026-11``: the same arguments are the same run, and resume it."""
+    return f"{preset}-{'_'.join(corpus)}".replace("@", "-")
 
 
 def _key(name: str) -> str:
