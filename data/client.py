@@ -1,16 +1,16 @@
 """One guarded and bounded HTTP exchange: a whole answer, or a typed failure.
 
 Every limit stands here: address, header size, wire bytes, decoded bytes, silence, total time. Bodies are decompressed
-by us as they stream, 64 kB at a time, so a compression bomb ends at its limit and not in memory; only encodings that
-can be bounded so are asked for. A body is held in memory up to ``SPOOL_BYTES`` and beyond that in a file of the scratch
-directory, so memory is bounded by connections x SPOOL_BYTES, and no slow server makes a fast one wait for memory.
+by us as they stream (data/decode.py), so a compression bomb ends at its limit and not in memory. A body is held in
+memory up to ``SPOOL_BYTES`` and beyond that in a file of the scratch directory: memory is bounded by connections x
+SPOOL_BYTES, and no slow server makes a fast one wait for memory.
 
 Reasons name what happened in fixed words: they are part of a dataset's digest, so no address, port or clock is in them.
 
 aiohttp's own way to send a request again when a connection is lost is switched off, as it would pass by the politeness
 delay; ``FetchError.lost`` tells the caller that it may ask once more.
 
-Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1), RFC 1950-1952 (deflate, gzip), RFC 7932 (brotli).
+Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1).
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ import errno
 import hashlib
 import ssl
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import IO, Self
 
 import ada_url
 import aiohttp
-import brotli
 from multidict import CIMultiDictProxy
 from yarl import URL
 
 from data.config import PagesConfig
+from data.decode import ACCEPT_ENCODING, DecodeError, decoder_of
 from data.errors import InputError
 from data.guard import ForbiddenAddress, Guard, Resolver
 from data.lake import code_version
@@ -42,8 +41,8 @@ from data.schema import PageStatus
 from data.warc import HeaderList
 
 SPOOL_BYTES = 1 << 18
-_PIECE_BYTES = 1 << 16
-_ACCEPT_ENCODING = "gzip, deflate, br"
+MAX_HEADER_BYTES = 32_768  # of one header; pages with a Content-Security-Policy above aiohttp's 8,190 are not rare
+MAX_HEADERS = 128
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -108,6 +107,7 @@ class Network:
     guard: Guard
     resolver: Resolver
     tls: ssl.SSLContext
+    user_agent: str
     traffic: Traffic = field(default_factory=Traffic)
 
     @classmethod
@@ -115,7 +115,12 @@ class Network:
         guard = Guard.of(config)
         inner = resolver or aiohttp.ThreadedResolver()
         return cls(
-            config, scratch, guard, Resolver(guard, inner, config.connect_timeout_s), ssl.create_default_context()
+            config,
+            scratch,
+            guard,
+            Resolver(guard, inner, config.connect_timeout_s),
+            tls=ssl.create_default_context(),
+            user_agent=f"{config.user_agent}/{code_version()} (+{config.contact})",
         )
 
 
@@ -130,9 +135,9 @@ class Client:
         config = network.config
         self.network = network
         self.headers = {
-            "User-Agent": f"{config.user_agent}/{code_version()} (+{config.contact})",
+            "User-Agent": network.user_agent,
             "Accept": "text/html,application/xhtml+xml",
-            "Accept-Encoding": _ACCEPT_ENCODING,
+            "Accept-Encoding": ACCEPT_ENCODING,
         }
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -144,6 +149,9 @@ class Client:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
             trust_env=False,
         )
         self.session._retry_connection = False
@@ -176,8 +184,10 @@ class Client:
         status = response.status
         if not limits.cut and (response.content_length or 0) > limits.wire_bytes:
             raise FetchError(PageStatus.TOO_LARGE, f"more than {limits.wire_bytes} bytes", status)
-        coding = ",".join(response.headers.getall("Content-Encoding", ())).strip().lower()
-        decoder = _decoder(coding, status)
+        try:
+            decoder = decoder_of(",".join(response.headers.getall("Content-Encoding", ())))
+        except DecodeError as error:
+            raise FetchError(PageStatus.BAD_ENCODING, str(error), status) from error
         body = _Body(self.network.scratch, limits, status)
         try:
             while not body.is_full:
@@ -188,8 +198,8 @@ class Client:
                 try:
                     for piece in decoder.feed(chunk) if chunk else decoder.finish():
                         body.add(piece)
-                except (zlib.error, brotli.error, EOFError) as error:
-                    raise FetchError(PageStatus.BAD_ENCODING, f"broken {coding} data", status) from error
+                except DecodeError as error:
+                    raise FetchError(PageStatus.BAD_ENCODING, str(error), status) from error
                 if not chunk:
                     break
         except BaseException:
@@ -203,7 +213,7 @@ class _Body:
     """A decoded body as it arrives, in memory or beyond SPOOL_BYTES in a file, with its digest and its limits."""
 
     def __init__(self, scratch: Path, limits: Limits, http_status: int) -> None:
-        self.spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(scratch))
+        self.spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(scratch))  # noqa: SIM115
         self.sha1 = hashlib.sha1(usedforsecurity=False)  # what WARC uses
         self.limits, self.http_status = limits, http_status
         self.wire_bytes = self.decoded_bytes = 0
@@ -227,98 +237,6 @@ class _Body:
         if not self.limits.cut:
             raise FetchError(status, reason, self.http_status)
         self.is_full = True
-
-
-class Decoder(Protocol):
-    """Bounded streaming decompression: what comes out comes in pieces of at most 64 kB."""
-
-    def feed(self, data: bytes) -> Iterator[bytes]: ...
-
-    def finish(self) -> Iterator[bytes]:
-        """What is left. Raises EOFError if the data ended too early."""
-        ...
-
-
-class _Identity:
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        yield data
-
-    def finish(self) -> Iterator[bytes]:
-        return iter(())
-
-
-class _Zlib:
-    """gzip with any number of members, or deflate with or without the zlib header that some servers leave out."""
-
-    def __init__(self, *, is_gzip: bool) -> None:
-        self.is_gzip = is_gzip
-        self.head = b""  # deflate is told by its first two bytes
-        self.stream: Any = None
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        if self.stream is None:
-            self.head += data
-            if len(self.head) < 2:
-                return
-            data, self.stream = self.head, self._start(self.head)
-        while data:
-            piece = self.stream.decompress(data, _PIECE_BYTES)
-            if piece:
-                yield piece
-            data = self.stream.unconsumed_tail
-            if self.stream.eof and self.stream.unused_data:
-                if not self.is_gzip:
-                    raise zlib.error("data after the end")
-                data, self.stream = self.stream.unused_data, self._start(b"")
-
-    def finish(self) -> Iterator[bytes]:
-        if self.stream is None:
-            if self.head:
-                raise EOFError
-            return
-        while piece := self.stream.decompress(b"", _PIECE_BYTES):
-            yield piece
-        if not self.stream.eof:
-            raise EOFError
-
-    def _start(self, head: bytes) -> Any:
-        if self.is_gzip:
-            return zlib.decompressobj(31)
-        has_header = head[0] & 0x0F == 8 and int.from_bytes(head[:2]) % 31 == 0  # RFC 1950, section 2.2
-        return zlib.decompressobj(15 if has_header else -15)
-
-
-class _Brotli:
-    def __init__(self) -> None:
-        self.stream = brotli.Decompressor()
-        self.is_empty = True
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        self.is_empty = False
-        while True:
-            piece = self.stream.process(data, output_buffer_limit=_PIECE_BYTES)
-            if piece:
-                yield piece
-            if self.stream.can_accept_more_data():
-                return
-            data = b""
-
-    def finish(self) -> Iterator[bytes]:
-        if not self.is_empty and not self.stream.is_finished():
-            raise EOFError
-        return iter(())
-
-
-def _decoder(coding: str, http_status: int) -> Decoder:
-    if coding in ("", "identity"):
-        return _Identity()
-    if coding in ("gzip", "x-gzip"):
-        return _Zlib(is_gzip=True)
-    if coding == "deflate":
-        return _Zlib(is_gzip=False)
-    if coding == "br":
-        return _Brotli()
-    raise FetchError(PageStatus.BAD_ENCODING, "a content encoding that was not asked for", http_status)
 
 
 def _head(url: str, response: aiohttp.ClientResponse) -> Answer:
@@ -374,14 +292,10 @@ class _Typed(contextlib.AbstractContextManager[None]):
                 return FetchError(PageStatus.TIMEOUT, "longer than total_timeout_s", status)
             case aiohttp.InvalidURL():
                 return FetchError(PageStatus.PROTOCOL_ERROR, "not a URL that can be asked for")
-            case aiohttp.ClientResponseError():
-                return FetchError(PageStatus.PROTOCOL_ERROR, "not a valid HTTP answer", status)
-            case aiohttp.ClientPayloadError():
-                return FetchError(PageStatus.PROTOCOL_ERROR, "the body was cut off or is not valid HTTP", status)
-            case aiohttp.ServerDisconnectedError() | OSError():
-                return FetchError(PageStatus.PROTOCOL_ERROR, "the connection was lost", status, lost=status is None)
             case _:
-                return FetchError(PageStatus.PROTOCOL_ERROR, "not a valid HTTP answer", status)
+                # How far a broken answer was understood depends on its packets, so nothing of it is told.
+                is_lost = isinstance(error, aiohttp.ServerDisconnectedError | OSError) and status is None
+                return FetchError(PageStatus.PROTOCOL_ERROR, "not valid HTTP, or cut off", lost=is_lost)
 
 
 def resolve_redirect(base: str, location: str) -> str | None:
@@ -402,8 +316,3 @@ def resolve_redirect(base: str, location: str) -> str | None:
 def origin_of(url: str) -> str:
     """``https://host:port``; robots.txt belongs to this."""
     return str(ada_url.URL(url).origin)
-
-
-def host_of(url: str) -> str:
-    """The host name without the port; delays belong to this."""
-    return str(ada_url.URL(url).hostname)

@@ -62,7 +62,9 @@ class PagesConfig:
             "total_timeout_s",
             "read_timeout_s",
             "connect_timeout_s",
+            "max_robots_bytes",
             "max_hosts",
+            "max_hosts_per_domain",
         )
         if self.host_delay_s < 0:
             raise InputError(f"host_delay_s must not be negative, got {self.host_delay_s}")
@@ -73,7 +75,9 @@ class TextConfig:
     """How text is taken from a page."""
 
     extractor: str = "trafilatura"
-    favor: str = "balanced"  # trafilatura's trade: precision, recall or balanced
+    # trafilatura's trade: balanced, precision or recall. Mean F1 of words on 181 news pages (benchmarks/extraction.py):
+    # precision 0.9651, balanced 0.9587, recall 0.9587; none left a page without text.
+    favor: str = "precision"
     max_html_bytes: int = 10_000_000
     timeout_s: float = 30.0  # a page that takes longer is given up and its process killed
     worker_memory_bytes: int = operational(2_000_000_000)  # address space a child may add to what it starts with

@@ -4,7 +4,8 @@
 into mojibake. So a declaration is a candidate, not an order. Asked in turn: a byte order mark; UTF-8, whose multi-byte
 sequences hardly arise by chance; the HTTP header; the page's own ``<meta>`` or XML declaration; windows-1252, which is
 what browsers assume; at last detection by charset_normalizer. A single-byte or East Asian reading must also look like
-text (``MAX_MESS``). What no candidate can read is ``undecodable``; when a declaration was overruled, the reason says so.
+text (``MAX_MESS``). What no candidate reads is ``undecodable``; when a declaration was overruled, the reason says so.
+Not seen is a charset that differs from windows-1252 in a few letters only, as Turkish does, where it is not declared.
 
 **Extraction.** trafilatura, with tables (they hold prose on older pages) and without reader comments (another author's
 text, and where spam lives). Dates come from the page's own metadata only: trafilatura's guesses from free text are slow
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 import charset_normalizer
 import charset_normalizer.md
 import trafilatura
+from trafilatura.settings import Document
 
 from data import language, signals
 from data.schema import TextStatus
@@ -62,7 +64,9 @@ _META_CHARSET = re.compile(rb"<(?:meta|\?xml)\b[^>]*?(?:charset|encoding)\s*=\s*
 _TAG = re.compile(r"<[^<>]*>")
 _TAG_BYTES = re.compile(rb"<[^<>]*>")
 _LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
-_NO_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")  # control, surrogate, no character
+_NO_TEXT = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]"
+)  # control, surrogate, no character
 
 # A fixed far end: with trafilatura's default, today, the same page would give another row on another day.
 _DATES = {"original_date": True, "extensive_search": False, "max_date": "2100-01-01"}
@@ -104,7 +108,9 @@ def extract(body: bytes, content_type: str | None, url: str, favor: str) -> Extr
             with_metadata=True,
             date_extraction_params=_DATES,
         )
-        text = normalise(document.text or "") if document is not None else ""
+        if not isinstance(document, Document):  # trafilatura returns None where it finds nothing
+            return Extracted(TextStatus.EMPTY, note)
+        text = normalise(document.text or "")
         if not text:
             return Extracted(TextStatus.EMPTY, note)
         language_, score = language.identify(text)
@@ -131,7 +137,7 @@ def normalise(text: str) -> str:
 
 
 def decode(body: bytes, content_type: str | None) -> tuple[str | None, str | None]:
-    """The page as text, and a note for people where a declaration was missing or overruled; (None, why) if unreadable."""
+    """The page as text, and a note where a declaration was missing or overruled; or None, and why."""
     for mark, charset in _BOMS:
         if body.startswith(mark):
             text = _read(body, charset)
@@ -160,12 +166,13 @@ def _declared(body: bytes, content_type: str | None) -> list[str]:
     found = []
     for label in labels:
         try:
-            codec = codecs.lookup(label)
-            b"".decode(label)  # raises LookupError for codecs that are not of text, such as hex
+            name = codecs.lookup(label).name
+            if name in _NO_CHARSETS:
+                continue
+            b"<".decode(name, "replace")  # raises LookupError for codecs that are not of text, such as hex
         except LookupError:
             continue
-        if codec.name not in _NO_CHARSETS:
-            found.append(_WHATWG.get(codec.name, codec.name))
+        found.append(_WHATWG.get(name, name))
     return list(dict.fromkeys(found))
 
 

@@ -89,7 +89,9 @@ def _funnel(stages: list[dict[str, Any]]) -> str:
             color = "#2a7f62" if status == "ok" else matplotlib.colormaps["autumn"]((index % 8) / 8)
             axes.barh(row, count, left=left, color=color, edgecolor="white", linewidth=0.5)
             left += count
-        axes.text(left, row, f" {entry['manifest'].rows_out:,} of {entry['manifest'].rows_in:,}", va="center", fontsize=8)
+        axes.text(
+            left, row, f" {entry['manifest'].rows_out:,} of {entry['manifest'].rows_in:,}", va="center", fontsize=8
+        )
     axes.set_yticks(range(len(stages)), [entry["stage"] for entry in stages])
     axes.invert_yaxis()
     axes.set_xlabel("rows (green: ok, the rest by reason)")

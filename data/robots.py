@@ -2,7 +2,7 @@
 
     2xx                 its rules, of the first max_robots_bytes
     4xx but 429         no rules, all is allowed (section 2.3.1.3)
-    more than five redirects, or one that leads nowhere: as 4xx (section 2.3.1.2)
+    more than five redirects, one that leads nowhere, other 3xx: as 4xx (section 2.3.1.2)
     429, 5xx, time-out, broken answer: nothing is allowed (section 2.3.1.4)
 
 Where the host itself cannot be reached (no such name, no connection, TLS, forbidden address), its links get that status

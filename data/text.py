@@ -7,7 +7,8 @@ from a server that has imported the extractor, so a new one costs milliseconds, 
 started the stage, whatever ends it.
 
 A part reads its pages in the order in which they lie in the WARC file and keeps at most ``QUEUED`` of them per child
-in memory, besides the part's rows. Its rows are those of the pages part with status ``ok``, in the same order.
+in memory, besides the part's rows. Its rows are those of the pages part with status ``ok``, in the same order. A row's
+``url`` is the link's canonical URL, its ``domain`` that of the URL where the page was found in the end.
 
 About 25-35 pages a second and core (extraction with metadata, language, signals).
 """
@@ -24,13 +25,13 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pebble import ProcessExpired, ProcessPool
@@ -44,6 +45,7 @@ from data.process import die_with_parent
 from data.schema import TEXT, PageStatus, TextStatus
 from data.signals import Signals
 from data.stage import Mapper, Outcome, in_turn, run_stage
+from data.urls import domain_of
 from data.warc import read_payload
 
 QUEUED = 4  # pages in memory per child, so that none waits for the WARC file
@@ -69,7 +71,7 @@ def run(lake: Lake, snapshot: str, config: TextConfig, mapper: Mapper = in_turn)
 
 
 def document_id(canonical_url: str, text: str) -> bytes:
-    """16 bytes that name a text at a URL, the same in every snapshot; of a page without text, those of the empty one."""
+    """16 bytes that name a text at a URL, the same in every snapshot. A page without text has the empty text's."""
     return hashlib.sha256(f"{canonical_url}\n{text}".encode()).digest()[:16]
 
 
@@ -80,9 +82,9 @@ def make_part(lake_root: str, snapshot: str, config: TextConfig, name: str) -> P
     pages: list[Page] = table.filter(pc.equal(table.column("status"), str(PageStatus.OK))).to_pylist()
     by_offset = sorted(range(len(pages)), key=lambda k: (pages[k]["warc_file"], pages[k]["warc_offset"]))
     rows: list[Page | None] = [None] * len(pages)
-    with contextlib.closing(_jobs(lake, snapshot, [pages[k] for k in by_offset], config)) as jobs:
-        for k, extracted in zip(by_offset, extract_all(jobs, config), strict=True):
-            rows[k] = _row(pages[k], extracted)
+    jobs = _jobs(lake, snapshot, [pages[k] for k in by_offset], config)
+    for k, extracted in zip(by_offset, extract_all(jobs, config), strict=True):
+        rows[k] = _row(pages[k], extracted)
     result = pa.Table.from_pylist(rows, schema=TEXT)
     with lake.scratch() as folder:
         file = f"{name}.parquet"
@@ -102,13 +104,25 @@ Job = Callable[[], Extracted] | Extracted
 
 
 def extract_all(jobs: Iterable[Job], config: TextConfig) -> Iterator[Extracted]:
-    """The outcomes of the jobs, in their order; at most ``QUEUED`` jobs per child are taken ahead."""
+    """The outcomes of the jobs, in their order; at most ``QUEUED`` jobs per child are taken and not done.
+
+    A slow page delays what is yielded, not the children: outcomes of later pages wait for it.
+    """
     n_workers = config.workers or os.cpu_count() or 1
-    waiting: deque[Future[Extracted] | Extracted] = deque()
+    slots = threading.BoundedSemaphore(QUEUED * n_workers)
+    waiting: deque[Future[Extracted]] = deque()
     with _children(n_workers, config) as pool:
         for job in jobs:
-            waiting.append(job if isinstance(job, Extracted) else pool.schedule(job, timeout=config.timeout_s))
-            if len(waiting) >= QUEUED * n_workers:
+            slots.acquire()
+            future: Future[Extracted]
+            if isinstance(job, Extracted):
+                future = Future()
+                future.set_result(job)
+            else:
+                future = pool.schedule(job, timeout=config.timeout_s)
+            future.add_done_callback(lambda _: slots.release())
+            waiting.append(future)
+            while waiting and waiting[0].done():
                 yield _outcome(waiting.popleft(), config)
         while waiting:
             yield _outcome(waiting.popleft(), config)
@@ -126,7 +140,9 @@ def _jobs(lake: Lake, snapshot: str, pages: list[Page], config: TextConfig) -> I
             assert file is not None
             headers, body = read_payload(file, page["warc_offset"])
             if len(body) > config.max_html_bytes:
-                yield Extracted(TextStatus.FAILED, f"{len(body)} bytes, more than max_html_bytes {config.max_html_bytes}")
+                yield Extracted(
+                    TextStatus.FAILED, f"{len(body)} bytes, more than max_html_bytes {config.max_html_bytes}"
+                )
                 continue
             content_type = next((value for key, value in headers if key.lower() == "content-type"), None)
             yield functools.partial(extract, body, content_type, page["final_url"], config.favor)
@@ -137,7 +153,7 @@ def _row(page: Page, extracted: Extracted) -> Page:
     return {
         "doc_id": document_id(page["canonical_url"], extracted.text or ""),
         "url": page["canonical_url"],
-        "domain": page["domain"],
+        "domain": domain_of(page["final_url"]),
         "karma": page["karma"],
         "fetched_at": page["fetched_at"],
         "title": extracted.title,
@@ -173,9 +189,7 @@ def _children(n_workers: int, config: TextConfig) -> Iterator[ProcessPool]:
         pool.join()
 
 
-def _outcome(future: Future[Extracted] | Extracted, config: TextConfig) -> Extracted:
-    if isinstance(future, Extracted):
-        return future
+def _outcome(future: Future[Extracted], config: TextConfig) -> Extracted:
     try:
         return future.result()
     except TimeoutError:

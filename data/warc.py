@@ -22,6 +22,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from data.errors import InputError
 
 GZIP_LEVEL = 2
+MAX_HEADER_BYTES = 8 << 20  # of one record; the client lets 128 headers of 32 kB through
 MAX_PAYLOAD_BYTES = 200_000_000  # a reader takes no more than this into memory
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -77,7 +78,7 @@ class WarcWriter:
         record.record_date = fetched_at
         record.headers["WARC-Target-URI"] = url
         record.headers["WARC-Warcinfo-ID"] = str(self.info_id)
-        record.headers["Content-Type"] = f"application/http; msgtype={kind.name}"
+        record.headers["Content-Type"] = f"application/http; msgtype={kind}"
         return record
 
     def _write(self, record: WarcRecord, payload_digest: bytes | None = None) -> None:
@@ -99,7 +100,7 @@ def read_payload(
     where = f"{getattr(file, 'name', 'WARC file')} at {offset}"
     file.seek(offset)
     try:
-        record = next(iter(ArchiveIterator(file, parse_http=True)), None)
+        record = next(iter(ArchiveIterator(file, parse_http=True, max_header_len=MAX_HEADER_BYTES)), None)
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: not a WARC record ({error}); the file was damaged") from error
     if record is None or record.record_type != WarcRecordType.response:

@@ -30,7 +30,8 @@ app = typer.Typer(
 )
 
 LakeOption = Annotated[
-    str | None, typer.Option("--lake", metavar="DIR", help="The lake: a directory or s3://bucket/prefix. [WEBTEXT_LAKE]")
+    str | None,
+    typer.Option("--lake", metavar="DIR", help="The lake: a directory or s3://bucket/prefix. [WEBTEXT_LAKE]"),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End with one JSON object on standard output; all else goes to standard error.")
@@ -50,7 +51,9 @@ def main() -> NoReturn:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail(f"no space left for {error.filename or 'the lake'}: free some and run the same command again; nothing is lost")
+        _fail(
+            f"no space left for {error.filename or 'the lake'}: make room and run the same command again"
+        )
     sys.exit(0)
 
 
@@ -63,8 +66,8 @@ def _fail(message: str) -> NoReturn:
 def demo(lake: LakeOption = None, as_json: JsonOption = False) -> None:
     """The whole pipeline on a bundled local web, everything embedded.
 
-    Crawls a few thousand pages of a web that this program serves to itself, makes a corpus of them, trains a small GPT-2
-    on it and scores it. Run it again: what is done is verified and not done twice.
+    Crawls a few thousand pages of a web that this program serves to itself, makes a corpus of them, trains a small
+    GPT-2 on it and scores it. Run it again: what is done is verified and not done twice.
     """
     from flows.demo import run_demo
 
@@ -78,9 +81,13 @@ def demo(lake: LakeOption = None, as_json: JsonOption = False) -> None:
 def refresh(
     sources: Annotated[
         list[str],
-        typer.Option("--links", metavar="SOURCE", help="A dump file (.zst .xz .bz2 .gz or plain), or urls:FILE; repeatable."),
+        typer.Option(
+            "--links", metavar="SOURCE", help="A dump file (.zst .xz .bz2 .gz or plain), or urls:FILE; repeatable."
+        ),
     ],
-    snapshot: Annotated[str | None, typer.Option(metavar="NAME", help="Such as 2026-11. [default: this ISO week]")] = None,
+    snapshot: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Such as 2026-11. [default: this ISO week]")
+    ] = None,
     min_karma: Annotated[int, typer.Option(help="Links below are dropped; the paper's value is 3.")] = 3,
     host_delay: Annotated[float, typer.Option(metavar="SECONDS", help="Pause between two requests to a host.")] = 1.0,
     deadline: Annotated[
@@ -97,9 +104,13 @@ def refresh(
     ] = None,
     history: Annotated[
         list[str] | None,
-        typer.Option(metavar="SNAPSHOT", help="Earlier snapshots to compare with; repeatable. [default: all published]"),
+        typer.Option(
+            metavar="SNAPSHOT", help="Earlier snapshots to compare with; repeatable. [default: all published]"
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the links only, and say what would be fetched.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the links only, and say what would be fetched.")
+    ] = False,
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,15 +147,22 @@ def refresh(
 @app.command()
 def train(
     corpus: Annotated[str, typer.Option(metavar="SNAPSHOT[,SNAPSHOT]", help="The snapshots to train on.")],
-    preset: Annotated[str, typer.Option(help="nano, mini, 124M, 355M, 774M, 1558M (or the paper's 117M 345M 762M 1542M).")],
-    run: Annotated[str | None, typer.Option(metavar="NAME", help="Resumes when it exists. [default: from the arguments]")] = None,
+    preset: Annotated[
+        str, typer.Option(help="nano, mini, 124M, 355M, 774M, 1558M (or the paper's 117M 345M 762M 1542M).")
+    ],
+    run: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Resumes when it exists. [default: from the arguments]")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps. [default: the preset's]")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")] = "auto",
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value of a preset's setting; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value of a preset's setting; repeatable."),
     ] = None,
     processes: Annotated[int, typer.Option(help="Processes on this machine, one a GPU.")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and sizes; train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved settings and sizes; train nothing.")
+    ] = False,
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -164,14 +182,19 @@ def train(
 
 @app.command(name="eval")
 def evaluate(
-    run: Annotated[str | None, typer.Option(metavar="NAME", help="A training run; its newest checkpoint is scored.")] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A training run; its newest checkpoint is scored.")
+    ] = None,
     checkpoint: Annotated[str | None, typer.Option(metavar="DIR", help="One checkpoint.")] = None,
     hf: Annotated[str | None, typer.Option(metavar="DIR", help="A directory that transformers loads.")] = None,
     corpus: Annotated[
-        str | None, typer.Option(metavar="SNAPSHOT[,SNAPSHOT]", help="Held-out documents from here. [default: the run's]")
+        str | None,
+        typer.Option(metavar="SNAPSHOT[,SNAPSHOT]", help="Held-out documents from here. [default: the run's]"),
     ] = None,
     tasks: Annotated[str, typer.Option(metavar="a,b|all", help="Which tasks.")] = "all",
-    eval_data: Annotated[str | None, typer.Option(metavar="DIR", help="Official benchmark files, as they come.")] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Official benchmark files, as they come.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many examples a task. [default: the task's]")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")] = "auto",
     lake: LakeOption = None,
@@ -212,8 +235,10 @@ def sample(
 ) -> None:
     """Let a run's newest checkpoint go on from a prompt."""
     from flows.models import sample_text
+    from model.generate import Sampling
 
-    text = sample_text(_settings(lake), run, prompt, tokens, temperature, top_k, top_p, seed)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    text = sample_text(_settings(lake), run, prompt, tokens, sampling)
     _result({"run": run, "prompt": prompt, "text": text}, as_json, lambda: print(prompt + text))
 
 

@@ -77,8 +77,12 @@ def _accelerator() -> Check:
     import torch
 
     if torch.cuda.is_available():
-        return _check("accelerator", "good", ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
-    return _check("accelerator", "note", f"no GPU that torch {torch.__version__} can use: presets above mini take weeks")
+        return _check(
+            "accelerator", "good", ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        )
+    return _check(
+        "accelerator", "note", f"no GPU that torch {torch.__version__} can use: presets above mini take weeks"
+    )
 
 
 def _disk(settings: Settings, lake: Lake) -> list[Check]:
@@ -107,7 +111,9 @@ def _service(kind: services.Kind, settings: Settings) -> Check:
 def _user_agent(settings: Settings) -> Check:
     if settings.contact:
         return _check("crawler's contact", "good", settings.contact)
-    return _check("crawler's contact", "note", "set WEBTEXT_CONTACT to your own page or address before you crawl the web")
+    return _check(
+        "crawler's contact", "note", "set WEBTEXT_CONTACT to your own page or address before you crawl the web"
+    )
 
 
 def _datasets(lake: Lake) -> list[Check]:

@@ -61,7 +61,7 @@ def tagged() -> tags:
 
 
 def crash_killed_runs(settings: Settings) -> int:
-    """Mark flow runs of dead processes of this machine as crashed; a killed process leaves them ``Running`` for ever."""
+    """Mark flow runs of dead processes of this machine as crashed; a kill leaves them ``Running`` for ever."""
     if settings.prefect_api_url is not None:
         return 0  # a server of others: their automations decide
     count = 0

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 from prefect.states import State
 from prefect.tasks import Task
 
@@ -47,16 +47,17 @@ def prefect_mapper(stage: str, at_once: int) -> Mapper:
 
     def mapper(make_part: MakePart, names: Sequence[str]) -> None:
         slots = threading.BoundedSemaphore(at_once)
-        futures: list[PrefectFuture[dict[str, Any]]] = []
+        futures: list[PrefectConcurrentFuture[dict[str, Any]]] = []
         failed = threading.Event()
         with Bar(stage, len(names), "parts") as bar:
 
             def done(future: PrefectFuture[dict[str, Any]]) -> None:
-                slots.release()
-                if future.state.is_completed():
+                assert isinstance(future, PrefectConcurrentFuture)
+                if future.wrapped_future.result().is_completed():  # the state itself: the server learns of it later
                     bar.advance()
                 else:
                     failed.set()
+                slots.release()
 
             for name in names:
                 slots.acquire()

@@ -76,12 +76,12 @@ def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
             say(f"train: {event['message']}")
 
     try:
-        result = run_child(
-            "model.launch", ["--processes", str(processes), "--spec", str(file)], folder / "train.log", on_event
-        )
+        arguments = ["--processes", str(processes), "--spec", str(file)]
+        result = run_child("model.launch", arguments, folder / "train.log", on_event)
     finally:
         if bar is not None:
             bar.__exit__(None, None, None)
+    result.pop("event")
     return result
 
 

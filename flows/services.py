@@ -202,7 +202,9 @@ def _ensure_one(kind: Kind, home: Path) -> Service:
             _wait_until_healthy(kind, service, home)
             return service
     except filelock.Timeout as error:
-        raise InputError(f"the {kind.name} server in {home} is being started by another process for too long") from error
+        raise InputError(
+            f"the {kind.name} server in {home} is being started by another process for too long"
+        ) from error
 
 
 def _start(kind: Kind, home: Path) -> Service:
@@ -250,8 +252,7 @@ def _last_port(kind: Kind, home: Path) -> int:
 
 def _free_port(wanted: int) -> int:
     for port in (wanted, 0):
-        with socket.socket() as probe:
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
     raise InputError("no free port on 127.0.0.1")

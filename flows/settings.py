@@ -1,10 +1,10 @@
 """Where things are: read from the environment, overridden by the command line.
 
-    WEBTEXT_LAKE          the lake: a directory or an object-store prefix             ./lake
-    WEBTEXT_HOME          local state: embedded servers, caches, the bundled web      ./.webtext
-    PREFECT_API_URL       a Prefect server to use instead of the embedded one
-    MLFLOW_TRACKING_URI   an MLflow server to use instead of the embedded one
-    WEBTEXT_CONTACT       shown in the crawler's User-Agent: whom a site's owner can write to
+WEBTEXT_LAKE          the lake: a directory or an object-store prefix             ./lake
+WEBTEXT_HOME          local state: embedded servers, caches, the bundled web      ./.webtext
+PREFECT_API_URL       a Prefect server to use instead of the embedded one
+MLFLOW_TRACKING_URI   an MLflow server to use instead of the embedded one
+WEBTEXT_CONTACT       shown in the crawler's User-Agent: whom a site's owner can write to
 """
 
 from __future__ import annotations

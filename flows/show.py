@@ -32,15 +32,18 @@ def funnel(result: dict[str, Any]) -> None:
 
 def training(result: dict[str, Any]) -> None:
     """The ends of a training curve."""
+    if result.get("train_loss") is None:
+        console.print(f"run {result['run']} was stopped at step {result['step']}; the same command goes on from there")
+        return
     table = _table(f"Training of {result['run']}", "what", "value", "")
-    first, last = result.get("first_train_loss"), result["train_loss"]
+    first, last = result["first_loss"], result["train_loss"]
     nats = "nats a token"
     rows: list[tuple[str, Any, str]] = [
         ("training loss, first -> last step", f"{_number(first)} -> {_number(last)}", nats),
-        ("validation loss, first -> last", f"{_number(result.get('first_val_loss'))} -> {_number(result['val_loss'])}", nats),
-        ("unigram entropy of the training tokens", _number(result.get("unigram_entropy")), nats),
+        ("validation loss at the end", _number(result["val_loss"]), nats),
+        ("unigram entropy of the training tokens", _number(result["unigram_entropy"]), nats),
         ("steps", f"{result['steps']:,}", ""),
-        ("tokens seen", _number(result.get("tokens_seen")), f"{_number(result.get('epochs'))} epochs"),
+        ("tokens seen", _number(result["tokens_seen"]), f"{_number(result['epochs'])} epochs"),
         ("throughput", _number(result["tokens_per_s"]), "tokens/s"),
     ]
     for row in rows:
@@ -53,7 +56,9 @@ def training(result: dict[str, Any]) -> None:
 
 def scores(result: dict[str, Any]) -> None:
     """The zero-shot table: each score with its interval and the best trivial baseline."""
-    table = _table(f"Zero-shot scores of {result['model']}", "task", "metric", "score", "95 % interval", "n", "best trivial")
+    table = _table(
+        f"Zero-shot scores of {result['model']}", "task", "metric", "score", "95 % interval", "n", "best trivial"
+    )
     for task, score in result["scores"].items():
         for metric, value in _metrics(score):
             low_high = score.get("intervals", {}).get(metric) or score.get("interval")
@@ -110,7 +115,9 @@ def why(found: list[dict[str, Any]]) -> None:
         for stage, fields in entry["stages"].items():
             rest = ", ".join(f"{k} {v}" for k, v in fields.items() if k != "status" and v not in (None, ""))
             meaning = STATUSES[stage](fields["status"]).__doc__
-            console.print(f"  {stage:<7} {fields['status']}: {meaning}" + (f" ({rest})" if rest else ""), soft_wrap=True)
+            console.print(
+                f"  {stage:<7} {fields['status']}: {meaning}" + (f" ({rest})" if rest else ""), soft_wrap=True
+            )
 
 
 def status(result: dict[str, Any]) -> None:

@@ -22,18 +22,18 @@ from data.errors import InputError
 from flows import services
 
 Event = dict[str, Any]
-ERROR_MARK = "InputError: "
 STOP_GRACE_S = 60.0  # a training run saves a checkpoint in this time
 
 
 def run_child(module: str, arguments: Sequence[str], log: Path, on_event: Callable[[Event], None]) -> Event:
     """Run ``python -m module arguments`` to its end and return its last JSON line.
 
-    Raises InputError with the child's own message if it ended for bad input, RuntimeError naming the log otherwise. When
-    we are interrupted the child is asked to stop, and killed if it does not.
+    Raises InputError with the message of the child's ``error`` event if it ended for bad input, RuntimeError naming the
+    log otherwise. When we are interrupted the child is asked to stop, and killed if it does not.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     last: Event = {}
+    failure: Event | None = None
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -49,6 +49,8 @@ def run_child(module: str, arguments: Sequence[str], log: Path, on_event: Callab
                 if event is None:
                     file.write(line)
                     file.flush()
+                elif event.get("event") == "error":
+                    failure = event
                 else:
                     last = event
                     on_event(event)
@@ -58,9 +60,12 @@ def run_child(module: str, arguments: Sequence[str], log: Path, on_event: Callab
                 services.end_tree(psutil.Process(process.pid), grace_s=STOP_GRACE_S)
             process.wait()
             raise
-    if code != 0:
-        raise _failure(module, code, log)
-    return last
+    if code == 0:
+        return last
+    if failure is not None:
+        kind = InputError if failure.get("kind") == "InputError" else RuntimeError
+        raise kind(str(failure["message"]))
+    raise RuntimeError(f"{module} ended with exit code {code}; see {log}: {_last_line(log)}")
 
 
 def _event(line: bytes) -> Event | None:
@@ -71,11 +76,7 @@ def _event(line: bytes) -> Event | None:
     return None
 
 
-def _failure(module: str, code: int, log: Path) -> Exception:
+def _last_line(log: Path) -> str:
     with log.open(errors="replace") as file:
-        tail = collections.deque(file, maxlen=200)
-    for line in reversed(tail):
-        if ERROR_MARK in line:
-            return InputError(line.split(ERROR_MARK, 1)[1].strip())
-    end = tail[-1].strip() if tail else "no output"
-    return RuntimeError(f"{module} ended with exit code {code}; see {log}: {end}")
+        tail = collections.deque((line for line in file if line.strip()), maxlen=1)
+    return tail[0].strip() if tail else "no output"

@@ -4,7 +4,7 @@
                            step-00000100/        model.safetensors      weights, fp32
                                                  optimizer.safetensors  <parameter>/<quantity>
                                                  config.json            the model's shape
-                                                 state.json             where training stood, and the sha256 of the others
+                                                 state.json             where training stood; sha256 of the others
                            summary.json          written at the end (model/train.py)
 
 ``state.json`` is published last (its name sorts last, and on disk the directory is renamed as a whole), so a checkpoint
@@ -50,8 +50,13 @@ class State:
     tokens_seen: int
     seed: int
     corpus_digest: str
-    train_loss: float  # nats a token, mean since the checkpoint before
-    val_loss: float | None
+    first_loss: float  # of the run's first step, nats a token
+    recent_losses: list[float]  # of the last steps
+    val_loss: float | None  # None: saved on the way out, without a validation
+    best_step: int | None  # the checkpoint with the lowest val_loss so far, this one included
+    best_val_loss: float | None
+    seconds: float  # spent so far, validation and checkpoints included
+    step_seconds: float  # of these, in steps
     mlflow_run_id: str | None
     model: dict[str, Any]  # ModelConfig
     train: dict[str, Any]  # TrainConfig
@@ -122,7 +127,7 @@ def check(lake: Lake, run: str, step: int) -> State:
 
 def newest_intact(lake: Lake, run: str) -> tuple[State | None, list[str]]:
     """The state of the newest checkpoint that is whole, and what is wrong with the newer ones."""
-    complaints = []
+    complaints: list[str] = []
     for step in reversed(steps(lake, run)):
         try:
             return check(lake, run, step), complaints
@@ -134,7 +139,7 @@ def newest_intact(lake: Lake, run: str) -> tuple[State | None, list[str]]:
 def restore(lake: Lake, state: State, model: GPT2, optimizer: torch.optim.Optimizer) -> None:
     """Set the weights and the optimizer to a checkpoint's, bit for bit."""
     device = next(model.parameters()).device
-    with _local(lake, state.run, state.step, (WEIGHTS, OPTIMIZER)) as folder:
+    with local_files(lake, state.run, state.step, (WEIGHTS, OPTIMIZER)) as folder:
         model.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
         load_state_tensors(model, optimizer, load_file(folder / OPTIMIZER, device=str(device)))
 
@@ -165,7 +170,7 @@ def load_model(
         raise InputError(f"--run {run}: no checkpoint of step {step} in {lake.root}; steps there: {have}")
     else:
         check(lake, run, step)
-    with _local(lake, run, step, (WEIGHTS, CONFIG, STATE)) as folder:
+    with local_files(lake, run, step, (WEIGHTS, CONFIG, STATE)) as folder:
         return _load(folder, device, tokenizer)
 
 
@@ -211,7 +216,7 @@ def _load(folder: Path, device: str, tokenizer: str) -> tuple[GPT2, State]:
 
 
 @contextlib.contextmanager
-def _local(lake: Lake, run: str, step: int, names: tuple[str, ...]) -> Iterator[Path]:
+def local_files(lake: Lake, run: str, step: int, names: tuple[str, ...]) -> Iterator[Path]:
     """The checkpoint's directory, or a local copy of these files for a lake in an object store."""
     if lake.is_local:
         yield Path(lake.path("checkpoints", run, step_name(step)))

@@ -11,8 +11,8 @@ GPT-1 ("Improving Language Understanding by Generative Pre-Training", 2018, sect
     code:  what the papers leave open is taken from openai/gpt-2 (src/model.py): the tanh form of GELU, epsilon 1e-5,
            positions drawn from N(0, 0.01), biases everywhere but in the head
 
-It is the whole model: no wrapper, no registry. The weights are equal to transformers' GPT2LMHeadModel up to transposition
-(model/hf.py), and so are logits and gradients (tests/model/test_gpt2.py).
+It is the whole model: no wrapper, no registry. The weights are those of transformers' GPT2LMHeadModel up to
+transposition (model/hf.py), and so are logits and gradients (tests/model/test_gpt2.py).
 
 Cost: a token takes about 6 x parameters FLOP to train; activations are dominated by the logits, T x 50,257 numbers a
 sequence.

@@ -22,7 +22,9 @@ def make_part(dataset: Dataset, values: list[int], name: str) -> Part:
     with dataset.lake.scratch() as folder:
         file = folder / "rows.parquet"
         write_parquet(table, file)
-        return dataset.seal(name, {f"{name}.parquet": file}, table, counts={"ok": len(values)}, extra={"total": sum(values)})
+        return dataset.seal(
+            name, {f"{name}.parquet": file}, table, counts={"ok": len(values)}, extra={"total": sum(values)}
+        )
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,9 @@ ROWS = {
     "key": pa.array([b"0" * 16, b"1" * 16, None, b"2" * 16], pa.binary(16)),
     "number": pa.array([1, None, 3, 4], pa.int32()),
     "share": pa.array([0.5, None, 1.0, 2.0], pa.float32()),
-    "at": pa.array([datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), None, None, None], pa.timestamp("ms", tz="UTC")),
+    "at": pa.array(
+        [datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), None, None, None], pa.timestamp("ms", tz="UTC")
+    ),
     "flag": pa.array([True, False, None, True]),
 }
 

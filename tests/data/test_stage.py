@@ -36,7 +36,9 @@ def test_later_rounds_see_the_earlier_ones_and_a_second_run_makes_nothing(tmp_pa
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_digest(tmp_path: Path) -> None:
     names = [f"part-{index:05d}" for index in range(5)]
     whole = Lake(tmp_path / "whole").dataset("tokens", "demo")
-    expected = run_stage(whole, TokensConfig(), {}, lambda: [names], lambda name: make_part(whole, [int(name[-1])], name))
+    expected = run_stage(
+        whole, TokensConfig(), {}, lambda: [names], lambda name: make_part(whole, [int(name[-1])], name)
+    )
 
     dataset = Lake(tmp_path / "cut").dataset("tokens", "demo")
     made: list[str] = []

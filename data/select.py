@@ -1,0 +1,324 @@
+"""Select: a verdict on every text. First the filters, in the order of SelectStatus, then near-duplicates
+(data/minhash.py) within the snapshot and against every earlier one.
+
+Three rounds of parts, each sealed, so that a killed run loses one part at most:
+
+    sig-part-00000   per text part: signatures of what the filters let pass  -> candidates/part-00000.parquet
+    judgement        all candidates, and what the history kept, at once      -> judged/part-00000.parquet: the dropped
+    part-00000       per text part: its verdicts, row by row                 -> part-00000.parquet
+                     and what later snapshots compare with, of the kept ones -> sig/part-00000.parquet, bands/...
+
+The history is the list of select snapshots that are compared with. What they kept stays kept; it is recorded among the
+inputs, so a later run with the same arguments compares with the same snapshots, whatever was published since.
+
+Cost: signatures, about 1,000 documents a second and core; the judgement holds some 60 bytes a document and 45 for each
+bucket it shares, and the signatures of those that share one in a scratch file (448 bytes each).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data import minhash
+from data.config import SelectConfig
+from data.errors import InputError
+from data.lake import Dataset, Lake, base_snapshot, write_parquet
+from data.manifest import Manifest, Part, settings_diff
+from data.schema import SELECT, SelectStatus, TextStatus
+from data.stage import Mapper, Outcome, in_turn, run_stage
+from data.urls import domain_of
+
+SIGNATURES = "sig-"
+JUDGEMENT = "judgement"
+SCHEME = ("ngram", "permutations", "bands", "rows", "minhash_seed", "threshold")
+"""Settings that must be those of the history: signatures of two schemes cannot be compared."""
+
+JUDGED = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("duplicate_of", pa.binary(16)),
+    ]
+)
+
+
+def run(
+    lake: Lake, snapshot: str, history: Sequence[str] | None, config: SelectConfig, mapper: Mapper = in_turn
+) -> Outcome:
+    """Judge ``text/<snapshot without its variant>``.
+
+    ``history`` names select snapshots to compare with; their order does not matter, earlier means smaller by name.
+    None means those recorded when this dataset was begun, or else all that are published with the same variant.
+
+    Raises InputError for a history that is not published, has another MinHash scheme, or holds the snapshot itself.
+    """
+    text = lake.dataset("text", base_snapshot(snapshot)).require()
+    earlier = [lake.dataset("select", name).require() for name in _history_names(lake, snapshot, history)]
+    for manifest in earlier:
+        _check_scheme(manifest, config)
+    names = [part.name for part in text.parts]
+    return run_stage(
+        lake.dataset("select", snapshot),
+        config,
+        {"text": text.digest, **{f"history:{manifest.snapshot}": manifest.digest for manifest in earlier}},
+        lambda: [[f"{SIGNATURES}{name}" for name in names], [JUDGEMENT], names],
+        functools.partial(make_part, lake.root, snapshot, config),
+        mapper,
+    )
+
+
+def _history_names(lake: Lake, snapshot: str, history: Sequence[str] | None) -> list[str]:
+    begun = lake.dataset("select", snapshot).begun()
+    if history is None and begun is not None:
+        history = _recorded_history(begun)
+    elif history is None:
+        variant = snapshot.partition("@")[2]
+        history = [n for n in lake.snapshots("select") if n != snapshot and n.partition("@")[2] == variant]
+    if snapshot in history:
+        raise InputError(f"history {', '.join(history)}: {snapshot} cannot be compared with itself; leave it out")
+    return sorted(set(history))
+
+
+def _recorded_history(begun: dict[str, Any]) -> list[str]:
+    return sorted(key.removeprefix("history:") for key in begun["inputs"] if key.startswith("history:"))
+
+
+def _check_scheme(manifest: Manifest, config: SelectConfig) -> None:
+    theirs = {name: manifest.settings.get(name) for name in SCHEME}
+    ours = {name: getattr(config, name) for name in SCHEME}
+    if theirs != ours:
+        raise InputError(
+            f"select/{manifest.snapshot} has another MinHash scheme ({settings_diff(theirs, ours)}); "
+            "use its settings, or leave it out of --history"
+        )
+
+
+def make_part(lake_root: str, snapshot: str, config: SelectConfig, name: str) -> Part:
+    """Make and seal the part of that name, of whichever round."""
+    lake = Lake(lake_root)
+    if name == JUDGEMENT:
+        return _judge_all(lake, snapshot, config)
+    if name.startswith(SIGNATURES):
+        return _sign(lake, snapshot, config, name.removeprefix(SIGNATURES))
+    return _give_verdicts(lake, snapshot, config, name)
+
+
+def filter_verdict(row: dict[str, Any], config: SelectConfig) -> tuple[SelectStatus, str | None]:
+    """The first filter that drops a row of text, and why; ``ok`` if none does."""
+    if row["status"] != TextStatus.OK:
+        return SelectStatus.NO_TEXT, row["status"]
+    domains = {row["domain"], domain_of(row["url"])} & set(config.drop_domains)
+    if domains:
+        return SelectStatus.WIKIPEDIA, min(domains)
+    if row["n_words"] < config.min_words or row["n_chars"] < config.min_chars:
+        return SelectStatus.TOO_SHORT, f"{row['n_words']} words, {row['n_chars']} characters"
+    if row["n_chars"] > config.max_chars:
+        return SelectStatus.TOO_LONG, f"{row['n_chars']} characters"
+    if row["language"] != config.language or row["language_score"] < config.min_language_score:
+        return SelectStatus.NOT_ENGLISH, f"{row['language']} with probability {row['language_score']:.2f}"
+    if row["alpha_share"] < config.min_alpha_share:
+        return SelectStatus.NOT_PROSE, f"letters are {row['alpha_share']:.2f} of the characters"
+    if row["duplicate_line_share"] > config.max_duplicate_line_share:
+        return SelectStatus.NOT_PROSE, f"repeated lines are {row['duplicate_line_share']:.2f} of the lines"
+    return SelectStatus.OK, None
+
+
+_FILTERED_BY = [
+    "doc_id",
+    "url",
+    "domain",
+    "karma",
+    "status",
+    "n_words",
+    "n_chars",
+    "language",
+    "language_score",
+    "alpha_share",
+    "duplicate_line_share",
+]
+
+
+def _texts(lake: Lake, snapshot: str) -> Dataset:
+    return lake.dataset("text", base_snapshot(snapshot))
+
+
+def _sign(lake: Lake, snapshot: str, config: SelectConfig, name: str) -> Part:
+    """Round 1: signatures and band hashes of the rows that pass the filters."""
+    table = _texts(lake, snapshot).read(f"{name}.parquet", [*_FILTERED_BY, "text"])
+    verdicts = [filter_verdict(row, config)[0] for row in table.select(_FILTERED_BY).to_pylist()]
+    passed = np.flatnonzero([verdict == SelectStatus.OK for verdict in verdicts])
+    chosen = table.take(pa.array(passed, pa.int64()))
+    texts = chosen.column("text").to_pylist()
+    signed = minhash.signatures(texts, ngram=config.ngram, permutations=config.permutations, seed=config.minhash_seed)
+    hashes = minhash.band_hashes(signed, config.bands)
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        "row": pa.array(passed, pa.int32()),
+        "doc_id": chosen.column("doc_id"),
+        "karma": chosen.column("karma"),
+        "exact_hash": pa.array([minhash.exact_hash(text) for text in texts], pa.binary(16)),
+        "signature": pa.array([row.astype("<u4").tobytes() for row in signed], pa.binary(4 * config.permutations)),
+        **{band: pa.array(hashes[:, k]) for k, band in enumerate(_band_names(config))},
+    }
+    return _seal(lake, snapshot, f"{SIGNATURES}{name}", {f"candidates/{name}.parquet": pa.table(columns)})
+
+
+def _band_names(config: SelectConfig) -> list[str]:
+    return [f"band_{k:02d}" for k in range(config.bands)]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Documents that take part in the judgement: two row-aligned files, often one and the same."""
+
+    dataset: Dataset
+    age: int  # 0 for the earliest snapshot of the history; the snapshot that is judged comes last
+    documents: str  # doc_id, karma, exact_hash, signature
+    bands: str
+
+    def read(self, file: str, *columns: str) -> list[pa.ChunkedArray]:
+        table = self.dataset.read(file, list(columns))
+        return [table.column(name) for name in columns]
+
+
+def _judge_all(lake: Lake, snapshot: str, config: SelectConfig) -> Part:
+    """Round 2: the greedy judgement over what the history kept and all candidates."""
+    dataset = lake.dataset("select", snapshot)
+    begun = dataset.begun()
+    assert begun is not None, "the dataset was begun before its parts are made"
+    history = [lake.dataset("select", name) for name in _recorded_history(begun)]
+    text = _texts(lake, snapshot).require()
+    kept = []
+    for age, earlier in enumerate(history):
+        earlier.verify()
+        files = [file.path for part in earlier.require().parts for file in part.files]
+        names = [path.removeprefix("sig/") for path in files if path.startswith("sig/")]
+        kept += [_Source(earlier, age, f"sig/{name}", f"bands/{name}") for name in names]
+    candidates = [f"candidates/{part.name}.parquet" for part in text.parts]
+    judged = [_Source(dataset, len(history), file, file) for file in candidates]
+    with lake.scratch() as folder:
+        tables = _dropped(kept, judged, config, folder / "signatures")
+    return _seal(
+        lake,
+        snapshot,
+        JUDGEMENT,
+        {f"judged/{part.name}.parquet": t for part, t in zip(text.parts, tables, strict=True)},
+    )
+
+
+def _dropped(kept: list[_Source], judged: list[_Source], config: SelectConfig, scratch: Path) -> list[pa.Table]:
+    """For each judged source its dropped rows, as JUDGED. A document's *place* is its number over all sources."""
+    sources = [*kept, *judged]
+    columns = [source.read(source.documents, "doc_id", "karma") for source in sources]
+    lengths = [len(doc_id) for doc_id, _ in columns]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    n_kept = sum(lengths[: len(kept)])
+    ids = np.concatenate([_fixed(doc_id, 16) for doc_id, _ in columns]) if columns else np.empty(0, "V16")
+    karma = np.concatenate([k.to_numpy() for _, k in columns]) if columns else np.empty(0, np.int64)
+    age = np.repeat(np.array([source.age for source in sources], dtype=np.uint16), lengths)
+    place = minhash.survivor_order(age, karma, ids)  # by rank
+    rank = np.empty_like(place)
+    rank[place] = np.arange(len(place), dtype=np.uint32)
+    del columns, karma, age
+
+    def hashes_by_place() -> Iterator[minhash.U64]:
+        for band in _band_names(config):
+            parts = [source.read(source.bands, band)[0].to_numpy() for source in sources]
+            yield np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+    buckets = minhash.find_buckets(hashes_by_place(), rank, n_kept)
+    del rank
+    place = place[buckets.candidates]  # by candidate
+    signatures, exact = _load(sources, ends, place, config, scratch)
+    found: list[list[dict[str, Any]]] = [[] for _ in sources]
+    for duplicate in minhash.judge(buckets, signatures, exact, n_kept, config.threshold):
+        at = int(place[duplicate.candidate])
+        number = int(np.searchsorted(ends, at, side="right"))
+        status = SelectStatus.EXACT_DUPLICATE if duplicate.is_exact else SelectStatus.NEAR_DUPLICATE
+        found[number].append(
+            {
+                "row": at - int(ends[number]) + lengths[number],  # in the candidates file; made one of the text below
+                "status": str(status),
+                "reason": None if duplicate.is_exact else f"{duplicate.similarity:.3f} of the signature is equal",
+                "duplicate_of": ids[place[duplicate.of]].tobytes(),
+            }
+        )
+    tables = []
+    for source, rows in zip(judged, found[len(kept) :], strict=True):
+        rows.sort(key=lambda row: row["row"])
+        table = pa.Table.from_pylist(rows, schema=JUDGED)
+        text_rows = source.read(source.documents, "row")[0].take(table.column("row"))
+        tables.append(table.set_column(0, JUDGED.field("row"), text_rows))
+    return tables
+
+
+def _load(
+    sources: list[_Source],
+    ends: npt.NDArray[np.int64],
+    place: minhash.U32,
+    config: SelectConfig,
+    scratch: Path,
+) -> tuple[minhash.U32, npt.NDArray[np.void]]:
+    """Signatures, in a file that is mapped, and exact hashes of the candidates, whose places are given."""
+    exact = np.empty(len(place), "V16")
+    if not len(place):
+        return np.empty((0, config.permutations), np.uint32), exact
+    signatures = np.memmap(scratch, np.uint32, "w+", shape=(len(place), config.permutations))
+    by_place = np.argsort(place)
+    bounds = np.searchsorted(place[by_place], np.concatenate([[0], ends]))
+    for source, start, stop, end in zip(sources, bounds[:-1], bounds[1:], ends, strict=True):
+        if start == stop:
+            continue
+        candidates = by_place[start:stop]
+        hashes, signed = source.read(source.documents, "exact_hash", "signature")
+        rows = place[candidates].astype(np.int64) - (int(end) - len(hashes))
+        exact[candidates] = _fixed(hashes, 16)[rows]
+        signatures[candidates] = _fixed(signed, 4 * config.permutations)[rows].view("<u4").reshape(len(rows), -1)
+    return signatures, exact
+
+
+def _fixed(column: pa.ChunkedArray, width: int) -> npt.NDArray[np.void]:
+    return np.frombuffer(b"".join(column.to_pylist()), dtype=f"V{width}")
+
+
+def _give_verdicts(lake: Lake, snapshot: str, config: SelectConfig, name: str) -> Part:
+    """Round 3: a verdict for each row of text's part, and what later snapshots compare with."""
+    dataset = lake.dataset("select", snapshot)
+    dropped = {row["row"]: row for row in dataset.read(f"judged/{name}.parquet").to_pylist()}
+    rows = []
+    for number, row in enumerate(_texts(lake, snapshot).read(f"{name}.parquet", _FILTERED_BY).to_pylist()):
+        status, reason = filter_verdict(row, config)
+        verdict = dropped.get(number, {"status": str(status), "reason": reason, "duplicate_of": None})
+        rows.append({**verdict, "doc_id": row["doc_id"]})
+    verdicts = pa.Table.from_pylist([{key: row[key] for key in SELECT.names} for row in rows], schema=SELECT)
+    candidates = dataset.read(f"candidates/{name}.parquet")
+    is_dropped = pc.is_in(candidates.column("row"), pa.array(list(dropped), pa.int32()))
+    kept = candidates.filter(pc.invert(is_dropped))
+    tables = {
+        f"{name}.parquet": verdicts,
+        f"sig/{name}.parquet": kept.select(["doc_id", "karma", "exact_hash", "signature"]),
+        f"bands/{name}.parquet": kept.select(["doc_id", *_band_names(config)]),
+    }
+    return _seal(lake, snapshot, name, tables, Counter(row["status"] for row in rows))
+
+
+def _seal(
+    lake: Lake, snapshot: str, name: str, tables: dict[str, pa.Table], counts: dict[str, int] | None = None
+) -> Part:
+    with lake.scratch() as folder:
+        files = {path: folder / path.replace("/", "-") for path in tables}
+        for path, table in tables.items():
+            write_parquet(table, files[path])
+        rows = {path: len(table) for path, table in tables.items()}
+        dataset = lake.dataset("select", snapshot)
+        return dataset.seal(name, files, list(tables.values()), counts=counts or {}, rows=rows)

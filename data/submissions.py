@@ -1,0 +1,170 @@
+"""One line of a link source as a submission with an outbound link, or the reason why it is none.
+
+Fields come and go over twenty years of Reddit: ``created_utc`` is a number, a float or a string, ``is_self`` and
+``retrieved_on`` may be absent, Arctic Shift keeps the time of its second look at the score in ``_meta``. Items of
+Hacker News are recognised line by line: they have ``points``, ``time`` or ``dt`` and never ``created_utc``.
+
+Sources: the dumps of Pushshift and Arctic Shift (file_content_explanations.md), github.com/HackerNews/API.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+
+from data.blocklists import REDDIT_HOSTS
+from data.schema import LinkStatus
+from data.urls import UrlParts, is_below, parse_url, registrable_domain
+
+MAX_SCORE = 2**31  # beyond it a number is no score; sums of scores stay far inside 64 bits
+_HN_HOSTS = frozenset({"news.ycombinator.com"})
+_LAST_MS = 253_402_300_799_000  # the end of the year 9999
+
+
+class Submission(NamedTuple):
+    """A submission with an outbound link. Times are milliseconds since 1970, UTC.
+
+    ``is_listed``: from a URL list, which has no votes; being on the list counts as voted up.
+    """
+
+    site: str  # reddit, hackernews, list: ids are unique within one
+    id: str | None
+    subreddit: str | None
+    url: str
+    canonical_url: str
+    domain: str
+    score: int | None
+    created_ms: int | None
+    observed_ms: int | None
+    is_listed: bool
+
+
+class Rejected(NamedTuple):
+    status: LinkStatus
+    reason: str
+
+
+def parse_url_line(line: bytes) -> Submission | Rejected:
+    """A line of a URL list."""
+    try:
+        url = line.decode().strip()
+    except UnicodeDecodeError as error:
+        return Rejected(LinkStatus.MALFORMED_LINE, f"not UTF-8: {error}")
+    parts = _parts(url)
+    return parts if isinstance(parts, Rejected) else _submission("list", {}, url, parts, None, None, None)
+
+
+def parse_dump_line(line: bytes) -> Submission | Rejected:
+    """A line of a Reddit dump or of Hacker News items."""
+    try:
+        item = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return Rejected(LinkStatus.MALFORMED_LINE, f"not JSON: {error}")
+    if not isinstance(item, dict):
+        return Rejected(LinkStatus.MALFORMED_LINE, f"JSON, but no object: {type(item).__name__}")
+    if "created_utc" not in item and ("points" in item or "time" in item or "dt" in item):
+        return _hacker_news(item)
+    return _reddit(item)
+
+
+def _hacker_news(item: dict[str, Any]) -> Submission | Rejected:
+    url = item.get("url")
+    if not isinstance(url, str) or not url.strip():
+        return Rejected(LinkStatus.NO_URL, "")
+    parts = _parts(url)
+    if isinstance(parts, Rejected):
+        return parts
+    if is_below(parts.host, _HN_HOSTS):
+        return Rejected(LinkStatus.SELF_POST, "on the site's own hosts")
+    score = _score(item.get("points", item.get("score")))
+    return _submission("hackernews", item, url, parts, score, _milliseconds(item.get("time", item.get("dt"))), None)
+
+
+def _reddit(item: dict[str, Any]) -> Submission | Rejected:
+    url, domain, is_self = item.get("url"), item.get("domain"), item.get("is_self")
+    if is_self is True:
+        return Rejected(LinkStatus.SELF_POST, "is_self")
+    domain = domain.lower() if isinstance(domain, str) else ""
+    is_self_domain = is_self is None and domain.startswith("self.")
+    if not isinstance(url, str) or not url.strip():
+        return Rejected(LinkStatus.SELF_POST if is_self_domain else LinkStatus.NO_URL, "")
+    if url.startswith("/"):
+        return Rejected(LinkStatus.SELF_POST, "relative to the site")
+    url = _unescaped(url)
+    parts = _parts(url)
+    host = "" if isinstance(parts, Rejected) else parts.host
+    if is_below(host, REDDIT_HOSTS):
+        return Rejected(LinkStatus.SELF_POST, "on the site's own hosts")
+    if is_self_domain and host.removeprefix("www.") != domain:  # self.com is a site, self.AskReddit is none
+        return Rejected(LinkStatus.SELF_POST, "domain")
+    if item.get("over_18") is True:
+        return Rejected(LinkStatus.OVER_18, "")
+    if isinstance(parts, Rejected):
+        return parts
+    meta = item.get("_meta")
+    seen_again = meta.get("retrieved_2nd_on") if isinstance(meta, dict) else None
+    observed_ms = _milliseconds(seen_again or item.get("retrieved_on") or item.get("retrieved_utc"))
+    created_ms = _milliseconds(item.get("created_utc"))
+    return _submission("reddit", item, url, parts, _score(item.get("score")), created_ms, observed_ms)
+
+
+def _parts(url: str) -> UrlParts | Rejected:
+    try:
+        return parse_url(url)
+    except ValueError as error:
+        return Rejected(LinkStatus.BAD_URL, str(error))
+
+
+def _submission(
+    site: str,
+    item: dict[str, Any],
+    url: str,
+    parts: UrlParts,
+    score: int | None,
+    created_ms: int | None,
+    observed_ms: int | None,
+) -> Submission:
+    identity, subreddit = item.get("id"), item.get("subreddit")
+    return Submission(
+        site,
+        str(identity) if isinstance(identity, str | int) and identity != "" else None,
+        subreddit if isinstance(subreddit, str) and subreddit else None,
+        url.strip(),
+        parts.url,
+        registrable_domain(parts.host),
+        score,
+        created_ms,
+        observed_ms,
+        site == "list",
+    )
+
+
+def _unescaped(url: str) -> str:
+    """Reddit's API writes these three characters, and no others, as HTML entities."""
+    return url.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") if "&" in url else url
+
+
+def _score(value: Any) -> int | None:
+    """An integer, also as a float or a string; None for anything else."""
+    try:
+        score = int(value) if isinstance(value, int | str) else int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return score if abs(score) < MAX_SCORE else None
+
+
+def _milliseconds(value: Any) -> int | None:
+    """Seconds since 1970 as a number or a string, or an ISO 8601 time (UTC if it names no zone), in milliseconds."""
+    try:
+        ms = round(float(value) * 1000)
+    except (TypeError, OverflowError):
+        return None
+    except ValueError:
+        try:
+            time = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        ms = round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+    return ms if 0 <= ms <= _LAST_MS else None

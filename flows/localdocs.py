@@ -1,0 +1,280 @@
+"""Articles from the documentation strings of the installed Python packages.
+
+They are real prose that is on every machine this project is installed on, without any network. Source files are parsed,
+never imported; only what pip installs for the project itself is read, so that a development install and a plain one
+see the same articles.
+
+A module gives its articles in the order of its source: a documentation string of some length becomes one by itself, a
+class together with its methods, and short ones are joined until they make a page. An article must be mostly sentences.
+Which ones are chosen is decided by a hash of their names, and a text that is for a good part the same as earlier ones
+is left out, so that the copies on the local web are those that were planted there.
+
+Cost: about 20 s of CPU in two processes, most of it ``ast.parse``; files with little documentation are not parsed.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import multiprocessing
+import os
+import re
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from data.errors import InputError
+from data.process import die_with_parent
+from flows.localprose import Block, blocks_of, plain, prose_chars
+
+SOURCES = (
+    ("numpy", "numpy"),
+    ("scipy", "scipy"),
+    ("scikit-learn", "sklearn"),
+    ("pandas", "pandas"),
+    ("networkx", "networkx"),
+    ("sympy", "sympy"),
+    ("mpmath", "mpmath"),
+    ("SQLAlchemy", "sqlalchemy"),
+    ("alembic", "alembic"),
+    ("matplotlib", "matplotlib"),
+    ("torch", "torch"),
+    ("mlflow", "mlflow"),
+    ("joblib", "joblib"),
+    ("Werkzeug", "werkzeug"),
+    ("Flask", "flask"),
+    ("click", "click"),
+    ("websockets", "websockets"),
+    ("pyparsing", "pyparsing"),
+    ("datasketch", "datasketch"),
+)
+"""Distributions and their packages, all among the project's runtime dependencies (a test compares them)."""
+
+MAX_ARTICLES = 3_500
+MAX_CHARS = 12_300_000  # of all articles together: a demo extracts them on two cores in about two minutes
+MIN_CHARS, PAGE_CHARS, SPLIT_CHARS = 1_500, 3_500, 7_000
+MIN_PROSE_SHARE = 0.55
+MAX_KNOWN_SHARE = 0.3  # of an article's characters may be in lines that earlier articles have
+MIN_FILE_DOC_CHARS = 1_500
+MIN_FILE_DOC_SHARE = 0.2  # below, parsing costs more than it gives
+MAX_CODE_CHARS = 800  # longer listings and tables are left out
+
+_SKIPPED_FOLDERS = frozenset(
+    {
+        "test",
+        "tests",
+        "testing",
+        "idlelib",
+        "lib2to3",
+        "site-packages",
+        "dist-packages",
+        "_vendor",
+        "vendor",
+        "externals",
+    }
+    | {"third_party", "_extern", "protos", "pydoc_data", "encodings", "turtledemo"}
+)
+_SKIPPED_SECTIONS = frozenset({"See Also", "References", "Array API Standard Support", "Examples"})
+_DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_QUOTED = re.compile(r'"""(.*?)"""', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Article:
+    """A text with a title; ``name`` is where it comes from, as ``package.module.object``."""
+
+    name: str
+    title: str
+    blocks: list[Block]
+
+
+@dataclass(frozen=True)
+class _Section:
+    name: str
+    blocks: list[Block]
+    n_chars: int
+
+
+def versions() -> dict[str, str]:
+    """What decides the articles: the versions of Python and of the packages. Raises InputError if one is missing."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for distribution, _ in SOURCES:
+        try:
+            found[distribution] = metadata.version(distribution)
+        except metadata.PackageNotFoundError as error:
+            raise InputError(f"package {distribution} is not installed: install the project again with pip") from error
+    return found
+
+
+def choose_articles() -> list[Article]:
+    """The articles of the local web, the same list for the same versions, each with at least MIN_CHARS characters."""
+    candidates = {article.name: article for article in _candidates()}
+    chosen: list[Article] = []
+    known: set[str] = set()
+    titles: set[str] = set()
+    n_chars = 0
+    for article in sorted(candidates.values(), key=lambda article: _order(article.name)):
+        text = plain(article.blocks)
+        lines = {line for line in text.split("\n") if len(line) >= 30}
+        n_known = sum(len(line) for line in lines & known)
+        if n_known > MAX_KNOWN_SHARE * len(text) or article.title in titles:
+            continue
+        if len(chosen) == MAX_ARTICLES or n_chars + len(text) > MAX_CHARS:
+            break
+        chosen.append(article)
+        known |= lines
+        titles.add(article.title)
+        n_chars += len(text)
+    return chosen
+
+
+def _order(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def _candidates() -> Iterator[Article]:
+    modules = [(package, folder, path) for package, folder in _folders() for path in _files(folder)]
+    with ProcessPoolExecutor(
+        min(2, os.cpu_count() or 1), multiprocessing.get_context("spawn"), initializer=die_with_parent
+    ) as pool:
+        for articles in pool.map(_read, *zip(*modules, strict=True), chunksize=50):
+            yield from articles
+
+
+def _read(package: str, folder: Path, path: Path) -> list[Article]:
+    source = path.read_text(encoding="utf-8", errors="replace")
+    if not _is_documented(source):
+        return []
+    module = ".".join([package, *path.relative_to(folder).with_suffix("").parts])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+        return list(_articles(module.removesuffix(".__init__").removeprefix("stdlib."), source))
+
+
+def _folders() -> Iterator[tuple[str, Path]]:
+    yield "stdlib", Path(sysconfig.get_path("stdlib"))
+    for _, package in SOURCES:
+        spec = importlib.util.find_spec(package)  # of a top-level package this imports nothing
+        if spec is None or spec.origin is None:
+            raise InputError(f"package {package} has no source files: install the project again with pip")
+        yield package, Path(spec.origin).parent
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name not in _SKIPPED_FOLDERS:
+            yield from _files(path)
+        elif path.suffix == ".py" and not path.name.startswith("test_"):
+            yield path
+
+
+def _is_documented(source: str) -> bool:
+    n_doc = sum(len(match) for match in _QUOTED.findall(source))
+    return n_doc >= MIN_FILE_DOC_CHARS and n_doc >= MIN_FILE_DOC_SHARE * len(source)
+
+
+def _articles(module: str, source: str) -> Iterator[Article]:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):  # templates and deliberate errors, that lie in packages as .py
+        return
+    waiting: list[_Section] = []
+    for group in _groups(tree, module):
+        n_chars = sum(section.n_chars for section in group)
+        if n_chars >= MIN_CHARS:
+            yield from _pages(group)
+        else:
+            waiting += group
+            if sum(section.n_chars for section in waiting) >= PAGE_CHARS:
+                yield from _pages(waiting)
+                waiting = []
+    yield from _pages(waiting)
+
+
+def _groups(tree: ast.Module, module: str) -> Iterator[list[_Section]]:
+    """The sections that belong together: a class with its methods, any other documentation string alone."""
+    if section := _section(tree, module):
+        yield [section]
+    for node in tree.body:
+        if not isinstance(node, _DOCUMENTED):
+            continue
+        name = f"{module}.{node.name}"
+        members = node.body if isinstance(node, ast.ClassDef) else []
+        sections = [_section(node, name)]
+        sections += [_section(n, f"{name}.{n.name}") for n in members if isinstance(n, _DOCUMENTED)]
+        if group := [section for section in sections if section]:
+            yield group
+
+
+def _section(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> _Section | None:
+    docstring = ast.get_docstring(node, clean=False)
+    if not docstring or len(docstring) < 40:
+        return None
+    blocks = list(_wanted(blocks_of(docstring)))
+    return _Section(name, blocks, len(plain(blocks))) if blocks else None
+
+
+def _wanted(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Without sections that hold no sentences, and without headings over nothing."""
+    heading: Block | None = None
+    is_skipped = False
+    for block in blocks:
+        kind, content = block
+        if kind == "h":
+            heading, is_skipped = block, content in _SKIPPED_SECTIONS
+        elif not is_skipped and not (kind == "pre" and len(content) > MAX_CODE_CHARS) and content:
+            if heading is not None:
+                yield heading
+                heading = None
+            yield block
+
+
+def _pages(sections: list[_Section]) -> Iterator[Article]:
+    """One article of these sections, or several if it would be long; none if it is short or has few sentences."""
+    pages: list[list[_Section]] = [[]]
+    for section in sections:
+        if pages[-1] and sum(s.n_chars for s in pages[-1]) + section.n_chars > SPLIT_CHARS:
+            pages.append([])
+        pages[-1].append(section)
+    for page in pages:
+        if page:
+            yield from _parts(page[0], _joined(page))
+
+
+def _joined(sections: list[_Section]) -> list[Block]:
+    blocks = list(sections[0].blocks)
+    for section in sections[1:]:
+        blocks += [["h", f"`{section.name.rsplit('.', 1)[-1]}`"], *section.blocks]
+    return blocks
+
+
+def _parts(first: _Section, blocks: list[Block]) -> Iterator[Article]:
+    parts: list[list[Block]] = [[]]
+    n_chars = 0
+    for block in blocks:
+        n_block = len(plain([block]))
+        if parts[-1] and n_chars + n_block > SPLIT_CHARS:
+            parts.append([])
+            n_chars = 0
+        parts[-1].append(block)
+        n_chars += n_block
+    for number, part in enumerate(parts, 1):
+        n_part = len(plain(part))
+        if n_part >= MIN_CHARS and prose_chars(part) >= MIN_PROSE_SHARE * n_part:
+            title = _title(first) if number == 1 else f"{_title(first)}, part {number}"
+            yield Article(first.name if number == 1 else f"{first.name}#{number}", title, part)
+
+
+def _title(section: _Section) -> str:
+    """The first sentence, if it is short enough for a title; else the name."""
+    kind, content = section.blocks[0]
+    sentence = re.split(r"(?<=\w)[.:](?:\s|$)", content)[0].replace("`", "").strip() if kind in ("h", "p") else ""
+    name = section.name.rsplit(".", 1)[-1].replace("_", " ").strip()
+    is_title = 20 <= len(sentence) <= 90 and sentence.count("(") == sentence.count(")")
+    return sentence.rstrip(".") if is_title else f"Notes on {name} in {section.name.split('.')[0]}"

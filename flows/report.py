@@ -1,0 +1,59 @@
+"""``webtext report``: one self-contained HTML page with the funnels, the curves and the tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from data.lake import Lake, base_snapshot, code_version
+from data.report import snapshot_report
+from data.schema import STATUSES
+from flows import services
+from flows.settings import Settings
+from model.report import History, run_report
+from model.tracking import metric_history
+
+METRICS = ("loss", "val_loss")
+
+
+def write_report(settings: Settings, snapshot: str | None, run: str | None, to: Path) -> dict[str, Any]:
+    """Write the page, whole or not at all. Raises InputError for a snapshot or run that is not in the lake."""
+    lake = Lake(settings.lake)
+    everything = snapshot is None and run is None
+    snapshots = [snapshot] if snapshot else _snapshots(lake) if everything else []
+    runs = [run] if run else lake.names("checkpoints") if everything else []
+    page = (
+        jinja2.Environment(loader=jinja2.PackageLoader("flows"), autoescape=True, undefined=jinja2.StrictUndefined)
+        .get_template("report.html")
+        .render(
+            lake=lake.root,
+            written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=code_version(),
+            meanings={stage: {s.value: s.__doc__ for s in statuses} for stage, statuses in STATUSES.items()},
+            snapshots=[snapshot_report(lake, name) for name in snapshots],
+            runs=[run_report(lake, name, _history(lake, name, settings)) for name in runs],
+        )
+    )
+    to.parent.mkdir(parents=True, exist_ok=True)
+    scratch = to.with_suffix(".tmp")
+    scratch.write_text(page)
+    scratch.replace(to)
+    return {"file": str(to), "snapshots": snapshots, "runs": runs}
+
+
+def _snapshots(lake: Lake) -> list[str]:
+    """Variants stand for their base, which they include."""
+    selected = lake.snapshots("select")
+    bases = {base_snapshot(name) for name in selected}
+    return sorted({*selected, *(name for name in lake.snapshots("links") if name not in bases)})
+
+
+def _history(lake: Lake, run: str, settings: Settings) -> History:
+    """The run's curve from MLflow; the server is started if need be. A run that was not tracked has none."""
+    record = lake.read_json("checkpoints", run, "run.json")
+    if not record["mlflow_run_id"]:
+        return {}
+    return metric_history(services.ensure(settings).mlflow_uri, record["mlflow_run_id"], METRICS)

@@ -1,0 +1,196 @@
+"""A directory that transformers loads, and back: the same bits in another arrangement.
+
+transformers' GPT2LMHeadModel keeps the matrices of its ``Conv1D`` layers transposed and other names; nothing else
+differs. The tokenizer files (``vocab.json``, ``merges.txt``) are derived from the ranks this project ships, so that no
+network is needed. Weights are read from safetensors only; a pickled ``pytorch_model.bin`` is refused.
+
+``config.json`` fields: transformers, GPT2Config. Tokenizer files: openai/gpt-2, src/encoder.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data.bpe import END_OF_TEXT, TOKENIZER_ID, VOCAB_SIZE, encoding
+from data.errors import InputError
+from model.checkpoint import build
+from model.config import ModelConfig
+from model.gpt2 import GPT2
+
+_OUTER = {"tokens": "transformer.wte", "positions": "transformer.wpe", "ln": "transformer.ln_f"}
+_INNER = {
+    "ln_1": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.proj": "attn.c_proj",
+    "ln_2": "ln_2",
+    "feed_forward.up": "mlp.c_fc",
+    "feed_forward.proj": "mlp.c_proj",
+}
+_TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+_FIXED = {  # what this model is, and what GPT2Config must therefore say (these are its defaults)
+    "model_type": "gpt2",
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+
+def export(model: GPT2, folder: Path) -> None:
+    """Write ``folder``, which must be absent or empty: weights, configuration and tokenizer. Raises InputError."""
+    config = model.config
+    if (config.tokenizer, config.vocab_size) != (TOKENIZER_ID, VOCAB_SIZE):
+        raise InputError(
+            f"the model's vocabulary is {config.tokenizer} of {config.vocab_size}; only {TOKENIZER_ID} of {VOCAB_SIZE} "
+            "can be exported"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--to {folder}: exists and is not an empty directory; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(to_hf(model.state_dict(), config), folder / "model.safetensors", metadata={"format": "pt"})
+    dropouts = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout)
+    sizes = {"n_layer": config.layers, "n_head": config.heads, "n_embd": config.width, "n_positions": config.context}
+    ends = {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}
+    shape = {"architectures": ["GPT2LMHeadModel"], "vocab_size": config.vocab_size, "torch_dtype": "float32"}
+    initialisation = {"initializer_range": 0.02}
+    _write(folder / "config.json", {**_FIXED, **shape, **sizes, **dropouts, **ends, **initialisation})
+    _write(folder / "generation_config.json", {**ends, "do_sample": True})
+    end = "<|endoftext|>"
+    special = {"bos_token": end, "eos_token": end, "unk_token": end}
+    _write(
+        folder / "tokenizer_config.json",
+        {**special, "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "model_max_length": config.context},
+    )
+    _write(folder / "special_tokens_map.json", special)
+    vocabulary, merges = tokenizer_files()
+    (folder / "vocab.json").write_bytes(orjson.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+
+
+def load_hf(folder: Path, *, device: str = "cpu") -> GPT2:
+    """The model in evaluation mode. Raises InputError if the directory holds no GPT-2 of this vocabulary."""
+    config = _config(folder)
+    tensors: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        try:
+            tensors.update(load_file(path, device=device))
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not readable as safetensors ({error})") from error
+    return build(config, from_hf(tensors, config, str(folder)), str(folder))
+
+
+def to_hf(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Our weights under transformers' names, in its arrangement."""
+    return {
+        theirs: (tensors[ours].t() if theirs.endswith(_TRANSPOSED) else tensors[ours]).contiguous()
+        for ours, theirs in _names(config).items()
+    }
+
+
+def from_hf(tensors: Mapping[str, Tensor], config: ModelConfig, where: str) -> dict[str, Tensor]:
+    """The inverse of ``to_hf``; fp32. Raises InputError if a weight is missing or the head is not the embedding."""
+    if not any(name.startswith("transformer.") for name in tensors):  # GPT2Model, as OpenAI's weights are published
+        tensors = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
+    names = _names(config)
+    missing = sorted(set(names.values()) - tensors.keys())
+    if missing:
+        raise InputError(f"{where}: no GPT-2 of {config.layers} layers: {missing[0]} is missing")
+    head = tensors.get("lm_head.weight", tensors.get("transformer.lm_head.weight"))
+    if head is not None and not head.equal(tensors["transformer.wte.weight"]):
+        raise InputError(f"{where}: its head differs from its token embedding; a GPT-2's head is tied to it")
+    return {
+        ours: (tensors[theirs].t() if theirs.endswith(_TRANSPOSED) else tensors[theirs]).float().contiguous()
+        for ours, theirs in names.items()
+    }
+
+
+def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """``vocab.json`` and the pairs of ``merges.txt``, from tiktoken's ranks.
+
+    A token's rank is also the rank of the merge that makes it, and the two tokens it is made of are what merging by
+    lower ranks alone leaves of its bytes.
+    """
+    ranks = encoding()._mergeable_ranks
+    shown = _shown_bytes()
+    vocabulary, merges = {}, []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        vocabulary["".join(shown[byte] for byte in token)] = rank
+        if len(token) > 1:
+            left, right = _halves(token, rank, ranks)
+            merges.append(("".join(shown[byte] for byte in left), "".join(shown[byte] for byte in right)))
+    vocabulary["<|endoftext|>"] = END_OF_TEXT
+    return vocabulary, merges
+
+
+def _halves(token: bytes, rank: int, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
+    pieces = [token[i : i + 1] for i in range(len(token))]
+    while len(pieces) > 2:
+        best = min(range(len(pieces) - 1), key=lambda i: ranks.get(pieces[i] + pieces[i + 1], rank))
+        assert ranks.get(pieces[best] + pieces[best + 1], rank) < rank, f"{token!r} is not made by merges"
+        pieces[best : best + 2] = [pieces[best] + pieces[best + 1]]
+    return pieces[0], pieces[1]
+
+
+def _shown_bytes() -> dict[int, str]:
+    """The printable character that stands for each byte in GPT-2's files: itself, or one from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {**{byte: chr(byte) for byte in printable}, **{byte: chr(256 + i) for i, byte in enumerate(hidden)}}
+
+
+def _names(config: ModelConfig) -> dict[str, str]:
+    """Our name of each weight to transformers'."""
+    modules = dict(_OUTER)
+    for layer in range(config.layers):
+        modules |= {f"blocks.{layer}.{ours}": f"transformer.h.{layer}.{theirs}" for ours, theirs in _INNER.items()}
+    names = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in modules.items()}
+    biased = (ours for ours in modules if ours not in ("tokens", "positions"))
+    return {**names, **{f"{ours}.bias": f"{modules[ours]}.bias" for ours in biased}}
+
+
+def _config(folder: Path) -> ModelConfig:
+    path = folder / "config.json"
+    try:
+        known: dict[str, Any] = orjson.loads(path.read_bytes())
+        config = ModelConfig(
+            layers=known["n_layer"],
+            heads=known["n_head"],
+            width=known["n_embd"],
+            context=known["n_positions"],
+            vocab_size=known["vocab_size"],
+            dropout=known.get("resid_pdrop", 0.1),
+        )
+    except OSError as error:
+        raise InputError(f"--hf {folder}: no config.json there ({error.strerror})") from error
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the configuration of a GPT-2 ({error!r})") from error
+    for name, value in {**_FIXED, "n_inner": None}.items():
+        allowed = (value, 4 * config.width) if name == "n_inner" else (value,)
+        if known.get(name, value) not in allowed:
+            raise InputError(f"{path}: {name}={known[name]!r}, but GPT-2 has {value!r}; this model is another one")
+    if config.vocab_size != VOCAB_SIZE:
+        raise InputError(f"{path}: vocabulary of {config.vocab_size} tokens, GPT-2's has {VOCAB_SIZE}")
+    return config
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return sorted({folder / name for name in orjson.loads(index.read_bytes())["weight_map"].values()})
+    pickled = " (a pickled pytorch_model.bin is not read; save it again with safe_serialization=True)"
+    raise InputError(f"--hf {folder}: no model.safetensors{pickled if list(folder.glob('*.bin')) else ''}")
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))

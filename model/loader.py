@@ -1,0 +1,282 @@
+"""The corpus as one long row of tokens, and which of them the n-th training sample holds.
+
+A corpus is a list of ``tokens`` datasets of the lake. Their Parquet files are copied once into a local cache directory,
+as a flat file of 16-bit tokens a split, which every process of the machine maps into memory; each Parquet file's sha256
+is compared with its manifest on the way. Documents follow each other with their end-of-text tokens, none is cropped.
+
+Sample n is a function of (corpus digest, seed, n, context) alone, as in levanter and unlike most loaders, which carry
+state: an epoch is a pseudo-random order of all windows of ``context`` tokens, computed by a small Feistel network
+(Luby and Rackoff, 1988) with cycle walking (Black and Rogaway, 2002), so it needs no table and any position of it can
+be asked for. Resuming needs one integer, and any number of processes and any micro-batch size see the same batches.
+The windows tile the corpus seen as a ring; the point where the tiling starts moves from epoch to epoch, so that a
+window's beginning is not always the same token.
+
+Cost: two bytes a token of disk; a batch is copied from memory-mapped pages, about 1 us a window beside the copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.errors import InputError
+from data.lake import Dataset, Lake
+from data.manifest import File, Manifest, json_digest
+
+FORMAT = 1  # of the cache; raised when its files change
+SPLITS = ("train", "val")
+_ROUNDS = 6  # of the Feistel network; four make it a pseudo-random permutation if the rounds are, and these are cheap
+
+Tokens = npt.NDArray[np.uint16]
+Indices = npt.NDArray[np.int64]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokens of the training and the validation documents, mapped read-only, and what is known of them."""
+
+    digest: str  # over the snapshots' digests in their order
+    snapshots: tuple[str, ...]
+    tokenizer: str
+    train: Tokens
+    val: Tokens
+    train_documents: int
+    val_documents: int
+    max_token: int
+    unigram_entropy: float  # of the training tokens, nats a token: the loss of the best model that ignores context
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Which tokens sample n holds: ``context`` inputs and, one further on, ``context`` targets."""
+
+    corpus_digest: str
+    seed: int
+    n_tokens: int  # training tokens of the corpus
+    context: int
+
+    def __post_init__(self) -> None:
+        if self.n_tokens <= self.context:
+            raise InputError(
+                f"the corpus has {self.n_tokens} training tokens, too few for one sample of context={self.context} and "
+                "its target; add snapshots or lower the context"
+            )
+
+    @property
+    def windows(self) -> int:
+        """Samples an epoch; the last window of the ring overlaps the first by less than one context."""
+        return -(-self.n_tokens // self.context)
+
+    def starts(self, samples: Indices) -> Indices:
+        """The first token of each of these samples (numbers from 0 on), on the ring of training tokens."""
+        starts = np.empty(len(samples), dtype=np.int64)
+        epochs = samples // self.windows
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            keys = self._keys(int(epoch))
+            windows = _permute(samples[chosen] % self.windows, self.windows, keys[1:])
+            starts[chosen] = (int(keys[0] % np.uint64(self.n_tokens)) + windows * self.context) % self.n_tokens
+        return starts
+
+    def batch(self, train: Tokens, samples: Indices) -> tuple[Indices, Indices]:
+        """Inputs and targets of these samples, ``[len(samples), context]`` each."""
+        ring = (self.starts(samples)[:, None] + np.arange(self.context + 1)) % self.n_tokens
+        tokens = train[ring].astype(np.int64)
+        return tokens[:, :-1], tokens[:, 1:]
+
+    def _keys(self, epoch: int) -> npt.NDArray[np.uint64]:
+        """One number for the epoch's starting point and one for each round of its permutation."""
+        name = f"{self.corpus_digest}/{self.seed}/{self.context}/{epoch}"
+        return np.frombuffer(hashlib.shake_256(name.encode()).digest(8 * (_ROUNDS + 1)), dtype="<u8")
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """A seed of 63 bits for one purpose, independent of those for others."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "little") >> 1
+
+
+def rank_samples(
+    samples_seen: int, batch_size: int, micro_batch_size: int, rank: int, world_size: int
+) -> Iterator[Indices]:
+    """The sample numbers of one process in one step, a micro-batch at a time.
+
+    Micro-batch m of the step belongs to process ``m % world_size``, so the step's samples are the same for any number
+    of processes. Raises InputError if the batch cannot be divided so.
+    """
+    if batch_size % (micro_batch_size * world_size):
+        raise InputError(
+            f"batch_size={batch_size} is not divisible by micro_batch_size={micro_batch_size} x {world_size} "
+            f"process(es) = {micro_batch_size * world_size}; change one of them with --set"
+        )
+    for micro in range(rank, batch_size // micro_batch_size, world_size):
+        first = samples_seen + micro * micro_batch_size
+        yield np.arange(first, first + micro_batch_size, dtype=np.int64)
+
+
+def val_windows(n_tokens: int, context: int, limit: int) -> list[tuple[int, int]]:
+    """Windows ``(start, inputs)`` over the validation tokens, in order and without overlap.
+
+    All of them, the last one shorter, if ``limit`` is 0; else at most ``limit``, evenly spread.
+    """
+    starts = range(0, n_tokens - 1, context)
+    windows = [(start, min(context, n_tokens - 1 - start)) for start in starts]
+    if not 0 < limit < len(windows):
+        return windows
+    return [windows[int(i)] for i in np.linspace(0, len(windows) - 1, limit).round()]
+
+
+def open_corpus(lake: Lake, snapshots: tuple[str, ...], cache_dir: Path, *, verify: bool = True) -> Corpus:
+    """Map the corpus, after copying it into the cache if it is not there. Processes may call this at the same time.
+
+    A cached copy is hashed first; ``verify=False`` leaves that out, for processes that follow one that did it.
+    Raises InputError if a snapshot is missing or damaged, if tokenizers differ, or if a split is empty.
+    """
+    manifests = {snapshot: lake.dataset("tokens", snapshot).require() for snapshot in snapshots}
+    tokenizer = _tokenizer(manifests)
+    digest = json_digest([manifest.digest for manifest in manifests.values()])
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    folder = cache_dir / f"corpus-{digest[:32]}"
+    with filelock.FileLock(cache_dir / f"{folder.name}.lock"):  # the first one copies, the others wait for it
+        if verify and folder.exists() and (damage := _damage(folder)):
+            log.warning("%s: %s; it is made again from the lake", folder, damage)
+            shutil.rmtree(folder)
+        if not folder.exists():
+            _materialise(lake, manifests, folder)
+    known = orjson.loads((folder / "corpus.json").read_bytes())
+    empty = [split for split in SPLITS if known[split]["tokens"] == 0]
+    if empty:
+        have = "no training documents" if "train" in empty else "no validation documents (see val_share)"
+        raise InputError(f"--corpus {','.join(snapshots)}: {have}; add a snapshot")
+    arrays = {split: np.memmap(folder / f"{split}.bin", dtype="<u2", mode="r") for split in SPLITS}
+    return Corpus(
+        digest=digest,
+        snapshots=snapshots,
+        tokenizer=tokenizer,
+        train=arrays["train"],
+        val=arrays["val"],
+        train_documents=known["train"]["documents"],
+        val_documents=known["val"]["documents"],
+        max_token=known["max_token"],
+        unigram_entropy=known["unigram_entropy"],
+    )
+
+
+def _permute(indices: Indices, n: int, keys: npt.NDArray[np.uint64]) -> Indices:
+    """The images of ``indices`` under a pseudo-random permutation of ``range(n)``.
+
+    The network permutes the numbers of an even number of bits, fewer than 4n of them; images outside are walked on.
+    """
+    half = np.uint64(max(1, -(-max(1, (n - 1).bit_length()) // 2)))
+    mask = np.uint64((1 << int(half)) - 1)
+    values = indices.astype(np.uint64)
+    outside = np.ones(len(values), dtype=bool)
+    while outside.any():
+        left, right = values[outside] >> half, values[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        values[outside] = (left << half) | right
+        outside = values >= np.uint64(n)
+    return values.astype(np.int64)
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014), modulo 2^64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _tokenizer(manifests: dict[str, Manifest]) -> str:
+    found = {snapshot: str(manifest.settings.get("tokenizer")) for snapshot, manifest in manifests.items()}
+    if len(set(found.values())) > 1:
+        each = ", ".join(f"{snapshot}: {tokenizer}" for snapshot, tokenizer in found.items())
+        raise InputError(f"--corpus mixes tokenizers ({each}); a corpus has one")
+    return next(iter(found.values()))
+
+
+def _materialise(lake: Lake, manifests: dict[str, Manifest], folder: Path) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    try:
+        known: dict[str, Any] = {"format": FORMAT, "snapshots": {name: m.digest for name, m in manifests.items()}}
+        counts: dict[str, npt.NDArray[np.int64]] = {}
+        for split in SPLITS:
+            known[split], counts[split] = _write_split(lake, manifests, split, scratch / f"{split}.bin")
+        seen = counts["train"][counts["train"] > 0]
+        share = seen / max(1, seen.sum())
+        known["unigram_entropy"] = float(-(share * np.log(share)).sum())
+        known["max_token"] = int(max(np.flatnonzero(c)[-1] if c.any() else 0 for c in counts.values()))
+        (scratch / "corpus.json").write_bytes(orjson.dumps(known, option=orjson.OPT_INDENT_2))
+        scratch.replace(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot copy the corpus there ({error}); make room or move the cache") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_split(
+    lake: Lake, manifests: dict[str, Manifest], split: str, path: Path
+) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+    """Copy the tokens of a split; returns what is known of the file, and how often each token is in it."""
+    counts = np.zeros(1 << 16, dtype=np.int64)
+    documents, hasher = 0, hashlib.sha256()
+    with path.open("wb") as out:
+        for snapshot, manifest in manifests.items():
+            dataset = lake.dataset("tokens", snapshot)
+            for file in (file for part in manifest.parts for file in part.files):
+                if not file.path.startswith(f"{split}/"):
+                    continue
+                for tokens, n_documents in _read(dataset, file):
+                    counts += np.bincount(tokens, minlength=len(counts))
+                    documents += n_documents
+                    content = tokens.astype("<u2").tobytes()
+                    hasher.update(content)
+                    out.write(content)
+    return {"tokens": int(counts.sum()), "documents": documents, "sha256": hasher.hexdigest()}, counts
+
+
+def _read(dataset: Dataset, file: File) -> Iterator[tuple[Tokens, int]]:
+    """The tokens of a Parquet file, some documents at a time, after comparing the file with its manifest."""
+    with dataset.lake.open(*dataset.names(*file.path.split("/"))) as opened:
+        content = opened.read()
+    where = dataset.lake.path(*dataset.names(file.path))
+    found = hashlib.sha256(content).hexdigest()
+    if found != file.sha256:
+        raise InputError(
+            f"{where}: sha256 is {found[:16]}.., the manifest says {file.sha256[:16]}..: the file was damaged after it "
+            f"was published; remove {dataset.label} and run the refresh again"
+        )
+    try:
+        for batch in pq.ParquetFile(io.BytesIO(content)).iter_batches(batch_size=1_000, columns=["tokens"]):
+            yield batch.column("tokens").flatten().to_numpy(), len(batch)
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise InputError(f"{where}: not a table of tokens ({error})") from error
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a cached corpus, or None: every byte is hashed, about a second a gigabyte."""
+    with contextlib.suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        known = orjson.loads((folder / "corpus.json").read_bytes())
+        if known["format"] != FORMAT:
+            return f"made by a version with cache format {known['format']}"
+        for split in SPLITS:
+            with (folder / f"{split}.bin").open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != known[split]["sha256"]:
+                    return f"{split}.bin does not match its sha256"
+        return None
+    return "damaged"

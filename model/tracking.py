@@ -1,0 +1,251 @@
+"""A training run in MLflow: parameters, the corpus, metrics by step, checkpoints as LoggedModels, scores.
+
+The only module that knows MLflow, and it knows no torch: checkpoints arrive as directories of safetensors, so nothing
+is pickled. One MLflow run goes with one training run across all its restarts: it is found again by a tag, and steps
+that were logged before a restart are not logged again. Metrics are held back and sent in batches (1,000 calls of
+``log_metric`` take 18 to 57 s, one ``log_batch`` of the same 0.2 s).
+
+No credential enters a record: URIs are stripped of user and password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a lost server must not hold training up for minutes
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from data.errors import InputError
+
+ARTIFACTS = ("model.safetensors", "config.json")
+"""What of a checkpoint becomes the artifacts of its LoggedModel: weights and shape, not the optimizer."""
+
+MAX_BATCH = 1_000  # metrics in one request, MLflow's limit
+MAX_BUFFERED_S = 15.0
+_KEY_TAG, _STEP_TAG, _DIGEST_TAG = "webtext.run_key", "webtext.step", "webtext.digest"
+Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """A dataset of the lake as MLflow shows it."""
+
+    name: str  # tokens/2026-11
+    digest: str  # the manifest's
+    source: str  # where the lake is
+    context: str = "training"
+
+
+def without_credentials(uri: str) -> str:
+    """The URI without user, password and query, where secrets are put."""
+    parts = urlsplit(uri)
+    if not parts.netloc:
+        return uri
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class TrackingError(InputError):
+    """The MLflow server is gone or refuses. Metrics that were not sent are kept and sent with the next flush."""
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, OSError) as error:  # OSError: the artifact store
+        raise TrackingError(f"MLflow does not take {what}: {str(error).splitlines()[0][:300]}") from error
+
+
+class Tracker:
+    """Writes one MLflow run. Use ``open_tracker``, or ``resume_tracker`` for a run whose id is known."""
+
+    def __init__(self, client: MlflowClient, run: Run, clock: Callable[[], float] = time.time) -> None:
+        self.run_id: str = run.info.run_id
+        self._client, self._experiment_id, self._clock = client, run.info.experiment_id, clock
+        self._buffer: list[Metric] = []
+        self._flushed_at = clock()
+        self._logged = {key: self._last_step(key) for key in run.data.metrics}
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Parameters keep their first value in MLflow: one that has changed is a tag with the new value besides."""
+        with _translated("the parameters"):
+            known = self._client.get_run(self.run_id).data.params
+            new = [Param(key, str(value)) for key, value in params.items() if key not in known]
+            changed = [RunTag(f"changed.{k}", str(v)) for k, v in params.items() if k in known and known[k] != str(v)]
+            self._client.log_batch(self.run_id, params=new, tags=changed)
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        with _translated("the tags"):
+            self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_dataset(self, dataset: DatasetRef) -> None:
+        """Record what the run reads. Logging the same dataset again changes nothing."""
+        tags = [InputTag("mlflow.data.context", dataset.context), InputTag(_DIGEST_TAG, dataset.digest)]
+        with _translated(f"the dataset {dataset.name}"):
+            self._client.log_inputs(self.run_id, [DatasetInput(_entity(dataset), tags)])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Buffer metrics of a step; those of a step that was logged before are dropped."""
+        timestamp_ms = int(self._clock() * 1000)
+        for key, value in metrics.items():
+            if step > self._logged.get(key, -1):
+                self._logged[key] = step
+                self._buffer.append(Metric(key, float(value), timestamp_ms, step))
+        if len(self._buffer) >= MAX_BATCH or self._clock() - self._flushed_at > MAX_BUFFERED_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is buffered. Raises TrackingError and keeps what was not sent if the server does not take it."""
+        self._flushed_at = self._clock()
+        while self._buffer:
+            batch = self._buffer[:MAX_BATCH]
+            with _translated("the metrics"):
+                self._client.log_batch(self.run_id, metrics=batch)
+            del self._buffer[: len(batch)]
+
+    def log_checkpoint(self, step: int, metrics: Mapping[str, float], directory: Path | None) -> str:
+        """Record a checkpoint as a LoggedModel with its step and metrics; returns the model's id.
+
+        With a ``directory`` its weights and shape become the model's artifacts (a copy); without, they can follow in
+        another call. A step that is recorded already keeps its model.
+        """
+        with _translated(f"the checkpoint of step {step}"):
+            return self._log_checkpoint(step, metrics, directory)
+
+    def _log_checkpoint(self, step: int, metrics: Mapping[str, float], directory: Path | None) -> str:
+        model_id = self.models().get(step)
+        if model_id is None:
+            run = self._client.get_run(self.run_id)
+            name = re.sub(r"[^A-Za-z0-9_-]", "-", f"{run.info.run_name}-step-{step}")
+            model = self._client.create_logged_model(
+                self._experiment_id,
+                name=name,
+                source_run_id=self.run_id,
+                tags={_STEP_TAG: str(step)},
+                params={"step": str(step)},
+                model_type="gpt2",
+            )
+            model_id = str(model.model_id)
+        self._attach(model_id, metrics, step, None)
+        if directory is not None:
+            have = {file.path for file in self._client.list_logged_model_artifacts(model_id)}
+            for name in (name for name in ARTIFACTS if name not in have):
+                self._client.log_model_artifact(model_id, str(directory / name))
+        self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+        return model_id
+
+    def models(self) -> dict[int, str]:
+        """The ids of the run's LoggedModels by step."""
+        found, token = {}, None
+        while True:
+            page = self._client.search_logged_models(
+                [self._experiment_id], filter_string=f"source_run_id = '{self.run_id}'", page_token=token
+            )
+            found.update({int(m.tags[_STEP_TAG]): str(m.model_id) for m in page if _STEP_TAG in m.tags})
+            token = page.token
+            if not token:
+                return found
+
+    def log_scores(
+        self, model_id: str, scores: Mapping[str, float], step: int, dataset: DatasetRef | None = None
+    ) -> None:
+        """Attach scores to a checkpoint's LoggedModel (and so to the run), with what they were measured on.
+
+        A score that the model has already with the same value and dataset is not logged again.
+        """
+        if dataset:
+            self.log_dataset(dataset)
+        with _translated("the scores"):
+            self._attach(model_id, scores, step, dataset)
+
+    def _attach(self, model_id: str, metrics: Mapping[str, float], step: int, dataset: DatasetRef | None) -> None:
+        timestamp_ms = int(self._clock() * 1000)
+        name, digest = (dataset.name, dataset.digest[:32]) if dataset else (None, None)
+        known = {
+            (metric.key, metric.value, metric.dataset_name, metric.dataset_digest)
+            for metric in self._client.get_logged_model(model_id).metrics or []
+        }
+        entries = [
+            Metric(key, float(value), timestamp_ms, step, model_id=model_id, dataset_name=name, dataset_digest=digest)
+            for key, value in metrics.items()
+            if (key, float(value), name, digest) not in known
+        ]
+        self._client.log_batch(self.run_id, metrics=entries)
+
+    def set_status(self, status: Status) -> None:
+        """FINISHED; FAILED; KILLED for a run that was stopped and can be resumed; RUNNING."""
+        self.flush()
+        with _translated(f"the status {status}"):
+            if status == "RUNNING":
+                self._client.update_run(self.run_id, status)
+            else:
+                self._client.set_terminated(self.run_id, status)
+
+    def _last_step(self, key: str) -> int:
+        return max((metric.step for metric in self._client.get_metric_history(self.run_id, key)), default=-1)
+
+
+def open_tracker(
+    tracking_uri: str, experiment: str, run_name: str, key: str, tags: Mapping[str, str], clock: Callable[[], float]
+) -> Tracker:
+    """The MLflow run tagged with ``key``, created if there is none. Raises InputError if the server does not answer."""
+    client = MlflowClient(tracking_uri=tracking_uri)
+    try:
+        experiment_id = _experiment_id(client, experiment)
+        found = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
+        if found:
+            run = client.get_run(found[0].info.run_id)
+        else:
+            run = client.create_run(experiment_id, run_name=run_name, tags={_KEY_TAG: key})
+        tracker = Tracker(client, run, clock)
+        tracker.log_tags(tags)
+        tracker.set_status("RUNNING")
+    except MlflowException as error:
+        raise _unreachable(tracking_uri, error) from error
+    return tracker
+
+
+def resume_tracker(tracking_uri: str, run_id: str, clock: Callable[[], float] = time.time) -> Tracker:
+    """The tracker of an existing run, for scores. Raises InputError if the server or the run is not there."""
+    client = MlflowClient(tracking_uri=tracking_uri)
+    try:
+        return Tracker(client, client.get_run(run_id), clock)
+    except MlflowException as error:
+        raise _unreachable(tracking_uri, error) from error
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:  # another process may have created it in between
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise InputError(f"MLflow experiment {name!r} was deleted; restore it or choose another name")
+    return str(found.experiment_id)
+
+
+def _unreachable(tracking_uri: str, error: MlflowException) -> InputError:
+    reason = str(error.message).splitlines()[0].replace(tracking_uri, without_credentials(tracking_uri))
+    return InputError(f"MLflow at {without_credentials(tracking_uri)}: {reason[:300]}; is the server up?")
+
+
+def _entity(dataset: DatasetRef) -> Dataset:
+    source = f'{{"uri": "{without_credentials(dataset.source)}"}}'
+    return Dataset(name=dataset.name, digest=dataset.digest[:32], source_type="lake", source=source)

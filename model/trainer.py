@@ -1,0 +1,119 @@
+"""One model in training: the step and the validation, in one process or several.
+
+Everything random is a function of the seed and the number of samples seen: which samples come (model/loader.py), and
+the dropout masks, whose generator is seeded anew for each micro-batch with the number of its first sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.config import ModelConfig, TrainConfig
+from model.gpt2 import GPT2
+from model.loader import Corpus, Indices, Sampler, derive_seed, rank_samples, val_windows
+from model.optim import learning_rate, make_optimizer, set_learning_rate
+from model.world import World
+
+CPU_VAL_TOKENS, GPU_VAL_TOKENS = 1_024, 16_384  # in one forward pass of the validation
+
+
+class DivergedError(RuntimeError):
+    """The loss or the gradient is not a number. The weights are not updated with it and nothing is saved."""
+
+
+class _Head(nn.Module):
+    """The loss as a module's ``forward``, which is what DistributedDataParallel hooks into."""
+
+    def __init__(self, model: GPT2) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        return self.model.loss(ids_BT, targets_BT)
+
+
+class Trainer:
+    """A model in training: weights, optimizer, and the number of steps done, which decides what comes next."""
+
+    def __init__(self, model: ModelConfig, config: TrainConfig, corpus: Corpus, peers: World) -> None:
+        self.config, self.corpus, self.world = config, corpus, peers
+        self.sampler = Sampler(corpus.digest, config.seed, len(corpus.train), model.context)
+        self.step = 0
+        self.micro_batches = len(list(self._samples()))
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        self.model = GPT2(model).to(peers.device)
+        self.optimizer = make_optimizer(self.model, config)
+        head = _Head(self.model)
+        self._ddp = nn.parallel.DistributedDataParallel(head) if peers.size > 1 else None
+        self._loss: nn.Module = self._ddp or head
+
+    def _samples(self) -> Iterator[Indices]:
+        config = self.config
+        seen = self.step * config.batch_size
+        return rank_samples(seen, config.batch_size, config.micro_batch_size, self.world.rank, self.world.size)
+
+    def train_step(self) -> tuple[float, float]:
+        """One update; returns the batch's mean loss (nats a token) and the gradient's norm before clipping.
+
+        Raises DivergedError, before the update, if either is not finite.
+        """
+        self.model.train()
+        total = 0.0
+        for index, samples in enumerate(self._samples()):
+            torch.manual_seed(derive_seed(self.config.seed, f"dropout/{samples[0]}"))
+            is_reduced = index == self.micro_batches - 1  # with the last one's gradients
+            with contextlib.nullcontext() if self._ddp is None or is_reduced else self._ddp.no_sync():
+                loss = self._forward(*self.sampler.batch(self.corpus.train, samples)) / self.micro_batches
+                loss.backward()
+            total += loss.item()
+        mean = self.world.sum(total)[0] / self.world.size
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm))
+        if not (math.isfinite(mean) and math.isfinite(norm)):
+            first = self.step * self.config.batch_size
+            raise DivergedError(
+                f"step {self.step + 1}: loss {mean}, gradient norm {norm}, on samples {first} to "
+                f"{first + self.config.batch_size - 1}; the checkpoint before is untouched: lower the learning rate or "
+                "lengthen the warm-up with --set, under another --run"
+            )
+        set_learning_rate(self.optimizer, learning_rate(self.step, self.config))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return mean, norm
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, int]:
+        """Mean loss over the validation windows, in nats a token, and the number of tokens it is a mean of."""
+        self.model.eval()
+        context = self.sampler.context
+        windows = val_windows(len(self.corpus.val), context, self.config.val_sequences)
+        in_one = max(1, (CPU_VAL_TOKENS if self.world.device.type == "cpu" else GPU_VAL_TOKENS) // context)
+        total, tokens = 0.0, 0
+        for start, length, count in _batches(windows[self.world.rank :: self.world.size], in_one):
+            rows = np.stack([self.corpus.val[s : s + length + 1] for s in start]).astype(np.int64)
+            total += float(self._forward(rows[:, :-1], rows[:, 1:], self.model.loss)) * count * length
+            tokens += count * length
+        total, n_tokens = self.world.sum(total, tokens)
+        return total / n_tokens, int(n_tokens)
+
+    def _forward(self, ids: Any, targets: Any, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+        device = self.world.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            ids_BT, targets_BT = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (ids, targets))
+            return (loss or self._loss)(ids_BT, targets_BT)  # type: ignore[no-any-return]
+
+
+def _batches(windows: list[tuple[int, int]], in_one: int) -> Iterator[tuple[list[int], int, int]]:
+    """Windows of one length, up to ``in_one`` at a time, as ``(starts, length, number)``."""
+    while windows:
+        length = windows[0][1]
+        batch = [start for start, other in windows[:in_one] if other == length]
+        yield batch, length, len(batch)
+        windows = windows[len(batch) :]

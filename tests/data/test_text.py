@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from data import text
+from data.config import PagesConfig, TextConfig, content_settings
+from data.errors import InputError
+from data.lake import Lake, write_parquet
+from data.manifest import Part
+from data.schema import PAGES
+from data.stage import MakePart
+from data.warc import WarcWriter
+
+CONFIG = TextConfig(workers=2)
+PROSE = "The ferry that links the two halves of the town was out of service for day {} in a row, said the council. " * 4
+
+
+def article(n: int) -> str:
+    text = PROSE.format(n, n, n, n)
+    return f"<html><head><title>Day {n}</title></head><body><article><p>{text}</p></article></body></html>"
+
+
+# trafilatura's time grows with the square of the inline elements of a paragraph: about a minute for this one
+SLOW = "<html><body><p>" + "<span>a <b>x</b></span>" * 150_000 + "</p></body></html>"
+
+
+def make_lake(root: Path, parts: dict[str, dict[str, tuple[str, str]]]) -> Lake:
+    """A lake with pages; ``parts`` holds (status, HTML) by URL, by part. WARC records lie in reverse."""
+    lake = Lake(root)
+    pages = lake.dataset("pages", "s")
+    pages.begin(content_settings(PagesConfig()), {})
+    at = datetime(2026, 11, 1, tzinfo=UTC)
+    for part, by_url in parts.items():
+        offsets = {}
+        with lake.scratch() as folder:
+            with (folder / "pages.warc.gz").open("wb") as file:
+                writer = WarcWriter(file, f"{part}.warc.gz", {"software": "test"})
+                for url in sorted(by_url, reverse=True):
+                    if by_url[url][0] == "ok":
+                        head = (b"HTTP/1.1 200 OK", [(b"Content-Type", b"text/html; charset=utf-8")])
+                        body = by_url[url][1].encode()
+                        offsets[url] = writer.write_page(url, at, (b"GET / HTTP/1.1", []), head, body, bytes(20))
+            empty = dict.fromkeys(PAGES.names)
+            rows = [
+                {
+                    **empty,
+                    "canonical_url": url,
+                    "final_url": f"{url}?final",
+                    "status": status,
+                    "warc_file": f"{part}.warc.gz" if url in offsets else None,
+                    "warc_offset": offsets.get(url),
+                    "fetched_at": at,
+                    "domain": None,
+                    "karma": 5,
+                }
+                for url, (status, _) in sorted(by_url.items())
+            ]
+            table = pa.Table.from_pylist(rows, schema=PAGES)
+            write_parquet(table, folder / "pages.parquet")
+            files = {f"{part}.parquet": folder / "pages.parquet", f"{part}.warc.gz": folder / "pages.warc.gz"}
+            counts = {
+                status: sum(row["status"] == status for row in rows) for status in {row["status"] for row in rows}
+            }
+            pages.seal(part, files, table, counts=counts)
+    pages.finish(list(parts), {}, 0.0)
+    return lake
+
+
+def rows_by_url(lake: Lake, part: str = "part-00000") -> dict[str, dict]:
+    return {row["url"]: row for row in lake.dataset("text", "s").read(f"{part}.parquet").to_pylist()}
+
+
+def workers() -> list[psutil.Process]:
+    """Living children of this process's fork server."""
+    found = psutil.Process().children(recursive=True)
+    return [p for p in found if p.ppid() != os.getpid() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_one_row_for_each_fetched_page_in_the_order_of_pages(tmp_path: Path) -> None:
+    by_url = {f"http://a.example/{n:02}": ("ok", article(n)) for n in range(30)}
+    by_url["http://a.example/05"] = ("not_found", "")
+    by_url["http://a.example/07"] = ("ok", "<html><body></body></html>")
+    lake = make_lake(
+        tmp_path, {"part-00000": by_url, "part-1-00000": {}, "part-00001": {"http://b.example/": ("ok", article(99))}}
+    )
+    manifest = text.run(lake, "s", CONFIG).manifest
+    assert [part.name for part in manifest.parts] == ["part-00000", "part-1-00000", "part-00001"]
+    assert manifest.counts == {"empty": 1, "ok": 29}
+    rows = rows_by_url(lake)
+    assert list(rows) == [url for url in sorted(by_url) if by_url[url][0] == "ok"]
+    for n in range(30):
+        url = f"http://a.example/{n:02}"
+        if n in (5, 7):
+            continue
+        row = rows[url]
+        assert row["text"] == PROSE.format(n, n, n, n).strip()
+        assert row["doc_id"] == text.document_id(url, row["text"])
+        assert (row["title"], row["language"], row["domain"], row["karma"]) == (f"Day {n}", "en", "a.example", 5)
+        assert row["n_chars"] == len(row["text"])
+    assert rows["http://a.example/07"]["text"] is None
+    assert rows["http://a.example/07"]["n_words"] is None
+
+
+def test_the_digest_does_not_depend_on_workers_or_interruption(tmp_path: Path) -> None:
+    parts = {f"part-{p:05d}": {f"http://a.example/{p}/{n}": ("ok", article(n)) for n in range(5)} for p in range(2)}
+    whole = text.run(make_lake(tmp_path / "a", parts), "s", TextConfig(workers=1, pages_per_child=3)).manifest
+    lake = make_lake(tmp_path / "b", parts)
+
+    def killed(make_part: MakePart, names: list[str]) -> None:
+        make_part(names[0])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        text.run(lake, "s", CONFIG, killed)
+    made: list[Part] = []
+    again = text.run(lake, "s@variant", CONFIG, lambda make_part, names: made.extend(map(make_part, names)))
+    assert [part.name for part in made] == ["part-00001"]
+    assert again.manifest.digest == whole.digest
+    assert again.manifest.snapshot == "s"
+
+
+def test_a_slow_page_is_given_up_and_named_and_the_others_are_not(tmp_path: Path) -> None:
+    by_url = {f"http://a.example/{n}": ("ok", SLOW if n == 3 else article(n)) for n in range(8)}
+    lake = make_lake(tmp_path, {"part-00000": by_url})
+    started = time.monotonic()
+    manifest = text.run(lake, "s", TextConfig(workers=2, timeout_s=1.0)).manifest
+    assert time.monotonic() - started < 20
+    assert manifest.counts == {"ok": 7, "timeout": 1}
+    assert rows_by_url(lake)["http://a.example/3"]["reason"] == "more than 1 s"
+
+
+def test_a_page_whose_process_is_killed_is_named(tmp_path: Path) -> None:
+    by_url = {f"http://a.example/{n}": ("ok", SLOW if n == 3 else article(n)) for n in range(8)}
+    lake = make_lake(tmp_path, {"part-00000": by_url})
+
+    def kill_the_busy_one() -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            time.sleep(0.2)
+            for child in workers():
+                if child.cpu_times().user > 1.5:  # the others are done long before
+                    child.send_signal(signal.SIGKILL)  # as the kernel does when memory runs out
+                    return
+
+    killer = threading.Thread(target=kill_the_busy_one)
+    killer.start()
+    manifest = text.run(lake, "s", CONFIG).manifest
+    killer.join()
+    assert manifest.counts == {"crashed": 1, "ok": 7}
+    assert rows_by_url(lake)["http://a.example/3"]["reason"] == "the extracting process ended by SIGKILL"
+
+
+def test_memory_is_limited_by_the_kernel(tmp_path: Path) -> None:
+    large = "<html><body>" + "".join(f"<p>{n} {PROSE}</p>" for n in range(20_000)) + "</body></html>"  # 9 MB
+    by_url = {"http://a.example/0": ("ok", large), "http://a.example/1": ("ok", article(1))}
+    lake = make_lake(tmp_path, {"part-00000": by_url})
+    manifest = text.run(lake, "s", TextConfig(workers=1, worker_memory_bytes=8_000_000)).manifest
+    assert manifest.counts == {"crashed": 1, "ok": 1}
+    assert rows_by_url(lake)["http://a.example/0"]["status"] == "crashed"
+
+
+def test_an_oversized_page_fails_with_its_size(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path, {"part-00000": {"http://a.example/": ("ok", article(1))}})
+    manifest = text.run(lake, "s", TextConfig(workers=1, max_html_bytes=100)).manifest
+    assert manifest.counts == {"failed": 1}
+    size = len(article(1))
+    assert rows_by_url(lake)["http://a.example/"]["reason"] == f"{size} bytes, more than max_html_bytes 100"
+
+
+def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
+    make_lake(tmp_path / "lake", {"part-00000": {"http://a.example/": ("ok", SLOW)}})
+    script = tmp_path / "stage.py"
+    script.write_text(
+        "import sys\nfrom data import text\nfrom data.config import TextConfig\nfrom data.lake import Lake\n"
+        "if __name__ == '__main__':\n    text.run(Lake(sys.argv[1]), 's', TextConfig(workers=2))\n"
+    )
+    process = subprocess.Popen([sys.executable, script, tmp_path / "lake"], cwd=Path(__file__).parents[2])
+    try:
+        stage = psutil.Process(process.pid)
+        deadline = time.monotonic() + 30
+        while not any(p.cpu_times().user > 1.5 for p in stage.children(recursive=True)):  # the page is being extracted
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        children = stage.children(recursive=True)
+        assert len(children) >= 3  # the fork server and two workers
+    finally:
+        process.kill()
+        process.wait()
+    _, alive = psutil.wait_procs(children, timeout=5)
+    for left in alive:
+        left.kill()
+    assert alive == []
+
+
+def test_a_damaged_warc_and_a_missing_dataset_are_bad_input(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path, {"part-00000": {"http://a.example/": ("ok", article(1))}})
+    with pytest.raises(InputError, match="pages/other: no such dataset"):
+        text.run(lake, "other", CONFIG)
+    path = tmp_path / "pages/s/part-00000.warc.gz"
+    os.truncate(path, 100)
+    with pytest.raises(InputError, match="damaged"):
+        text.run(lake, "s", CONFIG)
+    assert workers() == []

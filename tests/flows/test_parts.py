@@ -1,0 +1,103 @@
+"""Parts as task runs on a real Prefect server: all of them recorded, bounded, resumed, failing with their own error."""
+
+import errno
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from data.config import TokensConfig
+from data.errors import InputError
+from data.lake import Lake
+from data.manifest import Part
+from data.stage import run_stage
+from flows import services
+from tests.data.test_lake import make_part
+
+NAMES = [f"part-{index:05d}" for index in range(12)]
+
+
+def make_one(root: str, name: str) -> Part:
+    return make_part(Lake(root).dataset("tokens", "demo"), [int(name[-5:])], name)
+
+
+def run_as_flow(root: Path, make, at_once: int, flow_name: str):
+    from prefect import flow
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    from flows.parts import prefect_mapper
+
+    dataset = Lake(root).dataset("tokens", "demo")
+
+    @flow(name=flow_name, task_runner=ThreadPoolTaskRunner(max_workers=at_once), persist_result=False)
+    def stage_flow():
+        return run_stage(dataset, TokensConfig(), {}, lambda: [NAMES], make, prefect_mapper("tokens", at_once))
+
+    return stage_flow()
+
+
+def task_states(flow_name: str) -> dict[str, str]:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter
+
+    deadline = time.monotonic() + 60  # task states reach the server's tables a moment after the flow has ended
+    while True:
+        with get_client(sync_client=True) as client:
+            runs = client.read_task_runs(flow_filter=FlowFilter(name={"any_": [flow_name]}))
+        states = {run.name: str(run.state_name) for run in runs}
+        if all(run.state and run.state.is_final() for run in runs) or time.monotonic() > deadline:
+            return states
+        time.sleep(0.5)
+
+
+def test_every_part_is_a_task_run_and_at_most_so_many_at_once(servers: services.Servers, tmp_path: Path) -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def make(name: str) -> Part:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        part = make_one(str(tmp_path), name)
+        with lock:
+            running -= 1
+        return part
+
+    outcome = run_as_flow(tmp_path, make, 3, "parts-all")
+    assert [part.name for part in outcome.manifest.parts] == NAMES
+    assert most == 3
+    assert task_states("parts-all") == {f"tokens {name}": "Completed" for name in NAMES}
+
+
+def test_a_failing_part_keeps_the_others_and_raises_its_own_error(servers: services.Servers, tmp_path: Path) -> None:
+    def make(name: str) -> Part:
+        if name == "part-00004":
+            raise InputError("dump.zst: truncated")
+        return make_one(str(tmp_path), name)
+
+    with pytest.raises(InputError, match=r"dump\.zst: truncated"):
+        run_as_flow(tmp_path, make, 2, "parts-failing")
+    dataset = Lake(tmp_path).dataset("tokens", "demo")
+    assert {"part-00000", "part-00003"} <= dataset.sealed().keys()
+    assert "part-00004" not in dataset.sealed()
+    assert dataset.manifest() is None
+    outcome = run_as_flow(tmp_path, partial(make_one, str(tmp_path)), 2, "parts-resumed")
+    assert outcome.manifest.rows_out == len(NAMES)
+    made_before = len(NAMES) - len(task_states("parts-resumed"))
+    assert made_before >= 4
+
+
+def test_a_full_disk_is_not_tried_again(servers: services.Servers, tmp_path: Path) -> None:
+    tries = []
+
+    def make(name: str) -> Part:
+        tries.append(name)
+        raise OSError(errno.ENOSPC, "No space left on device", "part-00000.parquet")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        run_as_flow(tmp_path, make, 1, "parts-full")
+    assert caught.value.errno == errno.ENOSPC
+    assert tries == ["part-00000"]

@@ -1,0 +1,75 @@
+"""The embedded servers: started once, found again, restarted after a kill, stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from data.errors import InputError
+from flows import services
+from flows.settings import Settings
+
+
+def test_one_server_is_shared_by_commands_that_start_at_once(servers: services.Servers, home: Path) -> None:
+    outside = Settings(home=home, PREFECT_API_URL=None, MLFLOW_TRACKING_URI=None)
+    program = (
+        "from pathlib import Path; from flows import services; from flows.settings import Settings;"
+        f"print(services.ensure(Settings(home=Path({str(home)!r}))).mlflow_uri)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+    command = [sys.executable, "-c", program]
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(subprocess.check_output, command, env=environment, text=True) for _ in range(3)]
+        assert {run.result().strip() for run in runs} == {servers.mlflow_uri}
+    for kind in services.KINDS:
+        service = services.find(kind, home)
+        assert service is not None
+        assert services.is_healthy(kind, service)
+    assert outside.home == home
+
+
+def test_a_killed_server_is_started_again_on_its_port(tmp_path: Path) -> None:
+    first = services._ensure_one(services.MLFLOW, tmp_path)
+    try:
+        os.kill(first.pid, signal.SIGKILL)
+        for child in psutil.Process().children(recursive=True):
+            if child.ppid() == first.pid:
+                child.kill()
+        os.waitpid(first.pid, 0)
+        assert services.find(services.MLFLOW, tmp_path) is None
+        second = services._ensure_one(services.MLFLOW, tmp_path)
+        assert second.pid != first.pid
+        assert services.is_healthy(services.MLFLOW, second)
+    finally:
+        assert services.stop(tmp_path) == ["mlflow"]
+    assert services.find(services.MLFLOW, tmp_path) is None
+    assert services.stop(tmp_path) == []
+
+
+def test_a_server_that_ends_while_starting_is_reported_with_its_log(tmp_path: Path) -> None:
+    broken = services.Kind(
+        "broken", "/", lambda _home, _port: [sys.executable, "-c", "print('no database')"], lambda *_: {}
+    )
+    with pytest.raises(InputError, match=r"the broken server ended while starting; see .*broken\.log: no database"):
+        services._ensure_one(broken, tmp_path)
+
+
+def test_a_record_of_another_process_with_the_same_pid_is_not_trusted(tmp_path: Path) -> None:
+    record = tmp_path / "services" / "mlflow.json"
+    record.parent.mkdir()
+    record.write_text(f'{{"name": "mlflow", "pid": {os.getpid()}, "started": 1.0, "port": 1}}')
+    assert services.find(services.MLFLOW, tmp_path) is None
+
+
+def test_outside_servers_are_used_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.internal:4200/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.internal:5000")
+    found = services.ensure(Settings(home=tmp_path))
+    assert found == services.Servers("http://prefect.internal:4200/api", "http://mlflow.internal:5000")
+    assert found.prefect_ui_url == "http://prefect.internal:4200"
+    assert not (tmp_path / "services").exists()

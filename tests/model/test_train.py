@@ -1,0 +1,325 @@
+"""Training: resumed to the bit, untouched by what watches it, the same for any number of processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.errors import InputError
+from data.lake import Lake
+from model import checkpoint, trainer, world
+from model.config import TrainSpec
+from model.loader import open_corpus
+from model.optim import state_tensors
+from model.train import train
+from model.trainer import DivergedError, Trainer
+from tests.model.lakes import documents, make_lake, make_spec, publish_tokens
+
+
+class Events:
+    """Collects what training reports."""
+
+    def __init__(self) -> None:
+        self.all: list[dict[str, Any]] = []
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        self.all.append({"event": event, **fields})
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [fields for fields in self.all if fields["event"] == event]
+
+    def losses(self) -> dict[int, float]:
+        return {fields["step"]: fields["loss"] for fields in self.of("step")}
+
+
+def after_steps(count: int) -> Callable[[], bool]:
+    """Stops training after that many steps of this process."""
+    left = iter(range(count - 1))
+    return lambda: next(left, None) is None
+
+
+def files_of(lake: Lake, run: str, step: int) -> dict[str, torch.Tensor]:
+    folder = Path(lake.path("checkpoints", run, checkpoint.step_name(step)))
+    return {**load_file(folder / "model.safetensors"), **load_file(folder / "optimizer.safetensors")}
+
+
+def assert_bit_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    differing = [name for name, tensor in one.items() if not torch.equal(tensor, other[name])]
+    assert differing == []
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return make_lake(tmp_path / "lake")
+
+
+def test_it_learns(lake: Lake) -> None:
+    events = Events()
+    summary = train(make_spec(lake, steps=150, learning_rate=1e-2, dropout=0.0, warmup_steps=10), events)
+    assert summary["first_loss"] == pytest.approx(math.log(64), abs=0.1)
+    assert summary["val_loss"] < summary["unigram_entropy"] - 0.5
+    assert summary["train_loss"] == pytest.approx(np.mean(list(events.losses().values())[-20:]))
+    assert summary["tokens_seen"] == 150 * 8 * 16
+    assert lake.read_json("checkpoints", "a", "summary.json") == summary
+    assert [event["event"] for event in events.all][-1] == "done"
+
+
+def test_resumed_equals_uninterrupted(lake: Lake) -> None:
+    """Twice stopped, between checkpoints and across an epoch's end, with dropout: parameters, optimizer, losses."""
+    whole, parts = Events(), Events()
+    steps = 40
+    assert steps * 8 * 16 > 1.5 * len(open_corpus(lake, ("2026-10",), Path(lake.base).parent / "cache").train)
+    settings: dict[str, Any] = {"dropout": 0.2, "checkpoint_every": 4, "val_every": 4}
+    summary = train(make_spec(lake, "whole", steps=steps, **settings), whole)
+    for stop in (after_steps(15), after_steps(18)):
+        assert train(make_spec(lake, "parts", steps=steps, **settings), parts, stop)["stopped"]
+    resumed = train(make_spec(lake, "parts", steps=steps, **settings), parts)
+    assert [event["step"] for event in parts.of("resumed")] == [15, 33]
+    assert_bit_equal(files_of(lake, "whole", steps), files_of(lake, "parts", steps))
+    assert parts.losses() == whole.losses()
+    volatile = {"run", "checkpoint", "tokens_per_s", "seconds"}
+    assert {k: v for k, v in resumed.items() if k not in volatile} == {
+        k: v for k, v in summary.items() if k not in volatile
+    }
+
+
+def test_watching_changes_nothing(lake: Lake) -> None:
+    train(make_spec(lake, "quiet", steps=6, val_every=100, checkpoint_every=100, log_every=100), Events())
+    train(make_spec(lake, "busy", steps=6, val_every=1, checkpoint_every=1, log_every=1, val_sequences=3), Events())
+    assert_bit_equal(files_of(lake, "quiet", 6), files_of(lake, "busy", 6))
+
+
+def test_micro_batches_change_only_rounding(lake: Lake) -> None:
+    for size in (8, 2):
+        train(make_spec(lake, f"micro-{size}", steps=3, dropout=0.0, micro_batch_size=size), Events())
+    one, other = files_of(lake, "micro-8", 3), files_of(lake, "micro-2", 3)
+    assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
+
+
+def test_a_damaged_checkpoint_is_passed_over(lake: Lake) -> None:
+    train(make_spec(lake, "whole", steps=8, keep_last=9), Events())
+    train(make_spec(lake, "b", steps=8, keep_last=9), Events(), after_steps(6))
+    newest = Path(lake.path("checkpoints", "b", "step-00000006"))
+    content = bytearray((newest / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "model.safetensors").write_bytes(content)
+    (Path(lake.path("checkpoints", "b", "step-00000004")) / "state.json").unlink()  # as if it was killed while saving
+    events = Events()
+    train(make_spec(lake, "b", steps=8, keep_last=9), events)
+    first, second = (event["message"] for event in events.of("warning"))
+    assert "step-00000006/model.safetensors" in first
+    assert "sha256" in first
+    assert "step-00000004/state.json" in second
+    assert [event["step"] for event in events.of("resumed")] == [2]
+    assert_bit_equal(files_of(lake, "whole", 8), files_of(lake, "b", 8))
+
+
+def test_a_finished_run_is_left_alone_until_more_is_asked(lake: Lake) -> None:
+    summary = train(make_spec(lake, steps=4), Events())
+    before = {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
+    for steps in (4, None):  # None: as many as the run was begun with, not the preset's
+        assert train(make_spec(lake, steps=steps), Events()) == {**summary, "skipped": True}
+    assert before == {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
+    longer = train(make_spec(lake, steps=6), Events())
+    assert (longer["steps"], longer["skipped"]) == (6, False)
+
+
+def test_checkpoints_kept(lake: Lake) -> None:
+    summary = train(make_spec(lake, steps=20, keep_last=2, keep_every=8), Events())
+    assert checkpoint.steps(lake, "a") == sorted({8, 16, 18, 20, summary["best_step"]})
+
+
+def test_other_settings_are_refused(lake: Lake) -> None:
+    train(make_spec(lake, steps=2), Events())
+    with pytest.raises(InputError, match=r"begun with other settings \(learning_rate: 0.003 -> 0.1\)"):
+        train(make_spec(lake, steps=4, learning_rate=0.1), Events())
+    publish_tokens(lake, "2026-11", [documents(20, 9)], [documents(3, 10)])
+    other = TrainSpec.from_json({**make_spec(lake, steps=4).to_json(), "corpus": ["2026-10", "2026-11"]}, "x")
+    with pytest.raises(InputError, match="corpus: '"):
+        train(other, Events())
+    assert checkpoint.steps(lake, "a") == [2]
+
+
+def test_corpus_of_another_vocabulary(lake: Lake) -> None:
+    with pytest.raises(InputError, match="is of tokenizer sixty-four with ids up to 63, the model is for gpt2 of 50257"):
+        train(make_spec(lake, tokenizer="gpt2", vocab_size=50_257), Events())
+    with pytest.raises(InputError, match="the model is for sixty-four of 60"):
+        train(make_spec(lake, vocab_size=60), Events())
+    assert not lake.exists("checkpoints", "a")
+
+
+def test_checkpoint_of_another_vocabulary(lake: Lake) -> None:
+    train(make_spec(lake, steps=2), Events())
+    with pytest.raises(InputError, match=r"its vocabulary is sixty-four \(64 tokens\), not gpt2"):
+        checkpoint.load_model(lake, "a")
+    model, state = checkpoint.load_model(lake, "a", tokenizer="sixty-four")
+    assert (state.step, model.training) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 6}, "batch_size=6 is not divisible by micro_batch_size=4 x 1"),
+        ({"context": 100_000}, "too few for one sample of context=100000"),
+    ],
+)
+def test_impossible_settings(lake: Lake, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(make_spec(lake, **settings), Events())
+    assert not lake.exists("checkpoints", "a")
+
+
+def test_unknown_device(lake: Lake) -> None:
+    for device in ("cuda:99", "abacus", "meta"):
+        spec = TrainSpec.from_json({**make_spec(lake).to_json(), "device": device}, "x")
+        with pytest.raises(InputError, match=f"--device {device}"):
+            train(spec, Events())
+
+
+def test_divergence_stops_before_the_update(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(make_spec(lake, steps=4), Events(), after_steps(3))
+    before = files_of(lake, "a", 3)
+    load = checkpoint.restore
+
+    def poisoned(*arguments: Any) -> None:
+        load(*arguments)
+        with torch.no_grad():
+            arguments[2].ln.weight[0] = math.inf
+
+    monkeypatch.setattr(checkpoint, "restore", poisoned)
+    with pytest.raises(DivergedError, match=r"step 4: loss nan.*samples 24 to 31"):
+        train(make_spec(lake, steps=4), Events())
+    monkeypatch.undo()
+    assert checkpoint.steps(lake, "a")[-1] == 3
+    assert_bit_equal(before, files_of(lake, "a", 3))
+    assert train(make_spec(lake, steps=4), Events())["steps"] == 4
+
+
+def test_a_checkpoint_that_cannot_be_written(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    train(make_spec(lake, steps=4), Events(), after_steps(1))
+    monkeypatch.setattr(Lake, "publish_directory", full)
+    with pytest.raises(InputError, match=r"step-00000002 cannot be written.*No space left.*goes on from the checkpoint"):
+        train(make_spec(lake, steps=4), Events())
+    assert checkpoint.steps(lake, "a") == [1]
+
+
+def test_one_process_a_run(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.train.LOCK_WAIT_S", 0.0)
+    with lake.lock("checkpoints-a"), pytest.raises(InputError, match="another webtext process"):
+        train(make_spec(lake), Events())
+
+
+def run_process(lake: Lake, spec: TrainSpec, *, processes: int = 1) -> subprocess.Popen[str]:
+    path = Path(lake.base).parent / f"{spec.run}.json"
+    path.write_text(json.dumps(spec.to_json()))
+    command = [sys.executable, "-m", "model.train", "--spec", str(path)]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [*launcher, *command[1:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[2]
+    )
+
+
+def test_killed_and_stopped_processes_resume_to_the_same_bits(lake: Lake) -> None:
+    """kill -9 after some steps, then SIGTERM after some more, then the rest; against one process that ran through."""
+    settings: dict[str, Any] = {"steps": 60, "checkpoint_every": 7, "val_every": 50}
+    whole = run_process(lake, make_spec(lake, "whole", **settings))
+    parts = run_process(lake, make_spec(lake, "parts", **settings))
+    for number, at_step in ((signal.SIGKILL, 10), (signal.SIGTERM, 12)):
+        assert parts.stdout is not None
+        for line in parts.stdout:
+            event = json.loads(line)
+            if event["event"] == "step" and event["step"] >= at_step:
+                parts.send_signal(number)
+                break
+        rest, _ = parts.communicate()
+        if number == signal.SIGTERM:
+            assert parts.returncode == 0
+            stopped = json.loads(rest.splitlines()[-1])
+            assert stopped["event"] == "stopped"
+            assert checkpoint.steps(lake, "parts")[-1] == stopped["step"]
+        else:
+            assert parts.returncode == -signal.SIGKILL
+        parts = run_process(lake, make_spec(lake, "parts", **settings))
+    for process in (whole, parts):
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert json.loads(out.splitlines()[-1])["event"] == "done"
+    assert_bit_equal(files_of(lake, "whole", 60), files_of(lake, "parts", 60))
+
+
+def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:
+    """Dropout on: the masks are keyed by sample, so the two see the same as one that takes two micro-batches."""
+    settings: dict[str, Any] = {"steps": 4, "dropout": 0.1}
+    two = run_process(lake, make_spec(lake, "two", **settings), processes=2)
+    events = Events()
+    train(make_spec(lake, "one", **settings), events)
+    out, err = two.communicate()
+    assert two.returncode == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if line["event"] == "step"}
+    assert next(line for line in lines if line["event"] == "start")["processes"] == 2
+    assert losses == pytest.approx(events.losses(), abs=1e-6)
+    one, other = files_of(lake, "one", 4), files_of(lake, "two", 4)
+    assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(lake: Lake) -> None:
+    process = run_process(lake, make_spec(lake, batch_size=6))
+    out, err = process.communicate()
+    assert process.returncode == 2
+    assert err.count("\n") == 1
+    assert json.loads(out.splitlines()[-1])["event"] == "error"
+
+
+def test_validation_counts_every_token_once(lake: Lake) -> None:
+    """Against the plain sum over positions, with a last window shorter than the others."""
+    spec = make_spec(lake, val_sequences=0, dropout=0.0)
+    corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
+    preset = spec.resolve()
+    runner = Trainer(preset.model, preset.train, corpus, world.join("cpu"))
+    loss, tokens = runner.validate()
+    context, total = preset.model.context, 0.0
+    with torch.no_grad():
+        for start in range(0, len(corpus.val) - 1, context):
+            window = torch.from_numpy(corpus.val[start : start + context + 1].astype(np.int64))
+            log_p = runner.model(window[None, :-1])[0].log_softmax(1)
+            total -= float(log_p.gather(1, window[1:, None]).sum())
+    assert (len(corpus.val) - 1) % context != 0
+    assert tokens == len(corpus.val) - 1
+    assert loss == pytest.approx(total / tokens, rel=1e-6)
+
+
+def test_optimizer_state_is_kept_by_parameter_name(lake: Lake) -> None:
+    spec = make_spec(lake)
+    corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
+    runner = trainer.Trainer(spec.resolve().model, spec.resolve().train, corpus, world.join("cpu"))
+    runner.train_step()
+    names = {name for name, _ in runner.model.named_parameters()}
+    found = state_tensors(runner.model, runner.optimizer)
+    assert found.keys() == {f"{name}/{key}" for name in names for key in ("step", "exp_avg", "exp_avg_sq")}
+
+
+def test_a_run_removed_by_hand_begins_anew(lake: Lake) -> None:
+    train(make_spec(lake, steps=2), Events())
+    shutil.rmtree(Path(lake.path("checkpoints", "a")))
+    assert train(make_spec(lake, steps=2), Events())["skipped"] is False

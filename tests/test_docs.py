@@ -1,0 +1,69 @@
+"""The documents are true: every command and option is there, statuses are printed from the schema, modules exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from data.schema import STATUSES
+from flows import cli
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = "\n".join(blocks).splitlines()
+    return [line for line in lines if line.startswith("webtext ")]
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_every_webtext_command_in_the_readme_parses(line: str) -> None:
+    words = shlex.split(line.partition("#")[0])
+    command = COMMANDS[words[1]]
+    context = command.make_context(words[1], words[2:])
+    assert context.params
+
+
+def test_every_command_is_in_the_readme_or_explained_by_help() -> None:
+    used = {shlex.split(line)[1] for line in readme_commands()}
+    assert {"refresh", "train", "eval", "sample", "export", "report", "why", "status", "ui"} <= used
+    for name, command in COMMANDS.items():
+        assert command.help, name
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and parameter.name != "help":
+                assert parameter.help, f"{name} {parameter.opts} has no help"
+
+
+def test_statuses_are_documented_from_the_schema() -> None:
+    lines = ["# Statuses", "", "What can become of a row, stage by stage; printed from `data/schema.py`."]
+    for stage, statuses in STATUSES.items():
+        lines += ["", f"## {stage}", "", "| status | meaning |", "| --- | --- |"]
+        lines += [f"| `{status.value}` | {status.__doc__} |" for status in statuses]
+    assert (ROOT / "docs" / "statuses.md").read_text() == "\n".join(lines) + "\n"
+
+
+def test_the_architecture_names_every_module_and_no_other() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    for package in ("data", "model", "flows"):
+        section = text.split(f"## {package}/", 1)[1].split("\n## ", 1)[0]
+        named = set(re.findall(r"`(\w+\.py)`", section))
+        real = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+        known_elsewhere = {"config.py", "errors.py", "process.py"}
+        assert named <= real, f"{package}: {named - real} do not exist"
+        assert real - named <= known_elsewhere, f"{package}: {real - named} have no place in the tables"
+
+
+def test_no_path_of_a_machine_is_in_the_tree() -> None:
+    pattern = re.compile(r"/(?:work|root|tmp/bash_jobs|home/\w+)/")
+    for path in ROOT.rglob("*"):
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".txt"} and ".venv" not in path.parts:
+            relative = path.relative_to(ROOT)
+            if (
+                relative.parts[0] in {"data", "model", "flows", "docs", "benchmarks", "docker"}
+                or len(relative.parts) == 1
+            ):
+                assert not pattern.search(path.read_text()), relative

@@ -1,0 +1,37 @@
+"""The tests need no network: all of them pass in a network namespace that has loopback only, children included.
+
+Slow: it runs the whole suite once more.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LOOPBACK_UP = """
+import fcntl, socket, struct, subprocess, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:  # what `ip link set lo up` does
+    fcntl.ioctl(s, 0x8914, struct.pack("16sh", b"lo", 0x1 | 0x40))
+try:
+    socket.create_connection(("192.0.2.1", 80), timeout=5)
+    sys.exit("the namespace has a network")
+except OSError:
+    sys.exit(subprocess.call(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_the_suite_passes_with_loopback_only() -> None:
+    if not shutil.which("unshare"):
+        pytest.skip("unshare (util-linux) is not installed")
+    namespace = ["unshare", "--map-root-user", "--net", sys.executable, "-c"]
+    probe = subprocess.run([*namespace, "pass"], capture_output=True, text=True, check=False)
+    if probe.returncode != 0:
+        pytest.skip(f"no network namespace may be made here: {probe.stderr.strip()}")
+    suite = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    root = Path(__file__).parents[1]
+    run = subprocess.run([*namespace, LOOPBACK_UP, *suite], cwd=root, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-5000:]
+    assert " passed" in run.stdout
