@@ -12,7 +12,8 @@ A redirect inside the registrable domain is followed here, with the other host's
 is handed off, to be fetched in the part that holds the target's domain. An answer that never began because the
 connection was lost (a server that closes an idle connection) is asked for once more after the delay; nothing else is.
 
-Cost: 1.4 ms of CPU a page of 60 kB on loopback, about half of it for the WARC record. Sources: RFC 9309; the politeness rules of Apache Nutch.
+Cost: 1.4 ms of CPU a page of 60 kB on loopback, about half of it for the WARC record.
+Sources: RFC 9309; the politeness rules of Apache Nutch.
 """
 
 from __future__ import annotations

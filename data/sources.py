@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
@@ -59,8 +59,7 @@ class Source:
     sha256: str
 
 
-@dataclass
-class Line:
+class Line(NamedTuple):
     """``body`` is None for a line longer than ``MAX_LINE_BYTES``. ``number`` counts from 1, blank lines included."""
 
     number: int

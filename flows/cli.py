@@ -169,8 +169,16 @@ def train(
     """Pretrain GPT-2 on a corpus; resumes when the run exists."""
     changes = _pairs(overrides or [])
     settings = _settings(lake)
-    planned = _train_plan(preset, changes)
+    from model.config import resolve
+
+    try:
+        resolve(preset, changes)
+    except InputError as error:
+        raise BadParameter(str(error)) from error
     if dry_run:
+        from flows.plan import train_plan
+
+        planned = train_plan(preset, changes, steps)
         _result(planned, as_json, lambda: _show().settings(planned))
         return
     _started(settings)
@@ -354,15 +362,6 @@ def _result(value: dict[str, Any], as_json: bool, for_people: Callable[[], None]
         print(json.dumps(value, default=str), flush=True)
     else:
         for_people()
-
-
-def _train_plan(preset: str, overrides: dict[str, str]) -> dict[str, Any]:
-    from model.config import plan
-
-    try:
-        return plan(preset, overrides)
-    except InputError as error:
-        raise BadParameter(str(error)) from error
 
 
 def _pairs(items: list[str]) -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""``webtext refresh --dry-run``: read the links into a scratch lake and say what a refresh would fetch."""
+"""Dry runs: what a refresh would fetch, and what a training run would be."""
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data import links as links_stage
@@ -32,4 +32,33 @@ def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig)
         "domains": len(domains),
         "largest_domains": dict(largest),
         "least_hours": round((largest[0][1] if largest else 0) * pages.host_delay_s / 3600, 2),
+    }
+
+
+def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> dict[str, Any]:
+    """The resolved settings of a run and its size: parameters, tokens, FLOP (6 a parameter and token), checkpoint bytes.
+
+    Raises InputError for an unknown preset or setting.
+    """
+    import torch
+
+    from model.config import resolve
+    from model.gpt2 import GPT2
+
+    chosen = resolve(preset, overrides if steps is None else {**overrides, "steps": str(steps)})
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in GPT2(chosen.model).parameters())
+    tokens = chosen.train.steps * chosen.train.batch_size * chosen.model.context
+    return {
+        "dry_run": True,
+        "preset": preset,
+        "model": chosen.model.to_json(),
+        "training": chosen.train.to_json(),
+        "size": {
+            "parameters": parameters,
+            "tokens_per_step": chosen.train.batch_size * chosen.model.context,
+            "tokens": tokens,
+            "flop": 6 * parameters * tokens,
+            "checkpoint_bytes": 12 * parameters,
+        },
     }

@@ -124,7 +124,7 @@ def point_at(settings: Settings, prefect_url: str, mlflow_url: str) -> None:
     os.environ["WEBTEXT_HOME"] = str(settings.home.absolute())
     os.environ.setdefault("PREFECT_HOME", str(settings.home.absolute() / "prefect"))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # errors are ours to print, in a line
     os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "1")

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+from data.errors import InputError
+from model.config import ALIASES, PRESETS, ModelConfig, TrainSpec, resolve
+from model.optim import learning_rate
+
+
+def test_aliases_are_the_same_presets() -> None:
+    for alias, name in ALIASES.items():
+        assert resolve(alias, {}) is not None
+        assert resolve(alias, {}) == resolve(name, {}) == PRESETS[name]
+
+
+def test_paper_recipe() -> None:
+    for name in ALIASES.values():
+        preset = PRESETS[name]
+        assert (preset.train.batch_size, preset.model.context, preset.model.vocab_size) == (512, 1024, 50_257)
+        assert preset.model.dropout == 0.0
+        assert preset.model.width == 64 * preset.model.heads
+
+
+def test_overrides_are_typed() -> None:
+    preset = resolve("124M", {"learning_rate": "1e-3", "width": "96", "steps": "1_000", "precision": "float32"})
+    assert (preset.train.learning_rate, preset.model.width, preset.train.steps) == (1e-3, 96, 1000)
+    assert PRESETS["124M"].model.width == 768
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("125M", {}, "--preset 125M: no such preset; there are nano, mini, 124M, 355M, 774M, 1558M, 117M"),
+        ("nano", {"lr": "1"}, "--set lr=1: no such setting; there are batch_size, beta1"),
+        ("nano", {"steps": "1.5"}, "--set steps=1.5: expects a whole number"),
+        ("nano", {"learning_rate": "fast"}, "--set learning_rate=fast: expects a number"),
+        ("nano", {"steps": "0"}, "steps must be positive, got 0"),
+        ("nano", {"width": "97"}, "width must be divisible by heads=4, got 97"),
+        ("nano", {"precision": "half"}, "precision must be one of auto, float32, bfloat16, got half"),
+    ],
+)
+def test_bad_settings(preset: str, overrides: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        resolve(preset, overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_spec_survives_json() -> None:
+    spec = TrainSpec("lake", ("a", "b"), "run", "nano", "cache", overrides={"seed": "3"}, steps=5)
+    assert TrainSpec.from_json(spec.to_json(), "x") == spec
+    assert spec.resolve().train.steps == 5
+    assert spec.resolve().train.seed == 3
+    with pytest.raises(InputError, match=r"spec.json: not a TrainSpec .*'colour'"):
+        TrainSpec.from_json({**spec.to_json(), "colour": "red"}, "spec.json")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "run", "message"), [((), "r", "is empty"), (("a", "a"), "r", "twice"), (("a",), "../r", "is no name")]
+)
+def test_bad_specs(corpus: tuple[str, ...], run: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainSpec("lake", corpus, run, "nano", "cache")
+
+
+def test_model_config_of_another_version() -> None:
+    with pytest.raises(InputError, match="config.json: not a ModelConfig of this version"):
+        ModelConfig.from_json({"layers": 2}, "config.json")
+
+
+def test_learning_rate() -> None:
+    config = resolve("nano", {"steps": "101", "warmup_steps": "10", "learning_rate": "1"}).train
+    assert [learning_rate(step, config) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert learning_rate(10, config) == pytest.approx(1.0)
+    assert learning_rate(55, config) == pytest.approx(0.55)  # half of the way down to a tenth
+    assert learning_rate(100, config) == pytest.approx(0.1)
+    rates = [learning_rate(step, config) for step in range(10, 101)]
+    assert rates == sorted(rates, reverse=True)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from data.errors import InputError
+from model.config import ModelConfig
+from model.generate import Sampling, draw, generate
+from model.gpt2 import GPT2
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2:
+    torch.manual_seed(0)
+    model = GPT2(ModelConfig(layers=2, heads=2, width=32, context=16, vocab_size=40))
+    with torch.no_grad():
+        model.tokens.weight.mul_(20)  # sharp enough to tell tokens apart
+    return model.double().eval()
+
+
+def tokens(model: GPT2, sampling: Sampling, count: int = 12, prompt: tuple[int, ...] = (1, 2, 3)) -> list[int]:
+    return list(generate(model, prompt, count, sampling))
+
+
+def test_greedy_with_a_cache_equals_greedy_without(model: GPT2) -> None:
+    ids = [1, 2, 3]
+    with torch.no_grad():
+        for _ in range(12):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    assert tokens(model, Sampling(temperature=0)) == ids[3:]
+
+
+def test_sampling_is_decided_by_the_seed(model: GPT2) -> None:
+    assert tokens(model, Sampling(seed=1)) == tokens(model, Sampling(seed=1)) != tokens(model, Sampling(seed=2))
+
+
+def test_past_the_context(model: GPT2) -> None:
+    """When the context of 16 is full the newer half is read again: compare with doing so by hand."""
+    ids = [1, 2, 3]
+    window = list(ids)
+    with torch.no_grad():
+        for _ in range(40):
+            window = window[-8:] if len(window) > 16 else window
+            window.append(int(model(torch.tensor([window]))[0, -1].argmax()))
+            ids.append(window[-1])
+    assert tokens(model, Sampling(temperature=0), count=40) == ids[3:]
+
+
+def test_stop_token(model: GPT2) -> None:
+    whole = tokens(model, Sampling(temperature=0))
+    cut = list(generate(model, [1, 2, 3], 12, Sampling(temperature=0), stop_token=whole[5]))
+    assert cut == whole[: whole.index(whole[5])]
+
+
+def frequencies(logits: list[float], sampling: Sampling) -> dict[int, float]:
+    generator = torch.Generator().manual_seed(0)
+    drawn = Counter(draw(torch.tensor(logits), sampling, generator) for _ in range(4_000))
+    return {token: count / 4_000 for token, count in drawn.items()}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(), {0: 0.5, 1: 0.3, 2: 0.15, 3: 0.05}),
+        (Sampling(temperature=0), {0: 1.0}),
+        (Sampling(temperature=0.5), {0: 0.685, 1: 0.247, 2: 0.062, 3: 0.007}),
+        (Sampling(top_k=2), {0: 0.625, 1: 0.375}),
+        (Sampling(top_p=0.5), {0: 1.0}),
+        (Sampling(top_p=0.81), {0: 0.526, 1: 0.316, 2: 0.158}),
+        (Sampling(top_k=3, top_p=0.6), {0: 0.625, 1: 0.375}),
+    ],
+)
+def test_distribution(sampling: Sampling, expected: dict[int, float]) -> None:
+    found = frequencies(torch.tensor([0.5, 0.3, 0.15, 0.05]).log().tolist(), sampling)
+    assert found.keys() == expected.keys()
+    assert found == pytest.approx(expected, abs=0.03)  # four standard errors of 4,000 draws
+
+
+def test_bad_input(model: GPT2) -> None:
+    with pytest.raises(InputError, match="the prompt has no token"):
+        tokens(model, Sampling(), prompt=())
+    for bad in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}):
+        with pytest.raises(InputError, match=f"{next(iter(bad))}={next(iter(bad.values()))}"):
+            Sampling(**bad)
