@@ -32,7 +32,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.config import LinksConfig
-from data.errors import InputError
 from data.lake import Dataset, Lake, part_name, write_parquet
 from data.manifest import Part
 from data.merge import merged_links
@@ -78,19 +77,18 @@ def run(lake: Lake, snapshot: str, sources: Sequence[str], config: LinksConfig, 
         yield [_source_name(index) for index in range(len(found))]
         yield [part_name(index) for index in range(_n_parts(dataset, len(found), config))]
 
-    try:
-        return run_stage(
-            dataset,
-            config,
-            {f"source:{source.label}": source.sha256 for source in found},
-            rounds,
-            functools.partial(make_part, lake.root, snapshot, config, tuple(found)),
-            mapper,
-        )
-    except InputError:
-        if dataset.begun() is not None and not dataset.sealed():  # a mended source has another hash: let it begin anew
-            lake.remove(*dataset.names("_begun.json"))
-        raise
+    if dataset.manifest() is None and not lake.names(*dataset.names("_parts")):
+        lake.remove(
+            *dataset.names("_begun.json")
+        )  # nothing was made: a mended source, which has another hash, may begin
+    return run_stage(
+        dataset,
+        config,
+        {f"source:{source.label}": source.sha256 for source in found},
+        rounds,
+        functools.partial(make_part, lake.root, snapshot, config, tuple(found)),
+        mapper,
+    )
 
 
 def make_part(lake_root: str, snapshot: str, config: LinksConfig, sources: tuple[Source, ...], name: str) -> Part:

@@ -28,8 +28,8 @@ class LinkStatus(Status):
 
     OK = "ok", "kept: one row per distinct canonical URL"
     MERGED = "merged", "a further submission of a URL that has a row already (its score is in that row)"
-    MALFORMED_LINE = "malformed_line", "the line is no JSON object; its number is in the links report"
-    SELF_POST = "self_post", "a text post of the site itself, no outbound link"
+    MALFORMED_LINE = "malformed_line", "the line is no JSON object, or too long; its number is in the links report"
+    SELF_POST = "self_post", "a post of the site itself (text, or a file on its own hosts), no outbound link"
     NO_URL = "no_url", "the submission has no URL"
     BAD_URL = "bad_url", "not a URL that can be fetched: another scheme, no host, credentials inside, unparsable"
     OVER_18 = "over_18", "marked as not safe for work"

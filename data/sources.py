@@ -154,7 +154,7 @@ def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
         yield from _zstd_blocks(file)
         return
     with _OPENERS[compression](file) as reader:
-        while block := reader.read(_BLOCK_BYTES):
+        while block := reader.read1(_BLOCK_BYTES):  # read() would lose what stands before the place of damage
             yield block
 
 

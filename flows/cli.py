@@ -6,11 +6,12 @@ Heavy packages are imported inside the commands, so that ``--help`` answers at o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -51,9 +52,7 @@ def main() -> NoReturn:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail(
-            f"no space left for {error.filename or 'the lake'}: make room and run the same command again"
-        )
+        _fail(f"no space left for {error.filename or 'the lake'}: make room and run the same command again")
     sys.exit(0)
 
 
@@ -69,11 +68,11 @@ def demo(lake: LakeOption = None, as_json: JsonOption = False) -> None:
     Crawls a few thousand pages of a web that this program serves to itself, makes a corpus of them, trains a small
     GPT-2 on it and scores it. Run it again: what is done is verified and not done twice.
     """
-    from flows.demo import run_demo
-
     settings = _settings(lake)
-    _started(settings)
-    result = run_demo(settings)
+    with _session(settings):
+        from flows.demo import run_demo
+
+        result = run_demo(settings)
     _result(result, as_json, lambda: _show().demo(result, settings))
 
 
@@ -121,7 +120,6 @@ def refresh(
     from data.config import LinksConfig, PagesConfig
 
     settings = _settings(lake)
-    contact = {"contact": settings.contact} if settings.contact else {}
     links = LinksConfig(min_karma=min_karma)
     pages = PagesConfig(
         host_delay_s=host_delay,
@@ -129,7 +127,7 @@ def refresh(
         max_bytes=None if max_bytes is None else int(_quantity(max_bytes, _UNITS, "--max-bytes")),
         allow_net=tuple(allow_net or ()),
         connect_to=tuple(connect_to or ()),
-        **contact,
+        contact=settings.contact or PagesConfig.contact,
     )
     if dry_run:
         from flows.plan import refresh_plan
@@ -137,10 +135,10 @@ def refresh(
         planned = refresh_plan(sources, links, pages)
         _result(planned, as_json, lambda: _show().plan(planned))
         return
-    _started(settings)
-    from flows.refresh import refresh as refresh_flow
+    with _session(settings):
+        from flows.refresh import refresh as refresh_flow
 
-    result = refresh_flow(sources, snapshot, settings.lake, links=links, pages=pages, history=history)
+        result = refresh_flow(sources, snapshot, settings.lake, links=links, pages=pages, history=history)
     _result(result, as_json, lambda: _show().funnel(result))
 
 
@@ -181,10 +179,10 @@ def train(
         planned = train_plan(preset, changes, steps)
         _result(planned, as_json, lambda: _show().settings(planned))
         return
-    _started(settings)
-    from flows.pretrain import pretrain
+    with _session(settings):
+        from flows.pretrain import pretrain
 
-    result = pretrain(corpus.split(","), preset, run, settings.lake, steps, device, changes, processes)
+        result = pretrain(corpus.split(","), preset, run, settings.lake, steps, device, changes, processes)
     _result(result, as_json, lambda: _show().training(result))
 
 
@@ -212,20 +210,20 @@ def evaluate(
     if sum(value is not None for value in (run, checkpoint, hf)) != 1:
         raise BadParameter("name exactly one of --run, --checkpoint and --hf")
     settings = _settings(lake)
-    _started(settings)
-    from flows.evaluate import evaluate as evaluate_flow
+    with _session(settings):
+        from flows.evaluate import evaluate as evaluate_flow
 
-    result = evaluate_flow(
-        run=run,
-        checkpoint=checkpoint,
-        hf=hf,
-        corpus=corpus.split(",") if corpus else None,
-        tasks=None if tasks == "all" else tasks.split(","),
-        eval_data=eval_data,
-        limit=limit,
-        device=device,
-        lake=settings.lake,
-    )
+        result = evaluate_flow(
+            run=run,
+            checkpoint=checkpoint,
+            hf=hf,
+            corpus=corpus.split(",") if corpus else None,
+            tasks=None if tasks == "all" else tasks.split(","),
+            eval_data=eval_data,
+            limit=limit,
+            device=device,
+            lake=settings.lake,
+        )
     _result(result, as_json, lambda: _show().scores(result))
 
 
@@ -338,16 +336,19 @@ def _settings(lake: str | None) -> Settings:
     return settings if lake is None else settings.model_copy(update={"lake": lake})
 
 
-def _started(settings: Settings) -> None:
-    """Servers up, our signals handled, runs that were killed marked as such. Before Prefect is imported."""
+@contextlib.contextmanager
+def _session(settings: Settings) -> Iterator[None]:
+    """Servers up, signals handled, killed runs marked as such, our own tagged. Before Prefect is imported."""
     from flows import services
 
     services.ensure(settings)
 
-    from flows.interrupt import crash_killed_runs, stop_on_signals
+    from flows.interrupt import crash_killed_runs, stop_on_signals, tagged
 
     stop_on_signals(settings.home)
     crash_killed_runs(settings)
+    with tagged():
+        yield
 
 
 def _show() -> Any:

@@ -10,7 +10,6 @@ from data.config import LinksConfig, PagesConfig, TokensConfig
 from data.lake import Lake
 from flows import localweb
 from flows.evaluate import evaluate
-from flows.interrupt import tagged
 from flows.pretrain import pretrain
 from flows.progress import say
 from flows.refresh import refresh
@@ -36,7 +35,7 @@ def run_demo(settings: Settings) -> dict[str, Any]:
     started = time.monotonic()
     home = settings.home.absolute()
     say("building the local web from the documentation of the installed packages")
-    with localweb.running(home) as web, tagged():
+    with localweb.running(home) as web:
         refreshed = refresh(
             [str(web.dump)],
             SNAPSHOT,
@@ -45,9 +44,8 @@ def run_demo(settings: Settings) -> dict[str, Any]:
             pages=pages_config(web.connect_to),
             tokens=TOKENS,
         )
-    with tagged():
-        trained = pretrain([SNAPSHOT], PRESET, RUN, settings.lake)
-        scored = evaluate(run=RUN, lake=settings.lake)
+    trained = pretrain([SNAPSHOT], PRESET, RUN, settings.lake)
+    scored = evaluate(run=RUN, lake=settings.lake)
     lake = Lake(settings.lake)
     stages_skipped = all(stage["skipped"] for stage in refreshed["stages"].values())
     return {

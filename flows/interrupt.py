@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 
 import psutil
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
 from prefect.context import tags
 from prefect.states import Crashed
@@ -55,8 +56,8 @@ def process_tag() -> str:
     return f"process:{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
 
 
-def tagged() -> tags:
-    """Context manager: flow runs made inside carry ``process_tag``."""
+def tagged() -> AbstractContextManager[set[str]]:
+    """Flow runs made inside carry ``process_tag``."""
     return tags(process_tag())
 
 
@@ -66,7 +67,8 @@ def crash_killed_runs(settings: Settings) -> int:
         return 0  # a server of others: their automations decide
     count = 0
     with get_client(sync_client=True) as client:
-        running = FlowRunFilter(state={"type": {"any_": [StateType.RUNNING, StateType.PENDING]}})
+        types = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+        running = FlowRunFilter(state=FlowRunFilterState(type=types))
         for run in client.read_flow_runs(flow_run_filter=running, limit=200):
             mark = next((tag for tag in run.tags if tag.startswith(f"process:{socket.gethostname()}:")), None)
             if mark and not _is_alive(mark):

@@ -9,9 +9,8 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import TaskRun
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture
-from prefect.states import State
 from prefect.tasks import Task
 
 from data.manifest import Part
@@ -47,7 +46,7 @@ def prefect_mapper(stage: str, at_once: int) -> Mapper:
 
     def mapper(make_part: MakePart, names: Sequence[str]) -> None:
         slots = threading.BoundedSemaphore(at_once)
-        futures: list[PrefectConcurrentFuture[dict[str, Any]]] = []
+        futures: list[PrefectFuture[dict[str, Any]]] = []
         failed = threading.Event()
         with Bar(stage, len(names), "parts") as bar:
 
@@ -63,7 +62,7 @@ def prefect_mapper(stage: str, at_once: int) -> Mapper:
                 slots.acquire()
                 if failed.is_set():
                     break
-                future = part.with_options(name=stage).submit(stage, name, make_part)
+                future: PrefectFuture[dict[str, Any]] = part.with_options(name=stage).submit(stage, name, make_part)
                 future.add_done_callback(done)
                 futures.append(future)
             for future in futures:

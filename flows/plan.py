@@ -36,7 +36,7 @@ def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig)
 
 
 def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> dict[str, Any]:
-    """The resolved settings of a run and its size: parameters, tokens, FLOP (6 a parameter and token), checkpoint bytes.
+    """The resolved settings of a run and its size; 6 FLOP a parameter and token, 12 bytes of checkpoint a parameter.
 
     Raises InputError for an unknown preset or setting.
     """

@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from data.lake import Lake
-from flows import services
+from flows import artifacts, services
 from flows.progress import Bar, say
-from flows.settings import Settings
+from flows.settings import EXPERIMENT, Settings
 from flows.supervise import Event, run_child
 from model.config import TrainSpec
-
-EXPERIMENT = "webtext"
 
 
 @flow(name="pretrain", persist_result=False)
@@ -52,7 +49,7 @@ def pretrain(
         tags={"prefect_flow_run_id": str(flow_run.get_id())},
     )
     result = train(spec.to_json(), processes, settings.home.absolute())
-    create_markdown_artifact(key=f"train-{_key(spec.run)}", markdown=_markdown(result), description=f"Run {spec.run}")
+    artifacts.table("training", spec.run, [{"what": key, "value": value} for key, value in result.items()])
     return result
 
 
@@ -70,7 +67,6 @@ def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
         if event.get("event") == "step":
             if bar is None:
                 bar = Bar("train", int(event["steps"]), "steps")
-                bar.__enter__()
             bar.update(int(event["step"]), f"loss {event['loss']:.3f} {event['tokens_per_s']:,.0f} tokens/s")
         elif "message" in event:
             say(f"train: {event['message']}")
@@ -80,7 +76,7 @@ def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
         result = run_child("model.launch", arguments, folder / "train.log", on_event)
     finally:
         if bar is not None:
-            bar.__exit__(None, None, None)
+            bar.close()
     result.pop("event")
     return result
 
@@ -88,12 +84,3 @@ def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
 def default_run(preset: str, corpus: list[str]) -> str:
     """Such as ``124M-2026-10_2026-11``: the same arguments are the same run, and resume it."""
     return f"{preset}-{'_'.join(corpus)}".replace("@", "-")
-
-
-def _key(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
-
-
-def _markdown(result: dict[str, Any]) -> str:
-    rows = [f"| {key} | {value} |" for key, value in result.items() if not isinstance(value, (dict, list))]
-    return "\n".join(["| what | value |", "| --- | --- |", *rows])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -29,15 +28,15 @@ class Bar:
             times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
             self._live = Progress(*columns, *times, console=console)
             self._id = self._live.add_task(name, total=total, note="")
+            self._live.start()
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         if self._live:
             self._live.stop()
 

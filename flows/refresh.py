@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data import links as links_stage
@@ -21,6 +20,7 @@ from data.lake import Lake, base_snapshot
 from data.manifest import Manifest
 from data.schema import STAGES
 from data.stage import Mapper, Outcome
+from flows import artifacts
 from flows.parts import prefect_mapper
 from flows.progress import say
 from flows.settings import Settings
@@ -69,7 +69,7 @@ def refresh(
         assert [stage for stage, _ in runs] == list(STAGES)
         outcomes = {stage: _as_subflow(stage, run) for stage, run in runs}
     result = {"snapshot": name, "stages": {stage: stage_summary(outcome) for stage, outcome in outcomes.items()}}
-    create_table_artifact(key=_artifact_key(name), table=_funnel_rows(result), description=f"Funnel of {name}")
+    artifacts.table("funnel", name, _funnel_rows(result))
     return result
 
 
@@ -89,7 +89,7 @@ def stage_summary(outcome: Outcome) -> dict[str, Any]:
 
 def _as_subflow(stage: str, run: Callable[[Mapper], Outcome]) -> Outcome:
     mapper = prefect_mapper(stage, AT_ONCE[stage])
-    runner = ThreadPoolTaskRunner(max_workers=AT_ONCE[stage])
+    runner: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE[stage])
 
     @flow(name=stage, task_runner=runner, persist_result=False)
     def stage_flow() -> Outcome:
@@ -101,10 +101,6 @@ def _as_subflow(stage: str, run: Callable[[Mapper], Outcome]) -> Outcome:
     state = "found done" if outcome.skipped else f"done in {manifest.seconds:.0f} s"
     say(f"{stage}: {manifest.rows_in:,} -> {manifest.rows_out:,}, {state}" + (f" ({lost})" if lost else ""))
     return outcome
-
-
-def _artifact_key(name: str) -> str:
-    return "funnel-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
 def _funnel_rows(result: dict[str, Any]) -> list[dict[str, Any]]:

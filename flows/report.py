@@ -56,4 +56,5 @@ def _history(lake: Lake, run: str, settings: Settings) -> History:
     record = lake.read_json("checkpoints", run, "run.json")
     if not record["mlflow_run_id"]:
         return {}
-    return metric_history(services.ensure(settings).mlflow_uri, record["mlflow_run_id"], METRICS)
+    history: History = metric_history(services.ensure(settings).mlflow_uri, record["mlflow_run_id"], METRICS)
+    return history

@@ -14,6 +14,9 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+EXPERIMENT = "webtext"
+"""Where all training runs and scores are in MLflow."""
+
 
 class Settings(BaseSettings):
     """The environment, read when an instance is made."""

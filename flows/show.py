@@ -88,9 +88,10 @@ def demo(result: dict[str, Any], settings: Settings) -> None:
 
 def plan(result: dict[str, Any]) -> None:
     """What a refresh would fetch."""
+    meanings = _meanings("links")
     table = _table("What a refresh would do", "links", "count", "what it means")
     for status, count in result["links"]["by_status"].items():
-        table.add_row(status, f"{count:,}", str(STATUSES["links"](status).__doc__))
+        table.add_row(status, f"{count:,}", meanings[status])
     console.print(table)
     largest = ", ".join(f"{domain} {count:,}" for domain, count in result["largest_domains"].items())
     console.print(f"{result['domains']:,} domains; the largest: {largest or 'none'}")
@@ -114,7 +115,7 @@ def why(found: list[dict[str, Any]]) -> None:
         console.print(f"{entry['snapshot']}: {entry['canonical_url']}", soft_wrap=True)
         for stage, fields in entry["stages"].items():
             rest = ", ".join(f"{k} {v}" for k, v in fields.items() if k != "status" and v not in (None, ""))
-            meaning = STATUSES[stage](fields["status"]).__doc__
+            meaning = _meanings(stage)[fields["status"]]
             console.print(
                 f"  {stage:<7} {fields['status']}: {meaning}" + (f" ({rest})" if rest else ""), soft_wrap=True
             )
@@ -138,6 +139,10 @@ def doctor(checks: list[dict[str, Any]]) -> None:
     marks = {"good": "[green]good[/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}
     for check in checks:
         console.print(f"{marks[check['state']]}  {check['what']}: {check['detail']}", soft_wrap=True)
+
+
+def _meanings(stage: str) -> dict[str, str]:
+    return {status.value: str(status.__doc__) for status in STATUSES[stage]}
 
 
 def _stage_cell(stage: dict[str, Any] | None) -> str:

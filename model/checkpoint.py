@@ -63,6 +63,11 @@ class State:
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)  # of the other files
     format: int = FORMAT
 
+    @property
+    def train_loss(self) -> float:
+        """Mean of the last steps' losses, nats a token."""
+        return sum(self.recent_losses) / len(self.recent_losses)
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
         """Raises InputError naming ``where``."""

@@ -131,21 +131,21 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # The demo: about 80 s on two cores. Nine tenths of the work is the head over 50,257 words, so the width is small;
+    # The demo: about 85 s on two cores. Nine tenths of the work is the head over 50,257 words, so the width is small;
     # at this width bfloat16 products are slower than fp32 ones on a CPU with avx512_bf16.
     "nano": Preset(
         ModelConfig(layers=3, heads=4, width=96, context=128),
         TrainConfig(
-            steps=512,
+            steps=440,
             batch_size=4,
             learning_rate=3e-3,
-            warmup_steps=26,
+            warmup_steps=22,
             precision="float32",
             micro_batch_size=4,
-            val_every=128,
+            val_every=110,
             val_sequences=128,
-            checkpoint_every=128,
-            keep_every=256,
+            checkpoint_every=110,
+            keep_every=220,
         ),
     ),
     "mini": Preset(

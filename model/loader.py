@@ -156,6 +156,8 @@ def open_corpus(lake: Lake, snapshots: tuple[str, ...], cache_dir: Path, *, veri
         if verify and folder.exists() and (damage := _damage(folder)):
             log.warning("%s: %s; it is made again from the lake", folder, damage)
             shutil.rmtree(folder)
+        for scratch in cache_dir.glob(f"{folder.name}-*"):  # of processes that were killed while they held the lock
+            shutil.rmtree(scratch, ignore_errors=True)
         if not folder.exists():
             _materialise(lake, manifests, folder)
     known = orjson.loads((folder / "corpus.json").read_bytes())

@@ -7,8 +7,8 @@ same number of threads), neither validation nor logging can change it, and the s
 number of processes (so are the dropout masks, if the micro-batch size is).
 
 Standard output holds one JSON object a line for the supervising process: ``start``, ``resumed``, ``step``, ``val``,
-``checkpoint``, ``warning``, and at the end one of ``done`` (with the summary), ``stopped`` (SIGTERM: saved, to be
-resumed) and ``error``. Exit codes: 0 done or stopped, 1 failed, 2 wrong input.
+``checkpoint``, ``warning``, and at the end one of ``done`` (with the summary), ``stopped`` (SIGTERM or SIGINT: saved, to
+be resumed) and ``error``. Exit codes: 0 done or stopped, 1 failed, 2 wrong input.
 
 Cost: see model/gpt2.py; a checkpoint is 12 bytes a parameter.
 """
@@ -25,7 +25,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any
 
 import orjson
 
@@ -38,22 +38,14 @@ from model import checkpoint, world
 from model.checkpoint import State
 from model.config import Preset, TrainSpec
 from model.loader import Corpus, open_corpus
+from model.observer import Emit, Silent, observe
 from model.optim import learning_rate
 from model.trainer import DivergedError, Trainer
 from model.world import World
 
-if TYPE_CHECKING:
-    from model.tracking import Tracker
-
 RUN, SUMMARY = "run.json", "summary.json"
 LOSS_WINDOW = 20  # steps; train_loss is their mean
 LOCK_WAIT_S = 30.0  # a process before this one may still be saving its last checkpoint
-
-
-class Emit(Protocol):
-    """Reports an event to whoever watches."""
-
-    def __call__(self, event: str, **fields: Any) -> None: ...
 
 
 def train(
@@ -86,8 +78,7 @@ class _Run:
         self.preset = self._preset()
         self.trainer = Trainer(self.preset.model, self.preset.train, self.corpus, peers)
         self.state: State | None = None
-        self.tracker: Tracker | None = None
-        self.warnings: list[str] = []  # what MLflow did not take
+        self.observer = Silent()
 
     def _names(self, name: str) -> tuple[str, str, str]:
         return "checkpoints", self.spec.run, name
@@ -127,22 +118,24 @@ class _Run:
         if summary is not None:
             self.emit("done", **summary)
             return summary
-        if self.world.is_first and self.spec.tracking_uri:
-            self.tracker = self._track(record)
-            if self.state:  # it may have been killed between the checkpoint and its record
-                self._log_checkpoint(self.state)
+        self.observer = self._observer(record)
+        if self.state:  # it may have been killed between the checkpoint and its record in MLflow
+            self.observer.checkpoint(self.state, with_weights=self._is_permanent(self.state.step))
         try:
-            stopped = self._steps(should_stop)
-            if stopped:
-                self._end("KILLED")
+            if self._steps(should_stop):
+                self.observer.end("KILLED")
                 self.emit("stopped", run=self.spec.run, step=self.trainer.step)
                 return {"run": self.spec.run, "steps": self.trainer.step, "stopped": True, "skipped": False}
             summary = self._finish()
-        except DivergedError:
-            self._end("FAILED")
+        except Exception:
+            self.observer.end("FAILED")
             raise
         self.emit("done", **summary)
         return summary
+
+    def _is_permanent(self, step: int) -> bool:
+        """Whether the checkpoint of a step is kept for good."""
+        return self.preset.train.keep_every > 0 and step % self.preset.train.keep_every == 0
 
     def _begin(self) -> dict[str, Any]:
         """Publish ``run.json``, or compare with the one that is there: a run is never continued as another."""
@@ -173,7 +166,7 @@ class _Run:
         """Continue at the newest intact checkpoint, if there is one. The first process chooses it for all."""
         state, complaints = checkpoint.newest_intact(self.lake, self.spec.run) if self.world.is_first else (None, [])
         for complaint in complaints:
-            self.emit("warning", message=f"{complaint}; the checkpoint before it is used")
+            self.emit("warning", message=f"{complaint}; an older one, or the start, is used")
         step = int(self.world.sum(state.step if state else 0)[0])
         if step == 0:
             return
@@ -189,21 +182,16 @@ class _Run:
         summary: dict[str, Any] = self.lake.read_json(*self._names(SUMMARY))
         return {**summary, "skipped": True} if summary["steps"] == self.trainer.step else None
 
-    def _track(self, record: dict[str, Any]) -> Tracker:
-        from model.tracking import DatasetRef, open_tracker  # MLflow takes seconds to import
-
-        assert self.spec.tracking_uri is not None
-        tags = {"webtext.corpus_digest": self.corpus.digest, "webtext.preset": self.spec.preset, **self.spec.tags}
-        tracker = open_tracker(
-            self.spec.tracking_uri, self.spec.experiment, self.spec.run, record["key"], tags, time.time
-        )
+    def _observer(self, record: dict[str, Any]) -> Silent:
+        """What reports to MLflow, if the run is tracked; the run's MLflow id goes to ``run.json``."""
+        if self.spec.tracking_uri is None or not self.world.is_first:
+            return Silent()
+        tags = {"webtext.corpus_digest": self.corpus.digest, "webtext.preset": self.spec.preset}
         settings = {**self.preset.train.to_json(), **self.preset.model.to_json()}
-        tracker.log_params({**settings, "parameters": self._parameters(), "preset": self.spec.preset})
-        for snapshot in self.spec.corpus:
-            manifest = self.lake.dataset("tokens", snapshot).require()
-            tracker.log_dataset(DatasetRef(f"tokens/{snapshot}", manifest.digest, self.lake.root))
-        self.lake.publish_json({**record, "mlflow_run_id": tracker.run_id}, *self._names(RUN))
-        return tracker
+        params = {**settings, "parameters": self._parameters(), "preset": self.spec.preset}
+        observer = observe(self.lake, self.spec, record["key"], tags, params, self.emit)
+        self.lake.publish_json({**record, "mlflow_run_id": observer.run_id}, *self._names(RUN))
+        return observer
 
     def _parameters(self) -> int:
         return sum(weight.numel() for weight in self.trainer.model.parameters())
@@ -247,12 +235,12 @@ class _Run:
                 fields = {"loss": loss, "grad_norm": norm, "lr": learning_rate(step - 1, config), "tokens_per_s": rate}
                 eta_s = (self.clock() - began) / here_steps * (config.steps - step)
                 self.emit("step", step=step, steps=config.steps, eta_s=round(eta_s, 1), **fields)
-                self._record(fields, step)
+                self.observer.metrics(fields, step)
             val_loss = None
             if (step % config.val_every == 0 or is_saved) and not is_stopped:
                 val_loss, val_tokens = trainer.validate()
                 self.emit("val", step=step, val_loss=val_loss, tokens=val_tokens)
-                self._record({"val_loss": val_loss}, step)
+                self.observer.metrics({"val_loss": val_loss}, step)
             if is_saved:
                 if val_loss is not None and (best_val_loss is None or val_loss < best_val_loss):
                     best_step, best_val_loss = step, val_loss
@@ -270,7 +258,7 @@ class _Run:
                     best_val_loss=best_val_loss,
                     seconds=seconds + self.clock() - began,
                     step_seconds=step_seconds + here_s,
-                    mlflow_run_id=self.tracker.run_id if self.tracker else None,
+                    mlflow_run_id=self.observer.run_id,
                     model=self.preset.model.to_json(),
                     train=config.to_json(),
                 )
@@ -281,13 +269,13 @@ class _Run:
         """Publish a checkpoint and remove those that are not kept."""
         if self.world.is_first:
             config = self.preset.train
-            self._flush()
+            self.observer.flush()  # what is not sent now would be lost with this process, and not be logged again
             checkpoint.save(self.lake, self.trainer.model, self.trainer.optimizer, state)
-            steps = checkpoint.steps(self.lake, self.spec.run)
-            kept = {step for step in steps if config.keep_every and step % config.keep_every == 0}
+            steps = [step for step in checkpoint.steps(self.lake, self.spec.run) if step <= state.step]
+            kept = {step for step in steps if self._is_permanent(step)}
             kept |= {*steps[-config.keep_last :], *([state.best_step] if state.best_step else [])}
             checkpoint.prune(self.lake, self.spec.run, kept)
-            self._log_checkpoint(state)
+            self.observer.checkpoint(state, with_weights=self._is_permanent(state.step))
             self.emit("checkpoint", step=state.step, val_loss=state.val_loss, seconds=round(state.seconds, 1))
         self.world.wait()
 
@@ -296,15 +284,18 @@ class _Run:
         state = self.state
         assert state is not None, "a run has at least one step"
         val_loss = state.val_loss if state.val_loss is not None else self.trainer.validate()[0]
-        if self.world.is_first:
-            best = checkpoint.read_state(self.lake, self.spec.run, state.best_step) if state.best_step else state
-            for kept in {state.step: state, best.step: best}.values():
-                self._log_checkpoint(kept, is_final=True)
+        self.observer.checkpoint(state, with_weights=True)
+        if self.world.is_first and state.best_step not in (None, state.step):
+            try:
+                best = checkpoint.check(self.lake, self.spec.run, state.best_step)
+                self.observer.checkpoint(best, with_weights=True)
+            except InputError as error:
+                self.emit("warning", message=f"{error}; the best checkpoint is not in MLflow")
         summary = {
             "run": self.spec.run,
             "steps": state.step,
             "first_loss": state.first_loss,
-            "train_loss": sum(state.recent_losses) / len(state.recent_losses),
+            "train_loss": state.train_loss,
             "val_loss": val_loss,
             "best_step": state.best_step,
             "best_val_loss": state.best_val_loss,
@@ -315,60 +306,14 @@ class _Run:
             "epochs": state.tokens_seen / len(self.corpus.train),
             "parameters": self._parameters(),
             "checkpoint": self.lake.path("checkpoints", self.spec.run, checkpoint.step_name(state.step)),
-            "mlflow_run_id": self.tracker.run_id if self.tracker else None,
+            "mlflow_run_id": self.observer.run_id,
             "skipped": False,
-            "warnings": self.warnings,
+            "warnings": list(self.observer.warnings),
         }
-        self._end("FINISHED")  # before the summary, which holds what MLflow did not take
+        self.observer.end("FINISHED")  # before the summary, which holds what MLflow did not take
         if self.world.is_first:
             self.lake.publish_json(summary, *self._names(SUMMARY))
         return summary
-
-    # What goes to MLflow. A server that is gone must not cost the training that it watches: the metrics are kept and
-    # sent again later, a warning is emitted, and what is missing at the end is said there.
-
-    def _record(self, metrics: dict[str, float], step: int) -> None:
-        if self.tracker:
-            with self._tolerated():
-                self.tracker.log_metrics(metrics, step)
-
-    def _flush(self) -> None:
-        if self.tracker:
-            with self._tolerated():
-                self.tracker.flush()
-
-    def _log_checkpoint(self, state: State, *, is_final: bool = False) -> None:
-        """Record a checkpoint; with its weights, which are a copy, if it stays for good."""
-        if not self.tracker:
-            return
-        keep_every = self.preset.train.keep_every
-        with_weights = is_final or (keep_every > 0 and state.step % keep_every == 0)
-        metrics = {"train_loss": sum(state.recent_losses) / len(state.recent_losses)}
-        if state.val_loss is not None:
-            metrics["val_loss"] = state.val_loss
-        from model.tracking import ARTIFACTS
-
-        with self._tolerated():
-            if not with_weights:
-                self.tracker.log_checkpoint(state.step, metrics, None)
-                return
-            with checkpoint.local_files(self.lake, state.run, state.step, ARTIFACTS) as folder:
-                self.tracker.log_checkpoint(state.step, metrics, folder)
-
-    def _end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        if self.tracker:
-            with self._tolerated():
-                self.tracker.set_status(status)
-
-    @contextlib.contextmanager
-    def _tolerated(self) -> Iterator[None]:
-        from model.tracking import TrackingError
-
-        try:
-            yield
-        except TrackingError as error:
-            self.warnings.append(str(error))
-            self.emit("warning", message=str(error))
 
 
 @contextlib.contextmanager
@@ -403,7 +348,8 @@ def main(arguments: list[str] | None = None) -> int:
     path = parser.parse_args(arguments).spec
     die_with_parent(signal.SIGTERM)
     stop: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: stop.append(number))
+    for number in (signal.SIGTERM, signal.SIGINT):  # Ctrl-C reaches every process of the terminal
+        signal.signal(number, lambda received, _frame: stop.append(received))
 
     def emit(event: str, **fields: Any) -> None:
         try:

@@ -101,7 +101,7 @@ _URLS = st.builds(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(_URLS)
 @example("http://a/%%32%65%%32%65/b")
 @example("http://a/%25%32e/?%%3366=1")

@@ -64,7 +64,7 @@ def test_bad_specs(corpus: tuple[str, ...], run: str, message: str) -> None:
 
 
 def test_model_config_of_another_version() -> None:
-    with pytest.raises(InputError, match="config.json: not a ModelConfig of this version"):
+    with pytest.raises(InputError, match=r"config\.json: not a ModelConfig of this version"):
         ModelConfig.from_json({"layers": 2}, "config.json")
 
 

@@ -44,7 +44,9 @@ def pair(config: ModelConfig, dtype: torch.dtype) -> tuple[GPT2, GPT2LMHeadModel
 def test_equals_transformers(preset: str, dtype: torch.dtype, tolerance: float) -> None:
     """Logits, loss and every gradient, at the four widths and head counts, with fewer layers and a small vocabulary."""
     full = resolve(preset, {}).model
-    config = ModelConfig(layers=2 if preset == "117M" else 1, heads=full.heads, width=full.width, context=32, vocab_size=101)
+    config = ModelConfig(
+        layers=2 if preset == "117M" else 1, heads=full.heads, width=full.width, context=32, vocab_size=101
+    )
     ours, reference = pair(config, dtype)
     ids, targets = torch.randint(101, (2, 2, 24))
     logits = ours(ids)

@@ -81,7 +81,9 @@ def test_samples_of_a_step_for_any_number_of_processes(world_size: int, micro_ba
 
 
 def test_a_batch_that_cannot_be_divided() -> None:
-    with pytest.raises(InputError, match=r"batch_size=32 is not divisible by micro_batch_size=5 x 2 process\(es\) = 10"):
+    with pytest.raises(
+        InputError, match=r"batch_size=32 is not divisible by micro_batch_size=5 x 2 process\(es\) = 10"
+    ):
         list(rank_samples(0, 32, 5, 0, 2))
 
 
@@ -152,7 +154,10 @@ def test_bad_corpora(tmp_path: Path) -> None:
         (("no-val",), "no validation documents"),
         (("no-train",), "no training documents"),
         (("2026-10", "other"), r"mixes tokenizers \(2026-10: sixty-four, other: gpt2\)"),
-        (("2026-10", "absent"), r"tokens/absent: no such dataset in .* \(published: 2026-10, no-train, no-val, other\)"),
+        (
+            ("2026-10", "absent"),
+            r"tokens/absent: no such dataset in .* \(published: 2026-10, no-train, no-val, other\)",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             open_corpus(lake, snapshots, cache)

@@ -127,6 +127,14 @@ def test_a_damaged_checkpoint_is_passed_over(lake: Lake) -> None:
     assert_bit_equal(files_of(lake, "whole", 8), files_of(lake, "b", 8))
 
 
+def test_damaged_newer_checkpoints_do_not_count_among_those_kept(lake: Lake) -> None:
+    train(make_spec(lake, steps=8, keep_last=2), Events(), after_steps(6))
+    (Path(lake.path("checkpoints", "a", "step-00000006")) / "optimizer.safetensors").write_bytes(b"")
+    train(make_spec(lake, steps=8, keep_last=1), Events(), after_steps(1))
+    assert checkpoint.check(lake, "a", 5).step == 5
+    assert 6 not in checkpoint.steps(lake, "a")
+
+
 def test_a_finished_run_is_left_alone_until_more_is_asked(lake: Lake) -> None:
     summary = train(make_spec(lake, steps=4), Events())
     before = {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
@@ -154,7 +162,9 @@ def test_other_settings_are_refused(lake: Lake) -> None:
 
 
 def test_corpus_of_another_vocabulary(lake: Lake) -> None:
-    with pytest.raises(InputError, match="is of tokenizer sixty-four with ids up to 63, the model is for gpt2 of 50257"):
+    with pytest.raises(
+        InputError, match="is of tokenizer sixty-four with ids up to 63, the model is for gpt2 of 50257"
+    ):
         train(make_spec(lake, tokenizer="gpt2", vocab_size=50_257), Events())
     with pytest.raises(InputError, match="the model is for sixty-four of 60"):
         train(make_spec(lake, vocab_size=60), Events())
@@ -214,7 +224,9 @@ def test_a_checkpoint_that_cannot_be_written(lake: Lake, monkeypatch: pytest.Mon
 
     train(make_spec(lake, steps=4), Events(), after_steps(1))
     monkeypatch.setattr(Lake, "publish_directory", full)
-    with pytest.raises(InputError, match=r"step-00000002 cannot be written.*No space left.*goes on from the checkpoint"):
+    with pytest.raises(
+        InputError, match=r"step-00000002 cannot be written.*No space left.*goes on from the checkpoint"
+    ):
         train(make_spec(lake, steps=4), Events())
     assert checkpoint.steps(lake, "a") == [1]
 
@@ -234,7 +246,12 @@ def run_process(lake: Lake, spec: TrainSpec, *, processes: int = 1) -> subproces
         command = [*launcher, *command[1:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[2]
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parents[2],
     )
 
 
@@ -265,6 +282,17 @@ def test_killed_and_stopped_processes_resume_to_the_same_bits(lake: Lake) -> Non
         assert process.returncode == 0, err
         assert json.loads(out.splitlines()[-1])["event"] == "done"
     assert_bit_equal(files_of(lake, "whole", steps), files_of(lake, "parts", steps))
+
+
+def test_a_process_whose_supervisor_is_gone_saves_and_ends(lake: Lake) -> None:
+    process = run_process(lake, make_spec(lake, steps=100_000, checkpoint_every=100_000, val_every=100_000))
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["event"] == "start"
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    (step,) = checkpoint.steps(lake, "a")
+    assert 0 < step < 100_000
+    assert checkpoint.check(lake, "a", step).step == step
 
 
 def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:

@@ -1,0 +1,106 @@
+"""The local web as data: hosts, what each URL answers, and what the pipeline must make of it.
+
+flows/localbuild.py makes and keeps it, flows/localweb.py serves it.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from flows import localpages
+from flows.localdocs import Article
+from flows.localpages import Link
+
+_N_RELATED = 5
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host name's site. ``robots`` is what /robots.txt answers; ``encoding`` how its pages are sent if wanted."""
+
+    name: str
+    layout: str
+    robots_status: int = 404
+    robots: str = ""
+    encoding: str = ""
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a URL answers.
+
+    ``kind`` says why it is there (localplan.KINDS) and ``answer`` how it is served (localweb.ANSWERS). ``original`` is
+    the URL of the page that this one repeats or leads to at last. ``charset`` is what the bytes of a page are in,
+    whatever ``content_type`` declares.
+    """
+
+    kind: str
+    answer: str = "page"
+    article: int = -1
+    published: str = ""
+    original: str = ""
+    status: int = 200
+    location: str = ""
+    content_type: str = "text/html; charset=utf-8"
+    charset: str = "utf-8"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The only statuses that are right: one of the pages stage, any of these of select; none: nothing is certain."""
+
+    page: str
+    select: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Site:
+    """The local web. ``routes`` and ``expected`` are by canonical URL; what has no route is answered 404."""
+
+    articles: list[Article]
+    hosts: dict[str, Host]
+    routes: dict[str, Route]
+    expected: dict[str, Expected]
+
+    def urls(self, *kinds: str) -> list[str]:
+        """The URLs of these kinds, in the order in which they were planned."""
+        return [url for url, route in self.routes.items() if route.kind in kinds]
+
+    def article(self, url: str) -> Article:
+        """What the page at a URL is about. Raises KeyError if there is no page."""
+        route = self.routes[url]
+        if route.article < 0:
+            raise KeyError(url)
+        return self.articles[route.article]
+
+    def html(self, url: str) -> bytes:
+        """The body of the page at a URL, the same at every call. Raises KeyError if there is no page."""
+        route = self.routes[url]
+        if route.answer == "copy":  # byte for byte
+            return self.html(route.original)
+        article, host = self.article(url), self.hosts[host_of(url)]
+        layout = "shell" if route.kind == "shell" else host.layout
+        declared = route.content_type.partition("charset=")[2] or "utf-8"
+        html = localpages.render(article, url, route.published, layout, host.name, self._related(url), declared)
+        return html.encode(route.charset, errors="xmlcharrefreplace")
+
+    def _related(self, url: str) -> list[Link]:
+        """The pages that follow on the same host."""
+        pages = self._pages_by_host[host_of(url)]
+        start = pages.index(url) + 1
+        chosen = [pages[i % len(pages)] for i in range(start, start + min(_N_RELATED, len(pages)))]
+        return [Link(page, self.article(page).title) for page in chosen]
+
+    @functools.cached_property
+    def _pages_by_host(self) -> dict[str, list[str]]:
+        pages: dict[str, list[str]] = {}
+        for url, route in self.routes.items():
+            if route.article >= 0:
+                pages.setdefault(host_of(url), []).append(url)
+        return pages
+
+
+def host_of(url: str) -> str:
+    """The host of a URL of the local web; such URLs are ``http://host/path``."""
+    return url.removeprefix("http://").partition("/")[0]

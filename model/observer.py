@@ -1,0 +1,100 @@
+"""What a run tells MLflow while it trains, and what happens when MLflow is not there to listen.
+
+A server that is lost must not cost the training that it watches: metrics are kept and sent again later, a warning is
+emitted at once, and the run's summary lists what MLflow did not take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from data.lake import Lake
+from model import checkpoint
+from model.checkpoint import State
+from model.config import TrainSpec
+
+if TYPE_CHECKING:  # MLflow takes seconds to import: only a run that is tracked does it
+    from model.tracking import Tracker
+
+
+class Emit(Protocol):
+    """Reports an event to the process that supervises this one."""
+
+    def __call__(self, event: str, **fields: Any) -> None: ...
+
+
+class Silent:
+    """The observer of a run that is not tracked, and of every process but the first."""
+
+    run_id: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def checkpoint(self, state: State, *, with_weights: bool) -> None: ...
+
+    def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None: ...
+
+
+class Observer(Silent):
+    """Writes to the MLflow run that is tagged with ``key``."""
+
+    def __init__(self, lake: Lake, tracker: Tracker, emit: Emit) -> None:
+        self._lake, self._tracker, self._emit = lake, tracker, emit
+        self.run_id, self.warnings = tracker.run_id, ()
+
+    def metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        with self._tolerated():
+            self._tracker.log_metrics(metrics, step)
+
+    def flush(self) -> None:
+        with self._tolerated():
+            self._tracker.flush()
+
+    def checkpoint(self, state: State, *, with_weights: bool) -> None:
+        """Record a checkpoint; its weights, which are a copy, only if it stays for good."""
+        from model.tracking import ARTIFACTS
+
+        metrics = {"train_loss": state.train_loss}
+        if state.val_loss is not None:
+            metrics["val_loss"] = state.val_loss
+        with self._tolerated():
+            if not with_weights:
+                self._tracker.log_checkpoint(state.step, metrics, None)
+                return
+            with checkpoint.local_files(self._lake, state.run, state.step, ARTIFACTS) as folder:
+                self._tracker.log_checkpoint(state.step, metrics, folder)
+
+    def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        with self._tolerated():
+            self._tracker.set_status(status)
+
+    @contextlib.contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        from model.tracking import TrackingError
+
+        try:
+            yield
+        except TrackingError as error:
+            self.warnings = (*self.warnings, str(error))
+            self._emit("warning", message=str(error))
+
+
+def observe(
+    lake: Lake, spec: TrainSpec, key: str, tags: Mapping[str, str], params: Mapping[str, object], emit: Emit
+) -> Observer:
+    """Find or begin the MLflow run and record what the training is. Raises InputError if the server is not there."""
+    from model.tracking import DatasetRef, open_tracker
+
+    assert spec.tracking_uri is not None
+    tracker = open_tracker(spec.tracking_uri, spec.experiment, spec.run, key, {**tags, **spec.tags}, time.time)
+    tracker.log_params(params)
+    for snapshot in spec.corpus:
+        manifest = lake.dataset("tokens", snapshot).require()
+        tracker.log_dataset(DatasetRef(f"tokens/{snapshot}", manifest.digest, lake.root))
+    return Observer(lake, tracker, emit)

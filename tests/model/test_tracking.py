@@ -1,0 +1,214 @@
+"""Tracking against a real MLflow server (SQLite, loopback)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from data.errors import InputError
+from data.lake import Lake
+from model import checkpoint
+from model.config import TrainSpec
+from model.tracking import DatasetRef, TrackingError, open_tracker, resume_tracker, without_credentials
+from model.train import train
+from tests.model.lakes import make_lake, make_spec
+
+DATASET = DatasetRef("tokens/2026-10", "ab" * 32, "s3://someone:secret@store/lake?key=secret")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "art")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (folder / "log").read_text()
+            try:
+                opener.open(f"{url}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(process.pid, 15)  # the server and its worker: a session of its own
+        process.wait(timeout=30)
+
+
+def ignore(event: str, **fields: object) -> None:
+    """For what training reports, where a test does not look at it."""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1e9
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def history(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
+
+
+def test_one_run_across_restarts_without_duplicates(server: str) -> None:
+    first = open_tracker(server, "restarts", "r", "key-1", {"flow": "f-1"}, Clock())
+    first.log_params({"steps": 10, "width": 8})
+    for step in range(1, 6):
+        first.log_metrics({"loss": 10.0 - step}, step)
+    first.flush()
+    first.log_metrics({"loss": 4.0}, 6)  # lost: the process is killed with it in its buffer
+    second = open_tracker(server, "restarts", "r", "key-1", {"flow": "f-2"}, Clock())
+    assert second.run_id == first.run_id
+    second.log_params({"steps": 12, "width": 8})
+    for step in range(4, 9):  # resumed at a checkpoint of step 3
+        second.log_metrics({"loss": 10.0 - step}, step)
+    second.set_status("FINISHED")
+    client = MlflowClient(server)
+    run = client.get_run(first.run_id)
+    assert history(client, first.run_id, "loss") == [(step, 10.0 - step) for step in range(1, 9)]
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"steps": "10", "width": "8"}
+    assert (run.data.tags["flow"], run.data.tags["changed.steps"]) == ("f-2", "12")
+    assert open_tracker(server, "restarts", "r", "key-2", {}, Clock()).run_id != first.run_id
+
+
+def test_metrics_are_sent_in_batches(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    real = MlflowClient.log_batch
+
+    def counted(self: MlflowClient, run_id: str, metrics: tuple[object, ...] = (), **rest: object) -> None:
+        if metrics:
+            sizes.append(len(metrics))
+        real(self, run_id, metrics=metrics, **rest)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    clock = Clock()
+    tracker = open_tracker(server, "batches", "r", "k", {}, clock)
+    for step in range(1_200):
+        tracker.log_metrics({"loss": 1.0, "lr": 2.0}, step)
+    assert sizes == [1_000, 1_000]
+    clock.now += 60
+    tracker.log_metrics({"loss": 1.0}, 1_200)
+    assert sizes == [1_000, 1_000, 401]
+
+
+def test_checkpoints_and_scores(server: str, tmp_path: Path) -> None:
+    tracker = open_tracker(server, "models", "run@x.y", "k", {}, Clock())
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "optimizer.safetensors").write_bytes(b"not to be uploaded")
+    later = tracker.log_checkpoint(100, {"val_loss": 3.5}, None)
+    whole = tracker.log_checkpoint(200, {"val_loss": 3.25}, tmp_path)
+    assert tracker.log_checkpoint(100, {"val_loss": 3.5}, tmp_path) == later
+    assert tracker.models() == {100: later, 200: whole}
+    client = MlflowClient(server)
+    for model_id, step, val_loss in ((later, 100, 3.5), (whole, 200, 3.25)):
+        model = client.get_logged_model(model_id)
+        assert (str(model.status), model.source_run_id) == ("READY", tracker.run_id)
+        assert [(m.key, m.value, m.step) for m in model.metrics] == [("val_loss", val_loss, step)]
+        files = {file.path: file.file_size for file in client.list_logged_model_artifacts(model_id)}
+        assert files == {"model.safetensors": 7, "config.json": 2}
+    scorer = resume_tracker(server, tracker.run_id)
+    for _ in range(2):
+        scorer.log_scores(whole, {"heldout_lastword.accuracy": 0.25}, 200, DATASET)
+    found = [m for m in client.get_logged_model(whole).metrics if m.key == "heldout_lastword.accuracy"]
+    assert [(m.value, m.step, m.dataset_name, m.dataset_digest) for m in found] == [
+        (0.25, 200, "tokens/2026-10", "ab" * 16)
+    ]
+
+
+def test_no_secret_is_logged(server: str, tmp_path: Path) -> None:
+    tracker = open_tracker(server, "secrets", "r", "k", {}, Clock())
+    for _ in range(2):
+        tracker.log_dataset(DATASET)
+    (entry,) = MlflowClient(server).get_run(tracker.run_id).inputs.dataset_inputs
+    assert json.loads(entry.dataset.source) == {"uri": "s3://store/lake"}
+    assert {tag.key: tag.value for tag in entry.tags}["webtext.digest"] == "ab" * 32
+    assert without_credentials("https://u:p@host:5000/x?token=t#f") == "https://host:5000/x"
+    assert without_credentials("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_a_server_that_is_gone(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nowhere = f"http://user:secret@127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(InputError, match=r"MLflow at http://127.0.0.1:\d+: ") as error:
+        open_tracker(nowhere, "e", "r", "k", {}, Clock())
+    assert "secret" not in str(error.value)
+    tracker = open_tracker(server, "gone", "r", "k", {}, Clock())
+    tracker.log_metrics({"loss": 1.0}, 1)
+    there, tracker._client = tracker._client, MlflowClient(nowhere)
+    with pytest.raises(TrackingError, match="MLflow does not take the metrics"):
+        tracker.flush()
+    tracker._client = there
+    tracker.flush()  # nothing was lost
+    assert history(MlflowClient(server), tracker.run_id, "loss") == [(1, 1.0)]
+
+
+def test_a_training_run(server: str, tmp_path: Path) -> None:
+    """A run stopped and resumed is one MLflow run with everything in it."""
+    lake = make_lake(tmp_path / "lake")
+    tracked = {"tracking_uri": server, "experiment": "training", "tags": {"prefect.flow_run_id": "f-1"}}
+    spec = TrainSpec.from_json({**make_spec(lake, steps=8, keep_every=4).to_json(), **tracked}, "x")
+    left = iter(range(4))
+    train(spec, ignore, lambda: next(left, None) is None)
+    client = MlflowClient(server)
+    run_id = lake.read_json("checkpoints", "a", "run.json")["mlflow_run_id"]
+    assert client.get_run(run_id).info.status == "KILLED"
+    summary = train(spec, ignore)
+    assert summary["mlflow_run_id"] == run_id
+    assert summary["warnings"] == []
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["prefect.flow_run_id"] == "f-1"
+    assert (run.data.params["width"], run.data.params["preset"]) == ("16", "nano")
+    (entry,) = run.inputs.dataset_inputs
+    digest = lake.dataset("tokens", "2026-10").require().digest
+    assert {tag.key: tag.value for tag in entry.tags}["webtext.digest"] == digest
+    assert [step for step, _ in history(client, run_id, "loss")] == list(range(1, 9))
+    models = resume_tracker(server, run_id).models()
+    assert sorted(models) == [2, 4, 5, 6, 8]
+    with_weights = {step for step, model in models.items() if client.list_logged_model_artifacts(model)}
+    assert with_weights == {4, 8, summary["best_step"]}
+    model = client.get_logged_model(models[8])
+    metrics = {metric.key: metric.value for metric in model.metrics}
+    assert metrics["val_loss"] == pytest.approx(summary["val_loss"])
+    local = client.list_logged_model_artifacts(models[8])
+    stored = Path(lake.path("checkpoints", "a", checkpoint.step_name(8), "model.safetensors"))
+    assert {file.path: file.file_size for file in local}["model.safetensors"] == stored.stat().st_size
+
+
+def test_training_goes_on_without_its_server(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake: Lake = make_lake(tmp_path / "lake")
+    spec = TrainSpec.from_json({**make_spec(lake, steps=3).to_json(), "tracking_uri": server}, "x")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("connection lost")
+
+    def then_lose(event: str, **_: object) -> None:
+        if event == "start":
+            monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+
+    summary = train(spec, then_lose)
+    assert summary["steps"] == 3
+    assert any("MLflow does not take the metrics: connection lost" in warning for warning in summary["warnings"])
