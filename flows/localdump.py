@@ -107,8 +107,9 @@ class _Writer:
             if url in low:
                 best, status = self.rng.randint(-3, 2), LinkStatus.LOW_KARMA
             else:
-                tail = int(self.rng.paretovariate(1.0)) + 2
-                best = ORIGINAL_SCORE + min(tail, 60_000) if route.kind == "original" else min(tail, ORIGINAL_SCORE - 1)
+                tail = int(self.rng.paretovariate(0.7)) + 2
+                is_original = route.kind == "original"
+                best = ORIGINAL_SCORE + min(tail, 80_000) if is_original else min(tail, ORIGINAL_SCORE - 1)
                 status = LinkStatus.OK
             self._link(url, title, best, status)
 

@@ -14,7 +14,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output holds JSON
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a lost server must not hold training up for minutes
 
 from mlflow import MlflowClient
@@ -225,6 +226,16 @@ def resume_tracker(tracking_uri: str, run_id: str, clock: Callable[[], float] = 
         return Tracker(client, client.get_run(run_id), clock)
     except MlflowException as error:
         raise _unreachable(tracking_uri, error) from error
+
+
+def metric_history(tracking_uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """``(step, value)`` of each metric, ascending. Raises InputError if the server or the run is not there."""
+    client = MlflowClient(tracking_uri=tracking_uri)
+    try:
+        found = {key: client.get_metric_history(run_id, key) for key in keys}
+    except MlflowException as error:
+        raise _unreachable(tracking_uri, error) from error
+    return {key: sorted((metric.step, metric.value) for metric in metrics) for key, metrics in found.items()}
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:

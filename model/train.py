@@ -7,8 +7,8 @@ same number of threads), neither validation nor logging can change it, and the s
 number of processes (so are the dropout masks, if the micro-batch size is).
 
 Standard output holds one JSON object a line for the supervising process: ``start``, ``resumed``, ``step``, ``val``,
-``checkpoint``, ``warning``, and at the end one of ``done`` (with the summary), ``stopped`` (SIGTERM or SIGINT: saved, to
-be resumed) and ``error``. Exit codes: 0 done or stopped, 1 failed, 2 wrong input.
+``checkpoint``, ``warning``, and at the end one of ``done`` (with the summary), ``stopped`` (SIGTERM or SIGINT: saved,
+to be resumed) and ``error``. Exit codes: 0 done or stopped, 1 failed, 2 wrong input.
 
 Cost: see model/gpt2.py; a checkpoint is 12 bytes a parameter.
 """
@@ -240,7 +240,8 @@ class _Run:
             if (step % config.val_every == 0 or is_saved) and not is_stopped:
                 val_loss, val_tokens = trainer.validate()
                 self.emit("val", step=step, val_loss=val_loss, tokens=val_tokens)
-                self.observer.metrics({"val_loss": val_loss}, step)
+                if not is_saved:  # MLflow shows a checkpoint's metrics as the run's too
+                    self.observer.metrics({"val_loss": val_loss}, step)
             if is_saved:
                 if val_loss is not None and (best_val_loss is None or val_loss < best_val_loss):
                     best_step, best_val_loss = step, val_loss

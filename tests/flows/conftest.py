@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zstandard
 
-from flows import services
+from data.config import LinksConfig, TokensConfig
+from flows import localweb, services
+from flows.localplan import KINDS
+from flows.localsite import Site
 from flows.settings import Settings
 
 
@@ -36,3 +44,81 @@ def servers(home: Path) -> Iterator[services.Servers]:
         services.stop(home)
         os.environ.clear()
         os.environ.update(before)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A small corpus made through the flows from part of the local web, and a small model trained and scored on it."""
+
+    lake: Path
+    home: Path
+    dump: Path
+    lines: int
+    site: Site
+    refreshed: dict[str, Any]
+    trained: dict[str, Any]
+    scored: dict[str, Any]
+
+    def environment(self) -> dict[str, str]:
+        """For `webtext` as a child process: this lake, and the session's servers found by their state directory."""
+        outside = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_HOME")
+        environment = {name: value for name, value in os.environ.items() if name not in outside}
+        return environment | {"WEBTEXT_LAKE": str(self.lake), "WEBTEXT_HOME": str(self.home), "COLUMNS": "200"}
+
+
+def webtext(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = str(Path(sys.executable).parent / "webtext")
+    return subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+TINY = {"layers": "2", "heads": "2", "width": "32", "context": "64", "batch_size": "4", "micro_batch_size": "4"}
+TINY |= {"val_every": "10", "checkpoint_every": "10", "log_every": "5"}
+
+
+@pytest.fixture(scope="session")
+def pipeline(servers: services.Servers, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    from flows.demo import pages_config
+    from flows.evaluate import evaluate
+    from flows.pretrain import pretrain
+    from flows.refresh import refresh
+
+    folder = tmp_path_factory.mktemp("pipeline")
+    lake, dump = folder / "lake", folder / "RS_2026-10.zst"
+    with localweb.running(home) as web:
+        lines = _part_of(web.dump, web.site, dump)
+        refreshed = refresh(
+            [str(dump)],
+            "small",
+            str(lake),
+            links=LinksConfig(part_links=100),
+            pages=pages_config(web.connect_to),
+            tokens=TokensConfig(val_share=0.1),
+        )
+        site = web.site
+    before = os.environ.get("WEBTEXT_HOME")
+    os.environ["WEBTEXT_HOME"] = str(home)
+    try:
+        trained = pretrain(["small"], "nano", "tiny", str(lake), steps=20, overrides=TINY)
+        scored = evaluate(run="tiny", lake=str(lake), limit=40)
+    finally:
+        if before is not None:
+            os.environ["WEBTEXT_HOME"] = before
+    return Pipeline(lake, home, dump, lines, site, refreshed, trained, scored)
+
+
+def _part_of(dump: Path, site: Site, to: Path) -> int:
+    """Some of every kind of page that takes no time, and whatever is no page of the site; returns the lines."""
+    some: set[str] = set()
+    for kind in KINDS:
+        urls = [url for url in site.urls(kind) if site.expected[url].page not in ("timeout", "too_large")]
+        some |= set(urls[: 200 if kind == "article" else 6])
+    some |= {site.routes[url].original for url in some if site.routes[url].original}
+    lines = 0
+    with zstandard.open(dump, "rb") as read, zstandard.open(to, "wb") as write:
+        for line in read:
+            found = re.search(rb'"url": ?"([^"]+)"', line)
+            url = found[1].decode().replace("\\/", "/").replace("&amp;", "&") if found else ""
+            if ".example" not in url or url.partition("?")[0].partition("#")[0] in some:
+                write.write(line)
+                lines += bool(line.strip())
+    return lines

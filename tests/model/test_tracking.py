@@ -19,7 +19,7 @@ from data.errors import InputError
 from data.lake import Lake
 from model import checkpoint
 from model.config import TrainSpec
-from model.tracking import DatasetRef, TrackingError, open_tracker, resume_tracker, without_credentials
+from model.tracking import DatasetRef, TrackingError, metric_history, open_tracker, resume_tracker, without_credentials
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
 
@@ -165,11 +165,11 @@ def test_a_server_that_is_gone(server: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert history(MlflowClient(server), tracker.run_id, "loss") == [(1, 1.0)]
 
 
-def test_a_training_run(server: str, tmp_path: Path) -> None:
+def test_a_training_run(server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A run stopped and resumed is one MLflow run with everything in it."""
     lake = make_lake(tmp_path / "lake")
     tracked = {"tracking_uri": server, "experiment": "training", "tags": {"prefect.flow_run_id": "f-1"}}
-    spec = TrainSpec.from_json({**make_spec(lake, steps=8, keep_every=4).to_json(), **tracked}, "x")
+    spec = TrainSpec.from_json({**make_spec(lake, steps=8, keep_every=4, val_every=1).to_json(), **tracked}, "x")
     left = iter(range(4))
     train(spec, ignore, lambda: next(left, None) is None)
     client = MlflowClient(server)
@@ -178,6 +178,7 @@ def test_a_training_run(server: str, tmp_path: Path) -> None:
     summary = train(spec, ignore)
     assert summary["mlflow_run_id"] == run_id
     assert summary["warnings"] == []
+    assert capfd.readouterr().out == ""  # it belongs to the events
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["prefect.flow_run_id"] == "f-1"
@@ -185,7 +186,10 @@ def test_a_training_run(server: str, tmp_path: Path) -> None:
     (entry,) = run.inputs.dataset_inputs
     digest = lake.dataset("tokens", "2026-10").require().digest
     assert {tag.key: tag.value for tag in entry.tags}["webtext.digest"] == digest
-    assert [step for step, _ in history(client, run_id, "loss")] == list(range(1, 9))
+    curves = metric_history(server, run_id, ("loss", "val_loss"))
+    assert [step for step, _ in curves["loss"]] == list(range(1, 9))
+    # step 5 was saved on the way out, without a validation
+    assert [step for step, _ in curves["val_loss"]] == [1, 2, 3, 4, 6, 7, 8]
     models = resume_tracker(server, run_id).models()
     assert sorted(models) == [2, 4, 5, 6, 8]
     with_weights = {step for step, model in models.items() if client.list_logged_model_artifacts(model)}

@@ -1,0 +1,183 @@
+"""Official benchmark files, as their authors publish them, read into examples. Nothing here knows a model.
+
+A file is found by its name, in the directory of ``--eval-data`` or one level below it, and its sha256 goes with every
+score made from it. Supported:
+
+    lambada          lambada_test.jsonl, OpenAI's copy of LAMBADA's test passages with their natural punctuation and
+                     case (5,153 lines ``{"text": ...}``; the word to predict is the last one)
+    wikitext2_test   wiki.test.tokens of WikiText-2 (the split of the GPT-2 paper's table 3)
+    wikitext2_valid  wiki.valid.tokens of WikiText-2
+
+WikiText's text was split into tokens by its authors: punctuation stands between spaces, a hyphen inside a word is
+``@-@``. The GPT-2 paper (section 3.1) scores such sets through "invertible de-tokenizers", which remove these artefacts
+and still give the probability of the original, because the original can be had back. Its rules were never published.
+Those below are our own; ``retokenize`` is the inverse, and a line for which it does not give the original back is left
+as it is and counted.
+
+Sources: Radford et al., 2019, sections 3.1 and 3.3; Paperno et al., 2016 (LAMBADA); Merity et al., 2016 (WikiText).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from data.errors import InputError
+
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "lambada": ("lambada_test*.jsonl",),
+    # WikiText-103 calls its files the same, so a bare name counts in --eval-data itself or in a folder of WikiText-2.
+    "wikitext2_test": ("wiki.test.tokens", "wikitext-2*/wiki.test.tokens", "wikitext-2.test.tokens*"),
+    "wikitext2_valid": ("wiki.valid.tokens", "wikitext-2*/wiki.valid.tokens", "wikitext-2.valid.tokens*"),
+}
+"""File names of each set, as glob patterns; one without a folder is also looked for one level down if it has a ``*``."""
+
+
+@dataclass(frozen=True)
+class EvalFile:
+    """A benchmark file that is there."""
+
+    evalset: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Predict ``target``, a word with the space before it, after ``context``."""
+
+    context: str
+    target: str
+
+
+@dataclass(frozen=True)
+class WikiText:
+    """A WikiText file without its artefacts."""
+
+    text: str  # de-tokenized, lines joined by line feeds
+    n_tokens: int  # of the original, as its authors count them: words and one end of line a line
+    n_lines: int
+    lines_kept: int  # lines that our de-tokenizer cannot invert and leaves as they are
+
+
+def find(folder: Path) -> dict[str, EvalFile]:
+    """The files of known sets in ``folder`` or one level below, by set.
+
+    Raises InputError if there is no such directory, or if two files claim to be the same set.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--eval-data {folder}: no such directory")
+    found = {}
+    for evalset, patterns in PATTERNS.items():
+        paths = sorted({path for pattern in patterns for path in _matches(folder, pattern) if path.is_file()})
+        if len(paths) > 1:
+            raise InputError(f"--eval-data {folder}: {paths[0]} and {paths[1]} are both {evalset}; leave one there")
+        if paths:
+            with paths[0].open("rb") as file:
+                found[evalset] = EvalFile(evalset, paths[0], hashlib.file_digest(file, "sha256").hexdigest())
+    return found
+
+
+def _matches(folder: Path, pattern: str) -> list[Path]:
+    below = [f"*/{pattern}"] if "*" in pattern and "/" not in pattern else []
+    return [path for one in (pattern, *below) for path in folder.glob(one)]
+
+
+def read_lambada(path: Path) -> list[Passage]:
+    """The passages of OpenAI's file, text as it stands. Raises InputError naming the line that is no passage."""
+    passages = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            text = orjson.loads(line)["text"]
+            context, _, word = text.rpartition(" ")
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f'{path} line {number}: not a passage {{"text": ...}} ({error})') from error
+        if not context.strip() or not word.strip():
+            raise InputError(f"{path} line {number}: a passage needs a last word after a space, got {text[-40:]!r}")
+        passages.append(Passage(context, f" {word}"))
+    if not passages:
+        raise InputError(f"{path}: empty; get the file again")
+    return passages
+
+
+def openai_lambada_text(passage: Passage) -> Passage:
+    """The passage as OpenAI says it was given to GPT-2: straight double quotes, a line feed first, nothing around.
+
+    Source: comment of J. Wu (OpenAI) in openai/gpt-2 issue 131.
+    """
+    context, target = (re.sub("[“”]", '"', text) for text in (passage.context, passage.target))
+    return Passage(f"\n{context.strip()}", f" {target.strip()}")
+
+
+def read_wikitext(path: Path) -> WikiText:
+    """A WikiText file, de-tokenized. Raises InputError if it is none (text without end, not UTF-8, empty)."""
+    try:
+        original = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); get the file again") from error
+    lines = original.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    n_words = len(original.split())
+    if n_words == 0 or " = " not in original:
+        raise InputError(f"{path}: no WikiText of tokens between spaces (no heading ' = ' in it); get the file again")
+    texts = [detokenize(line) for line in lines]
+    kept = sum(text == line for text, line in zip(texts, lines, strict=True) if line.strip())
+    return WikiText("\n".join(texts) + "\n", n_words + len(lines), len(lines), kept)
+
+
+def detokenize(line: str) -> str:
+    """A WikiText line as people write; the line itself where ``retokenize`` would not give it back."""
+    text = line.strip(" ")
+    for rule in _RULES:
+        text = rule.joined.sub(rule.join, text)
+    return text if retokenize(text) == line else line
+
+
+def retokenize(text: str) -> str:
+    """The WikiText line that a de-tokenized one was made from; spaces around it are WikiText's."""
+    for rule in reversed(_RULES):
+        previous = None
+        while previous != text:  # matches may share a character: 1,000,000
+            previous, text = text, rule.split.sub(rule.spaced, text)
+    return f" {text} " if text else " "
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """``joined -> join`` removes an artefact; ``split -> spaced`` brings it back."""
+
+    joined: re.Pattern[str]
+    join: str
+    split: re.Pattern[str]
+    spaced: str
+
+
+def _rule(joined: str, join: str, split: str, spaced: str) -> _Rule:
+    return _Rule(re.compile(joined), join, re.compile(split), spaced)
+
+
+# A full stop stays with what it abbreviates: an initial, initials (U.S.), or one of these.
+_ABBREVIATED = (
+    r"(?<!\b[A-Za-z])(?<!\.[A-Za-z])(?<!\bNo)(?<!\bNos)(?<!\bSt)(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bBros)"
+    r"(?<!\bvar)(?<!\bCo)(?<!\bJr)(?<!\bSr)(?<!\bvs)(?<!\bLt)(?<!\bCol)(?<!\bSgt)(?<!\bpp)(?<!\.)"
+)
+_END = r"""(?=[ ,;:!?.)\]"]|$)"""  # what may follow a mark that ends a word
+_RULES = (
+    _rule(r"(?<=\S) @-@ (?=\S)", "-", r"(?<=[^\s-])-(?=[^\s-])", " @-@ "),
+    _rule(r"(?<=\d) @([,.])@ (?=\d)", r"\1", r"(?<=\d)([,.])(?=\d)", r" @\1@ "),
+    _rule(r"(?<=\d) – (?=\d)", "–", r"(?<=\d)–(?=\d)", " – "),
+    _rule(r"(?<=[$£]) (?=\d)", "", r"(?<=[$£])(?=\d)", " "),
+    _rule(r"(?<=\d) (?=%)", "", r"(?<=\d)(?=%)", " "),
+    _rule(r"(?<=\w) ('(?:s|t|re|ve|ll|d|m)) ", r"\1 ", rf"(?<=\w)('(?:s|t|re|ve|ll|d|m)){_END}", r" \1"),
+    _rule(r"(?<=s) ' (?=\w)", "' ", r"(?<=s)' (?=\w)", " ' "),
+    _rule(r"([(\[]) (?=\S)", r"\1", r"([(\[])(?=\S)", r"\1 "),
+    _rule(r"(?<=\S) (?=[)\]])", "", r"(?<=\S)(?=[)\]])", " "),
+    _rule(r'(^| |[(\[])" ([^"]*[^" ]) "(?=$| )', r'\1"\2"', r'(^| |[(\[])"([^" ]|[^" ][^"]*[^" ])"' + _END, r'\1" \2 "'),
+    _rule(r"(?<=\S) (?=[,;:?!](?: |$))", "", r"(?<=[^\s,;:?!])(?=[,;:?!]" + _END + ")", " "),
+    _rule(rf"(?<=\S){_ABBREVIATED} (?=\.(?: |$))", "", rf"(?<=[^\s.]){_ABBREVIATED}(?=\.{_END})", " "),
+)

@@ -1,0 +1,295 @@
+"""The flows end to end on part of the local web: real pages, a real Prefect server, a real MLflow server."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from data.lake import Lake
+from data.schema import STAGES, STATUSES
+from flows import services
+from flows.settings import Settings
+from flows.status import collect
+from tests.flows.conftest import Pipeline, webtext
+from tests.flows.test_parts import task_states
+
+
+def rows(pipeline: Pipeline, stage: str, columns: str, snapshot: str = "small") -> list[tuple[Any, ...]]:
+    """Read with another reader of Parquet than ours."""
+    return duckdb.sql(f"select {columns} from '{pipeline.lake}/{stage}/{snapshot}/part-*.parquet'").fetchall()
+
+
+def test_the_funnel_adds_up_exactly(pipeline: Pipeline) -> None:
+    stages = pipeline.refreshed["stages"]
+    assert list(stages) == list(STAGES)
+    rows_in = pipeline.lines
+    for stage, summary in stages.items():
+        assert summary["rows_in"] == rows_in, stage
+        assert sum(summary["by_status"].values()) == rows_in, stage
+        assert set(summary["by_status"]) <= {status.value for status in STATUSES[stage]}
+        assert summary["rows_out"] == summary["by_status"]["ok"] > 0
+        # select judges every page's row, so that row k of its part n judges row k of text's part n
+        rows_in = stages["text"]["rows_in"] if stage == "text" else summary["rows_out"]
+    tokens = stages["tokens"]["extra"]
+    assert tokens["train_docs"] + tokens["val_docs"] == stages["tokens"]["rows_out"]
+
+
+def test_every_stage_has_the_rows_it_counts(pipeline: Pipeline) -> None:
+    for stage in ("pages", "text", "select"):
+        counted = Counter(status for (status,) in rows(pipeline, stage, "status"))
+        expected = {k: v for k, v in pipeline.refreshed["stages"][stage]["by_status"].items() if v}
+        assert counted == expected, stage
+    kept = pipeline.refreshed["stages"]["links"]["rows_out"]
+    urls = [url for (url,) in rows(pipeline, "pages", "canonical_url")]
+    assert len(urls) == len(set(urls)) == kept
+
+
+def test_every_hazard_ends_as_it_must(pipeline: Pipeline) -> None:
+    pages = dict(rows(pipeline, "pages", "canonical_url, status"))
+    text = dict(rows(pipeline, "text", "url, doc_id"))
+    verdicts: dict[bytes, set[str]] = {}
+    for doc_id, status in rows(pipeline, "select", "doc_id, status"):
+        verdicts.setdefault(doc_id, set()).add(status)
+    seen: Counter[str] = Counter()
+    for url, status in pages.items():
+        expected = pipeline.site.expected[url]
+        kind = pipeline.site.routes[url].kind
+        assert status == expected.page, (kind, url)
+        if expected.select and status == "ok":
+            assert verdicts[text[url]] & set(expected.select), (kind, url, verdicts[text[url]])
+        seen[kind] += 1
+    assert len(seen) >= 20, seen
+
+
+def test_near_copies_are_dropped_and_point_at_what_was_kept(pipeline: Pipeline) -> None:
+    verdicts = rows(pipeline, "select", "doc_id, status, duplicate_of")
+    kept = {doc_id for doc_id, status, _ in verdicts if status == "ok"}
+    dropped = [(status, of) for _, status, of in verdicts if status in ("exact_duplicate", "near_duplicate")]
+    assert {status for status, _ in dropped} == {"exact_duplicate", "near_duplicate"}
+    assert all(of in kept for _, of in dropped)
+
+
+def test_a_second_refresh_finds_everything_done(pipeline: Pipeline) -> None:
+    from data.config import LinksConfig, TokensConfig
+    from flows.demo import pages_config
+    from flows.refresh import refresh
+
+    again = refresh(
+        [str(pipeline.dump)],
+        "small",
+        str(pipeline.lake),
+        links=LinksConfig(part_links=100),
+        pages=pages_config(()),  # the local web is down: nothing may be fetched
+        tokens=TokensConfig(val_share=0.1),
+    )
+    for stage, summary in again["stages"].items():
+        assert summary["skipped"], stage
+        assert summary["digest"] == pipeline.refreshed["stages"][stage]["digest"]
+
+
+def test_all_task_runs_are_found_again_in_the_server(pipeline: Pipeline) -> None:
+    lake = Lake(pipeline.lake)
+    for stage in STAGES:
+        manifest = lake.dataset(stage, "small").require()
+        states = task_states(stage)
+        for part in manifest.parts:
+            assert states[f"{stage} {part.name}"] == "Completed"
+    assert task_states("pretrain") == {"train tiny": "Completed"}
+    assert set(task_states("evaluate").values()) == {"Completed"}
+
+
+def test_the_mlflow_run_holds_everything(pipeline: Pipeline, servers: services.Servers) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(servers.mlflow_uri)
+    run = client.get_run(pipeline.trained["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["layers"] == "2"
+    assert run.data.params["width"] == "32"
+    digest = pipeline.refreshed["stages"]["tokens"]["digest"]
+    (dataset,) = {(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs}
+    assert dataset == ("tokens/small", digest[:32])
+    losses = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss")}
+    assert {5, 10, 15, 20} <= losses.keys()
+    assert {metric.step for metric in client.get_metric_history(run.info.run_id, "tokens_per_s")} == losses.keys()
+    models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    steps = {model.tags["webtext.step"]: model for model in models}
+    assert set(steps) == {"10", "20"}
+    files = {artifact.path for artifact in client.list_logged_model_artifacts(steps["20"].model_id)}
+    assert {"model.safetensors", "config.json"} <= files
+    scored = {metric.key for metric in steps["20"].metrics or []}
+    for task in pipeline.scored["scores"]:
+        assert any(task in key for key in scored), (task, scored)
+
+
+def test_scores_have_intervals_and_baselines(pipeline: Pipeline) -> None:
+    scores = pipeline.scored["scores"]
+    assert {"heldout_ppl", "heldout_lastword", "heldout_cloze"} <= scores.keys()
+    for name in ("heldout_lastword", "heldout_cloze"):
+        low, high = scores[name]["interval"]
+        assert 0 <= low <= scores[name]["accuracy"] <= high <= 1
+        assert scores[name]["best_baseline"] in scores[name]["baselines"]
+    assert {"lambada_openai", "wikitext2"} & {
+        key.split("_paper")[0] for key in pipeline.scored["missing"]
+    } or pipeline.scored["missing"]
+
+
+def test_the_command_line_shows_what_became_of_a_link(pipeline: Pipeline) -> None:
+    url, kept = next(
+        (url, of)
+        for url, of in duckdb.sql(
+            f"select t.url, s.duplicate_of from '{pipeline.lake}/text/small/part-*.parquet' t "
+            f"join '{pipeline.lake}/select/small/part-*.parquet' s using (doc_id) where s.status = 'near_duplicate'"
+        ).fetchall()
+    )
+    run = webtext(pipeline.environment(), "why", url, "--json")
+    assert run.returncode == 0, run.stderr
+    (found,) = json.loads(run.stdout)["found"]
+    assert found["stages"]["select"]["status"] == "near_duplicate"
+    assert found["stages"]["select"]["duplicate_of"] == kept.hex()
+    original = found["stages"]["select"]["duplicate_of_url"]
+    (found,) = json.loads(webtext(pipeline.environment(), "why", original, "--json").stdout)["found"]
+    assert found["stages"]["tokens"]["status"] == "ok"
+    assert found["stages"]["tokens"]["n_tokens"] > 0
+
+    unknown = webtext(pipeline.environment(), "why", "http://unknown.example/")
+    assert unknown.returncode == 1
+    assert unknown.stderr == (
+        "webtext: error: http://unknown.example/: in no snapshot's links; `webtext status` lists the snapshots\n"
+    )
+
+
+def test_report_is_one_page_with_funnel_curve_and_scores(pipeline: Pipeline, tmp_path: Path) -> None:
+    page = tmp_path / "out" / "report.html"
+    run = webtext(pipeline.environment(), "report", "--to", str(page), "--json")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == {"file": str(page), "snapshots": ["small"], "runs": ["tiny"]}
+    html = page.read_text()
+    assert html.count("<svg") == 3
+    assert "near_duplicate" in html
+    assert "heldout_cloze" in html
+    assert not re.search(r'(src|href)="http', html)
+
+
+def test_sample_writes_the_same_text_for_the_same_seed(pipeline: Pipeline) -> None:
+    arguments = ("sample", "--run", "tiny", "--prompt", "The array is", "--tokens", "12", "--json")
+    one = json.loads(webtext(pipeline.environment(), *arguments, "--seed", "1").stdout)
+    same = json.loads(webtext(pipeline.environment(), *arguments, "--seed", "1").stdout)
+    other = json.loads(webtext(pipeline.environment(), *arguments, "--seed", "2").stdout)
+    assert one == same
+    assert one["text"] != other["text"]
+
+
+def test_export_is_what_transformers_loads(pipeline: Pipeline, tmp_path: Path) -> None:
+    import torch
+    from transformers import GPT2LMHeadModel, GPT2TokenizerFast
+
+    from model.checkpoint import load_model
+
+    folder = tmp_path / "hf"
+    run = webtext(pipeline.environment(), "export", "--run", "tiny", "--to", str(folder))
+    assert run.returncode == 0, run.stderr
+    theirs = GPT2LMHeadModel.from_pretrained(folder).eval()
+    ours, state = load_model(Lake(pipeline.lake), "tiny")
+    ids = torch.tensor([GPT2TokenizerFast.from_pretrained(folder)("The array is sorted.")["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, ours(ids), atol=1e-5, rtol=0)
+    assert state.step == 20
+    again = webtext(pipeline.environment(), "export", "--run", "tiny", "--to", str(folder))
+    assert again.returncode == 1
+    assert "is not an empty directory" in again.stderr
+
+
+def test_status_and_doctor(pipeline: Pipeline) -> None:
+    status = collect(Settings(lake=str(pipeline.lake), home=pipeline.home))
+    assert status["snapshots"]["small"]["tokens"]["state"] == "done"
+    assert status["runs"]["tiny"]["state"] == "done"
+    run = webtext(pipeline.environment(), "doctor", "--json")
+    checks = {check["what"]: check["state"] for check in json.loads(run.stdout)["checks"]}
+    assert run.returncode == 0, run.stdout
+    assert checks["tokens/small"] == checks["prefect"] == checks["mlflow"] == "good"
+
+
+def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: Path) -> None:
+    """A snapshot whose pages are all known from an earlier one keeps none of them."""
+    from flows import localweb
+
+    known = [
+        url
+        for (url,) in duckdb.sql(
+            f"select t.url from '{pipeline.lake}/text/small/part-*.parquet' t join "
+            f"'{pipeline.lake}/select/small/part-*.parquet' s using (doc_id) where s.status = 'ok' order by t.url limit 5"
+        ).fetchall()
+    ]
+    listed = tmp_path / "urls.txt"
+    listed.write_text("\n".join([*known, "not a url"]) + "\n")
+    with localweb.running(pipeline.home) as web:
+        run = webtext(
+            pipeline.environment(),
+            *("refresh", "--snapshot", "small-2", "--links", f"urls:{listed}"),
+            *("--connect-to", web.connect_to[0], "--host-delay", "0.01", "--json"),
+        )
+    assert run.returncode == 0, run.stderr
+    stages = json.loads(run.stdout)["stages"]
+    assert stages["links"]["by_status"] == {"bad_url": 1, "ok": 5} | {
+        k: 0 for k, v in stages["links"]["by_status"].items() if v == 0
+    }
+    assert stages["select"]["by_status"] == {"exact_duplicate": 5}
+    assert stages["tokens"]["rows_out"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("refresh", "--links", "nowhere.zst", "--snapshot", "x"), 1, "nowhere.zst: no such file"),
+        (("refresh", "--snapshot", "x"), 2, "Missing option '--links'"),
+        (("refresh", "--links", "a", "--deadline", "soon"), 2, "expected a number and one of s m h d"),
+        (("train", "--corpus", "small", "--preset", "huge"), 2, "no such preset; there are nano, mini, 124M"),
+        (("train", "--corpus", "small", "--preset", "nano", "--set", "depth=3"), 2, "no such setting; there are"),
+        (("train", "--corpus", "nope", "--preset", "nano"), 1, "tokens/nope: no such dataset"),
+        (("eval", "--run", "nope"), 1, "nope"),
+        (("eval",), 2, "exactly one of --run"),
+        (("sample", "--run", "nope", "--prompt", "x"), 1, "no checkpoint in"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_to_do(
+    pipeline: Pipeline, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    run = webtext(pipeline.environment(), *arguments)
+    assert run.returncode == code, run.stderr
+    flat = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run.stderr).split())
+    assert message in flat
+    assert "Traceback" not in run.stderr
+    if code == 1:
+        assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_a_damaged_shard_is_found_and_named(pipeline: Pipeline) -> None:
+    shard = next((pipeline.lake / "tokens" / "small" / "train").glob("*.parquet"))
+    body = bytearray(shard.read_bytes())
+    body[len(body) // 2] ^= 1
+    good = shard.read_bytes()
+    try:
+        shard.write_bytes(body)
+        run = webtext(pipeline.environment(), "doctor")
+        assert run.returncode == 1
+        assert f"{shard.name}: sha256 is" in run.stdout
+        train = webtext(
+            pipeline.environment(), "train", "--corpus", "small", "--preset", "nano", "--run", "other", "--steps", "1"
+        )
+        assert train.returncode == 1
+        assert shard.name in train.stderr
+    finally:
+        shard.write_bytes(good)
+
+
+def test_a_lake_of_another_configuration_is_refused_with_the_difference(pipeline: Pipeline) -> None:
+    run = webtext(
+        pipeline.environment(), "refresh", "--snapshot", "small", "--links", str(pipeline.dump), "--min-karma", "5"
+    )
+    assert run.returncode == 1
+    assert "min_karma: 3 -> 5" in run.stderr
