@@ -7,18 +7,16 @@ number of pages and with the only outcome that is right.
 from __future__ import annotations
 
 import random
-import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
-from pathlib import Path
 
 from data.schema import PageStatus, SelectStatus
 from flows.localdocs import Article
 from flows.localpages import LAYOUTS
 from flows.localprose import plain, prose_chars
 from flows.localsite import Expected, Host, Route, Site, host_of
+from flows.localtexts import edited, foreign_articles, slug, thin_article, typographic
 
 KINDS = {
     "article": "an ordinary article; nothing is planted",
@@ -54,6 +52,8 @@ KINDS = {
 
 _SEED = "the local web"
 _N_DOMAINS = 150
+_N_ORIGINALS = 260  # 150 are copied, 95 are led to by redirects
+_N_PLANTED = 54  # behind robots.txt, in a wrong charset, as XHTML
 _FIRST = (
     *("quiet", "amber", "north", "copper", "silver", "paper", "winter", "little", "bright", "hollow"),
     *("green", "marble", "river", "velvet", "lantern", "cedar", "willow", "saffron", "granite", "meadow"),
@@ -68,39 +68,23 @@ _ROBOTS = (
 )
 _DUPLICATE = (SelectStatus.EXACT_DUPLICATE, SelectStatus.NEAR_DUPLICATE)
 _THIN = (SelectStatus.TOO_SHORT, SelectStatus.NO_TEXT)
-_THIN_TEXTS = (
-    "Gallery {n}: three pictures from the exhibition. Log in to see them in full size.",
-    "The video number {n} is no longer available because its uploader has closed the account.",
-    "Coming soon: episode {n}. Check back later for the transcript.",
-    "Poll {n} is closed. Thank you to everyone who voted this week.",
-    "Quote of the day, number {n}: a good question is worth more than a quick answer.",
-    "Issue {n} has been sold out. A reprint is planned for next spring.",
-)
-THANKS = (
-    "With thanks to José Nuñez, Zoë Müller and Françoise Lefèvre, who asked naïve questions in a café – over “coffee”."
-)
-"""Stands in every article of the kind ``wrong_charset``; all its characters are in windows-1252."""
-_NOTES = (
-    "Correction, added by the editors: an earlier version named the wrong week.",
-    "This text appeared first in our printed edition and was shortened slightly.",
-)
 
 
 def plan(articles: list[Article]) -> Site:
     """The site around these articles. Raises ValueError if they are too few for the hazards."""
-    if len(articles) < 1_000:
-        raise ValueError(f"{len(articles)} articles are too few for a web; at least 1000 are needed")
-    return _Plan(articles).site
+    good = [number for number, article in enumerate(articles) if _is_good(article)]
+    if len(articles) < 1_000 or len(good) < _N_ORIGINALS + _N_PLANTED:
+        raise ValueError(f"{len(articles)} articles, {len(good)} of them long and plain, are too few for a web")
+    return _Plan(articles, good).site
 
 
 class _Plan:
-    def __init__(self, articles: list[Article]) -> None:
+    def __init__(self, articles: list[Article], good: list[int]) -> None:
         self.rng = random.Random(_SEED)
         self.site = Site(list(articles), {}, {}, {})
         self._add_hosts()
-        good = [number for number, article in enumerate(articles) if _is_good(article)]
-        self.originals = good[:260]
-        planted = good[260:330]
+        self.originals = good[:_N_ORIGINALS]
+        planted = good[_N_ORIGINALS : _N_ORIGINALS + _N_PLANTED]
         taken = {*self.originals, *planted}
         self._ordinary([number for number in range(len(articles)) if number not in taken])
         self.original_urls = [self._page("original", number, select=(SelectStatus.OK,)) for number in self.originals]
@@ -148,13 +132,13 @@ class _Plan:
 
     def _path(self, layout: str, article: Article, published: date) -> str:
         number = self.rng.randrange(10_000, 99_999) * 10_000 + len(self.site.routes)  # no two are equal
-        slug = _slug(article.title)
+        name = slug(article.title)
         if layout == "blog":
-            return f"/{published.year}/{published.month:02d}/{slug}-{number}"
+            return f"/{published.year}/{published.month:02d}/{name}-{number}"
         if layout == "news":
-            return f"/{self.rng.choice(('science', 'technology', 'culture'))}/{slug}-{number}.html"
+            return f"/{self.rng.choice(('science', 'technology', 'culture'))}/{name}-{number}.html"
         if layout == "docs":
-            return f"/guide/{_slug(article.name.split('.')[0])}/{slug}-{number}"
+            return f"/guide/{slug(article.name.split('.')[0])}/{name}-{number}"
         return f"/viewtopic.php?t={number}"
 
     def _add(self, url: str, route: Route, page: PageStatus, select: tuple[SelectStatus, ...] = ()) -> str:
@@ -188,7 +172,7 @@ class _Plan:
             self._page("syndicated", site.routes[original].article, host, select=_DUPLICATE, original=original)
         for _ in range(70):
             original = next(originals)
-            site.articles.append(self._edited(site.article(original)))
+            site.articles.append(edited(site.article(original), self.rng))
             host = self._other_host(original, is_same_layout=True)
             select = (SelectStatus.NEAR_DUPLICATE,)
             self._page("near_copy", len(site.articles) - 1, host, select=select, original=original)
@@ -204,21 +188,9 @@ class _Plan:
             ]
         )
 
-    def _edited(self, article: Article) -> Article:
-        """Two words changed in the longest paragraph, and a sentence more: some 3 % of the 5-grams of words."""
-        blocks = [list(block) for block in article.blocks]
-        longest = max((block for block in blocks if block[0] == "p"), key=lambda block: len(block[1]))
-        words = longest[1].split(" ")
-        for at in (len(words) // 3, 2 * len(words) // 3):
-            words[at] = self.rng.choice(("certainly", "roughly", "perhaps", "usually"))
-        longest[1] = " ".join(words)
-        blocks.append(["p", self.rng.choice(_NOTES)])
-        return replace(article, name=f"{article.name}~", blocks=blocks)
-
     def _thin(self) -> None:
         for number in range(72):
-            text = _THIN_TEXTS[number % len(_THIN_TEXTS)].format(n=number + 11)
-            self.site.articles.append(Article(f"thin.{number}", text.split(":")[0].split(".")[0][:60], [["p", text]]))
+            self.site.articles.append(thin_article(number))
             # On old table layouts extractors fall back to the whole page when there is so little.
             hosts = [h for h in self.common_hosts if self.site.hosts[h].layout != "forum"]
             self._page("thin", len(self.site.articles) - 1, self.rng.choice(hosts), select=_THIN)
@@ -227,7 +199,7 @@ class _Plan:
             self._page("shell", len(self.site.articles) - 1, host, f"/view/{number}", select=_THIN)
 
     def _foreign(self) -> None:
-        for article in _foreign_articles():
+        for article in foreign_articles():
             self.site.articles.append(article)
             number = len(self.site.articles) - 1
             for layout in self.rng.sample(LAYOUTS, 3):
@@ -311,7 +283,7 @@ class _Plan:
             self._page("crawl_delay", next(numbers), patient, page=PageStatus.CRAWL_DELAY_TOO_LONG)
         wrong = (("text/html; charset=utf-8", "cp1252"), ("text/html; charset=iso-8859-1", "utf-8"))
         for index in range(16):
-            self.site.articles.append(_typographic(self.site.articles[next(numbers)]))
+            self.site.articles.append(typographic(self.site.articles[next(numbers)]))
             content_type, charset = wrong[index % 2]
             where = len(self.site.articles) - 1
             ok = (SelectStatus.OK,)
@@ -346,34 +318,8 @@ class _Plan:
         add("slow", "drip", "tap.dripdrip.example", 1, PageStatus.TIMEOUT)
 
 
-def _slug(title: str) -> str:
-    ascii_title = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", ascii_title)[:50].strip("-") or "page"
-
-
 def _is_good(article: Article) -> bool:
     """Long enough for an edit to be small, and plain prose, so that what the filters say of it is certain."""
     n_chars = len(plain(article.blocks))
     n_words = sum(len(block[1].split()) for block in article.blocks if block[0] == "p")
     return n_chars >= 2_800 and n_words >= 120 and prose_chars(article.blocks) >= 0.8 * n_chars
-
-
-def _typographic(article: Article) -> Article:
-    """With characters that are not ASCII, all of them in windows-1252."""
-    blocks = [[kind, _curly(content)] if kind in ("p", "h") else [kind, content] for kind, content in article.blocks]
-    return replace(article, blocks=[["p", THANKS], *blocks])
-
-
-def _curly(text: str) -> str:
-    text = re.sub(r'"([^"]*)"', "“\\1”", text)
-    return text.replace("'", "’").replace(" -- ", " – ").replace(" - ", " – ")
-
-
-def _foreign_articles() -> Iterator[Article]:
-    """The texts of templates/local_languages.txt: ``@ language | title``, then paragraphs."""
-    path = Path(__file__).parent / "templates" / "local_languages.txt"
-    for part in path.read_text(encoding="utf-8").split("@ ")[1:]:
-        head, _, body = part.partition("\n")
-        language, _, title = head.partition(" | ")
-        blocks = [["p", " ".join(paragraph.split())] for paragraph in body.strip().split("\n\n")]
-        yield Article(f"languages.{language}.{_slug(title)}", title, blocks, language)

@@ -60,7 +60,7 @@ def run_child(module: str, arguments: Sequence[str], log: Path, on_event: Callab
                 services.end_tree(psutil.Process(process.pid), grace_s=STOP_GRACE_S)
             process.wait()
             raise
-    if code == 0:
+    if code == 0 or last.get("event") == "stopped":  # torchrun reports a signal as a failure, also a clean stop
         return last
     if failure is not None:
         kind = InputError if failure.get("kind") == "InputError" else RuntimeError

@@ -207,7 +207,7 @@ class TrainSpec:
     preset: str
     cache_dir: str  # local; holds the corpus as a memory map
     overrides: dict[str, str] = field(default_factory=dict)
-    device: str = "cpu"
+    device: str = "auto"
     steps: int | None = None  # instead of the preset's
     tracking_uri: str | None = None  # of MLflow; None: nothing is tracked
     experiment: str = "webtext"

@@ -361,7 +361,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         spec = TrainSpec.from_json(orjson.loads(path.read_bytes()), str(path))
-        if spec.device.startswith("cpu"):
+        if spec.device.startswith("cpu") or (spec.device == "auto" and world.best_device() == "cpu"):
             world.keep_freed_memory()
         train(spec, emit, lambda: bool(stop))
     except (InputError, DivergedError, OSError) as error:  # OSError: the disk is full, the lake is gone

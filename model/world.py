@@ -42,13 +42,20 @@ class World:
             dist.destroy_process_group()
 
 
+def best_device() -> str:
+    """What ``auto`` means on this machine."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def join(device: str) -> World:
     """Join the world of the environment (RANK, WORLD_SIZE, LOCAL_RANK). Raises InputError for a device not there."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(best_device() if device == "auto" else device)
     except RuntimeError as error:
-        raise InputError(f"--device {device}: not a device of torch; use cpu, cuda, cuda:N or mps") from error
+        raise InputError(f"--device {device}: not a device of torch; use auto, cpu, cuda, cuda:N or mps") from error
     if chosen.type == "cuda":
         if size > 1 and chosen.index is None:
             chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

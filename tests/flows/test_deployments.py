@@ -88,9 +88,9 @@ def test_refresh_is_scheduled_weekly() -> None:
 
 def compose_tool() -> list[str] | None:
     for command in (["docker", "compose"], ["podman-compose"]):
-        if shutil.which(command[0]):
-            if subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0:
-                return command
+        is_there = shutil.which(command[0]) is not None
+        if is_there and subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0:
+            return command
     return None
 
 

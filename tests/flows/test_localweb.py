@@ -25,7 +25,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from data.extract import extract
 from data.schema import PageStatus
 from data.urls import canonical_url, domain_of
-from flows import localbuild, localdocs, localpages, localplan
+from flows import localbuild, localdocs, localpages, localplan, localtexts
 from flows.localprose import plain
 from flows.localsite import Site, host_of
 from flows.localweb import BOMB_BYTES, LocalWeb, running
@@ -150,8 +150,8 @@ def test_a_wrong_charset_can_be_seen_through(site: Site) -> None:
     for url in urls[:4]:
         body = site.html(url)
         declared = site.routes[url].content_type.partition("charset=")[2]
-        assert localplan.THANKS not in body.decode(declared, errors="replace")
-        assert localplan.THANKS in (extract(body, site.routes[url].content_type, url, "precision").text or "")
+        assert localtexts.THANKS not in body.decode(declared, errors="replace")
+        assert localtexts.THANKS in (extract(body, site.routes[url].content_type, url, "precision").text or "")
 
 
 # What it is made of

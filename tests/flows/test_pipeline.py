@@ -222,7 +222,8 @@ def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: P
         url
         for (url,) in duckdb.sql(
             f"select t.url from '{pipeline.lake}/text/small/part-*.parquet' t join "
-            f"'{pipeline.lake}/select/small/part-*.parquet' s using (doc_id) where s.status = 'ok' order by t.url limit 5"
+            f"'{pipeline.lake}/select/small/part-*.parquet' s using (doc_id) where s.status = 'ok' "
+            "order by t.url limit 5"
         ).fetchall()
     ]
     listed = tmp_path / "urls.txt"

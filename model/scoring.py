@@ -1,0 +1,179 @@
+"""Log-probabilities under a GPT-2: of continuations given contexts, and of long texts through a sliding window.
+
+Every score of this project goes through ``score``, whatever the model was loaded from (a checkpoint, transformers'
+files). Requests are sorted by length and run in batches, padded on the right: attention looks left only, so padding
+cannot change a score beyond the noise of fp32 (tests compare with one request at a time). The head, 50,257 numbers a
+position, is computed only for the positions that are scored, some at a time, so memory does not grow with the batch.
+
+Conventions:
+
+- log-probabilities are natural logarithms (nats), of all tokens of a continuation together unless said otherwise
+- a context is never empty; the first token of a document is conditioned on end-of-text, as in training
+- what does not fit into the model's context is cut from the left of the request's context, and counted; a continuation
+  is never cut
+- a long text is scored in steps of ``stride`` tokens: the first window scores all its tokens, each later one only its
+  last ``stride``, which have at least ``context - stride`` tokens before them; every token is scored exactly once
+- bits per byte = nats / ln 2 / bytes of the original text in UTF-8
+
+Letters in names: B requests, T positions, N scored positions, C width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.bpe import END_OF_TEXT
+from data.errors import InputError
+from model.gpt2 import GPT2
+
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 32_768  # positions in one forward pass, padding included
+CPU_HEAD_ROWS, GPU_HEAD_ROWS = 256, 4_096  # positions whose logits are held at once: 50 MB, 0.8 GB in fp32
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is the probability of ``continuation`` after ``context``? Token ids, neither may be empty."""
+
+    context: Sequence[int]
+    continuation: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The answer. All arrays have one entry a token of the continuation, given the true tokens before it."""
+
+    log_probs: npt.NDArray[np.float64]  # nats
+    predicted: npt.NDArray[np.int64]  # the likeliest token
+    predicted_first: int  # the likeliest first token that is not excluded
+    n_dropped: int  # tokens of the context that did not fit
+
+    @property
+    def log_likelihood(self) -> float:
+        """Of the whole continuation, nats."""
+        return float(self.log_probs.sum())
+
+
+def score(
+    model: GPT2,
+    requests: Sequence[Request],
+    exclude_first: Sequence[int] = (),
+    on_done: Callable[[int], None] = lambda done: None,
+) -> list[Score]:
+    """Score each request; the answers are in the order of the requests.
+
+    ``exclude_first`` are tokens that ``predicted_first`` may not be. ``on_done`` is called with the number of requests
+    done, after each batch. Raises InputError if a continuation is longer than the model's context, ValueError if a
+    context or a continuation is empty.
+    """
+    rows = [_Row.of(index, request, model.config.context) for index, request in enumerate(requests)]
+    rows.sort(key=lambda row: -len(row.ids))
+    device = model.tokens.weight.device
+    is_cpu = device.type == "cpu"
+    head_rows = CPU_HEAD_ROWS if is_cpu else GPU_HEAD_ROWS
+    excluded = torch.tensor(list(exclude_first), dtype=torch.long, device=device)
+    scores: dict[int, Score] = {}
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for batch in _batches(rows, CPU_BATCH_TOKENS if is_cpu else GPU_BATCH_TOKENS):
+            x_NC, targets_N, is_first_N = _hidden(model, batch, device)
+            parts = [
+                _head(model, x_NC[i : i + head_rows], targets_N[i : i + head_rows], is_first_N[i : i + head_rows], excluded)
+                for i in range(0, len(targets_N), head_rows)
+            ]
+            log_probs, predicted, allowed = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+            at = 0
+            for row in batch:
+                end = at + len(row.targets)
+                scores[row.index] = Score(
+                    log_probs[at:end].astype(np.float64), predicted[at:end], int(allowed[at]), row.n_dropped
+                )
+                at = end
+            on_done(len(scores))
+    model.train(was_training)
+    return [scores[index] for index in range(len(requests))]
+
+
+def rolling(tokens: Sequence[int], context: int, stride: int, before: int = END_OF_TEXT) -> list[Request]:
+    """Requests that together score each of ``tokens`` once, through a window of ``context`` inputs; see the module.
+
+    ``before`` is the token that the first one is conditioned on. ``stride`` must be in 1..context.
+    """
+    if not 1 <= stride <= context:
+        raise ValueError(f"stride must be in 1..{context}, got {stride}")
+    whole = [before, *(int(token) for token in tokens)]
+    requests = []
+    start, end = 1, min(len(whole), context + 1)
+    while start < end:
+        requests.append(Request(whole[max(0, end - 1 - context) : start], whole[start:end]))
+        start, end = end, min(len(whole), end + stride)
+    return requests
+
+
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    return nats / math.log(2) / n_bytes
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A request as the model reads it: the last ``len(targets)`` of the ids predict the targets."""
+
+    index: int
+    ids: list[int]
+    targets: list[int]
+    n_dropped: int
+
+    @classmethod
+    def of(cls, index: int, request: Request, context: int) -> _Row:
+        n = len(request.continuation)
+        if n == 0 or not len(request.context):
+            raise ValueError(f"request {index}: its context has {len(request.context)} tokens, its continuation {n}")
+        if n > context:
+            raise InputError(f"a continuation of {n} tokens does not fit into the model's context of {context}")
+        ids = [*request.context, *request.continuation][:-1]
+        return cls(index, ids[-context:], list(request.continuation), max(0, len(ids) - context))
+
+
+def _batches(rows: list[_Row], max_tokens: int) -> Iterator[list[_Row]]:
+    """Consecutive rows, longest first; at least one, and no more positions than ``max_tokens`` with the padding."""
+    start = 0
+    while start < len(rows):
+        count = max(1, max_tokens // len(rows[start].ids))
+        yield rows[start : start + count]
+        start += count
+
+
+def _hidden(model: GPT2, batch: list[_Row], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The residual stream at the scored positions ``[N, C]``, their targets ``[N]``, and which are a row's first."""
+    longest = max(len(row.ids) for row in batch)
+    ids = np.zeros((len(batch), longest), dtype=np.int64)
+    for b, row in enumerate(batch):
+        ids[b, : len(row.ids)] = row.ids
+    x_BTC = model.hidden(torch.from_numpy(ids).to(device))
+    b_N = np.concatenate([np.full(len(row.targets), b) for b, row in enumerate(batch)])
+    t_N = np.concatenate([np.arange(len(row.ids) - len(row.targets), len(row.ids)) for row in batch])
+    first_N = np.concatenate([np.arange(len(row.targets)) == 0 for row in batch])
+    targets_N = torch.from_numpy(np.concatenate([row.targets for row in batch]).astype(np.int64))
+    return x_BTC[torch.from_numpy(b_N), torch.from_numpy(t_N)], targets_N.to(device), torch.from_numpy(first_N)
+
+
+def _head(
+    model: GPT2, x_NC: Tensor, targets_N: Tensor, is_first_N: Tensor, excluded: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of the target, likeliest token, and likeliest token where excluded ones are not counted."""
+    logits_NV = F.linear(x_NC, model.tokens.weight).float()
+    log_probs_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+    predicted_N = logits_NV.argmax(1)
+    allowed_N = predicted_N.clone()
+    if len(excluded) and bool(is_first_N.any()):
+        at = is_first_N.nonzero()[:, 0].to(x_NC.device)
+        allowed_N[at] = logits_NV[at].index_fill(1, excluded, float("-inf")).argmax(1)
+    return log_probs_N, predicted_N, allowed_N
