@@ -31,7 +31,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 check-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -18,7 +18,7 @@ from data.schema import STAGES
 
 matplotlib.use("svg")  # no display is needed
 
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure
 
 TOP = 20
 

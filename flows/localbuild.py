@@ -4,7 +4,7 @@ It lies under ``<home>/localweb/<digest>``; the digest is over the versions of P
 and over the program's own files, so another version gets another folder. A folder that is whole is never made again.
 Bytes are the same in any directory and process.
 
-Cost: 10 s on two cores the first time, 0.1 s later; 5 MB of disk.
+Cost: about 10 s on two cores the first time, 0.4 s later; 5 MB of disk.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def _step(lines: Sequence[str], at: int, out: list[Block]) -> int:
     following = lines[at + 1].strip() if at + 1 < len(lines) else ""
     if _RULE.fullmatch(text):  # an overline or a transition
         return at + 1
-    if _RULE.fullmatch(following) and len(following) >= min(len(text) - 2, 3) and len(text) <= 90:
+    if _RULE.fullmatch(following) and len(text) <= 90:
         out.append(["h", _inline([text.rstrip(":")])])
         return at + 2
     if text.startswith(">>>"):

@@ -6,7 +6,7 @@ A crawler is led here by ``--connect-to '*.example=127.0.0.1:PORT'`` and told ap
 nor address is in any URL. Answers follow from the plan (flows/localplan.py) alone; most are pages, the others are what
 goes wrong on the web: endless bodies, bombs, silence. None of them is held in memory.
 
-It ends on SIGTERM, and when the process that started it dies. About 700 pages a second on one core.
+It ends on SIGTERM, and when the process that started it dies. About 1,100 pages a second (0.75 ms of CPU each).
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def running(home: Path) -> Iterator[LocalWeb]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
+            start_new_session=True,  # Ctrl-C must not end it before the crawler: links would fail that are fine
         )
     try:
         assert process.stdout is not None

@@ -86,7 +86,13 @@ def score(
         for batch in _batches(rows, CPU_BATCH_TOKENS if is_cpu else GPU_BATCH_TOKENS):
             x_NC, targets_N, is_first_N = _hidden(model, batch, device)
             parts = [
-                _head(model, x_NC[i : i + head_rows], targets_N[i : i + head_rows], is_first_N[i : i + head_rows], excluded)
+                _head(
+                    model,
+                    x_NC[i : i + head_rows],
+                    targets_N[i : i + head_rows],
+                    is_first_N[i : i + head_rows],
+                    excluded,
+                )
                 for i in range(0, len(targets_N), head_rows)
             ]
             log_probs, predicted, allowed = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))

@@ -30,7 +30,7 @@ def test_the_suite_passes_with_loopback_only() -> None:
     probe = subprocess.run([*namespace, "pass"], capture_output=True, text=True, check=False)
     if probe.returncode != 0:
         pytest.skip(f"no network namespace may be made here: {probe.stderr.strip()}")
-    suite = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    suite = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", "2", "--dist", "loadgroup"]
     root = Path(__file__).parents[1]
     run = subprocess.run([*namespace, LOOPBACK_UP, *suite], cwd=root, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-5000:]

@@ -15,6 +15,8 @@ from data.lake import Lake
 from flows import localweb, services
 from tests.flows.conftest import Pipeline
 
+pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
+
 ROOT = Path(__file__).parents[2]
 
 

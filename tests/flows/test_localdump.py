@@ -18,6 +18,8 @@ from data.urls import canonical_url
 from flows.localbuild import Built, build
 from flows.localdump import LOW_KARMA_PAGES, ORIGINAL_SCORE, write_dump
 
+pytestmark = pytest.mark.xdist_group("localweb")  # it is built once for all of them
+
 
 @pytest.fixture(scope="module")
 def built(home: Path) -> Built:

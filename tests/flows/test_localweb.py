@@ -30,6 +30,8 @@ from flows.localprose import plain
 from flows.localsite import Site, host_of
 from flows.localweb import BOMB_BYTES, LocalWeb, running
 
+pytestmark = pytest.mark.xdist_group("localweb")  # it is built once for all of them
+
 
 @pytest.fixture(scope="module")
 def web(home: Path) -> Iterator[LocalWeb]:

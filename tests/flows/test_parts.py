@@ -16,6 +16,8 @@ from data.stage import run_stage
 from flows import services
 from tests.data.test_lake import make_part
 
+pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
+
 NAMES = [f"part-{index:05d}" for index in range(12)]
 
 

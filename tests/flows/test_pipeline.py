@@ -17,6 +17,8 @@ from flows.status import collect
 from tests.flows.conftest import Pipeline, webtext
 from tests.flows.test_parts import task_states
 
+pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
+
 
 def rows(pipeline: Pipeline, stage: str, columns: str, snapshot: str = "small") -> list[tuple[Any, ...]]:
     """Read with another reader of Parquet than ours."""

@@ -14,6 +14,8 @@ from data.errors import InputError
 from flows import services
 from flows.settings import Settings
 
+pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
+
 
 def test_one_server_is_shared_by_commands_that_start_at_once(servers: services.Servers, home: Path) -> None:
     outside = Settings(home=home, PREFECT_API_URL=None, MLFLOW_TRACKING_URI=None)

@@ -1,0 +1,161 @@
+"""``heldout_cloze``: which of ten words was removed from a sentence, as in CBT (Hill et al., 2015), from held-out
+documents.
+
+An example is a sentence, the 20 sentences before it (as in CBT), and one content word of the sentence that occurs in
+these 20. It is scored as the GPT-2 paper does (section 3.2): the choice with the highest log-probability of itself and
+the rest of the sentence, given all before. All ten choices are one token, so none is longer than another.
+
+Counting must not help, so that a score above 10 % means reading:
+
+- all ten occur in the 20 sentences equally often, so "copy the most frequent" is a ten-way tie
+- all ten are capitalised, or none is; none but the answer occurs in the sentence, and the answer only once
+- the nine wrong ones are neighbours of the answer in the list of such words sorted by how often they are in the
+  training documents: r of them rarer and 9 - r more frequent, r being drawn uniformly. Only words that have nine on
+  either side become answers, so the rank of the answer among the ten is uniform, and exactly a tenth of the answers are
+  the most frequent (rarest, third, ..) of their ten
+
+Baselines, on the same examples: the choice that is the most frequent in training, the most frequent and the most recent
+in the context. A tie of t choices counts 1/t if the answer is among them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.bpe import encode
+from model.evals import stats, words
+from model.evals.heldout import Counts, Document, choose, hash_of
+from model.evals.task import HELDOUT, SCORES, Subject, Task, require_clusters, result
+from model.scoring import Request
+
+CHOICES = 10
+CONTEXT_SENTENCES = 20
+MIN_WORDS, MAX_WORDS = 5, 40  # of the sentence
+MAX_REST_TOKENS = 60  # after the blank
+_WORD_AFTER_SPACE = re.compile(r"(?<=\S) ([A-Za-z]+)(?![\w'’-])")
+
+
+@dataclass(frozen=True)
+class Example:
+    """``before`` + space + one of ``choices`` + ``rest``; ``before`` ends inside the sentence, at ``position``.
+
+    ``recency[i]`` is the position in the context at which choice i occurs last, ``occurrences[i]`` how often it does.
+    """
+
+    doc_id: str
+    position: int
+    before: str
+    rest: str
+    choices: tuple[str, ...]
+    answer: int
+    occurrences: tuple[int, ...]
+    recency: tuple[int, ...]
+
+
+def examples(document: Document, tokens: Mapping[str, int], counts: Counts) -> Iterator[Example]:
+    """At most one example a sentence. ``tokens`` are the words that may be choices, ``counts`` those of training."""
+    text, found = document.text, words.sentences(document.text)
+    for i in range(CONTEXT_SENTENCES, len(found)):
+        sentence = found[i]
+        if not MIN_WORDS <= sentence.n_words <= MAX_WORDS or text[sentence.end - 1] not in ".!?":
+            continue
+        start = found[i - CONTEXT_SENTENCES].start
+        in_sentence = Counter(words.WORD.findall(text, sentence.start, sentence.end))
+        in_context = list(words.WORD.finditer(text, start, found[i - 1].end))
+        occurrences = Counter(match[0] for match in in_context)
+        blanks = [
+            match
+            for match in _WORD_AFTER_SPACE.finditer(text, sentence.start, sentence.end)
+            if match[1] in tokens and occurrences[match[1]] and in_sentence[match[1]] == 1
+        ]
+        blanks.sort(key=lambda match: hash_of(f"cloze/{document.doc_id.hex()}/{match.start()}"))
+        for blank in blanks:
+            answer = blank[1]
+            pool = [
+                word
+                for word, count in occurrences.items()
+                if count == occurrences[answer]
+                and word in tokens
+                and word[0].isupper() == answer[0].isupper()
+                and (word == answer or word not in in_sentence)
+            ]
+            name = f"{document.doc_id.hex()}/{blank.start()}"
+            choices = _neighbours(answer, pool, {word: int(counts[tokens[word]]) for word in pool}, name)
+            if choices:
+                last = {match[0]: match.start() for match in in_context}
+                yield Example(
+                    doc_id=document.doc_id.hex(),
+                    position=blank.start(),
+                    before=text[start : blank.start()],
+                    rest=text[blank.end() : sentence.end],
+                    choices=choices,
+                    answer=choices.index(answer),
+                    occurrences=tuple(occurrences[word] for word in choices),
+                    recency=tuple(last[word] for word in choices),
+                )
+                break
+
+
+def _neighbours(answer: str, pool: Sequence[str], frequency: Mapping[str, int], name: str) -> tuple[str, ...] | None:
+    """Ten words of the pool around the answer, in the order of their hashes; None if it has not nine on either side."""
+    order = sorted(pool, key=lambda word: (frequency[word], hash_of(f"cloze/tie/{name}/{word}")))
+    at, others = order.index(answer), CHOICES - 1
+    if at < others or len(order) - 1 - at < others:
+        return None
+    rarer = int.from_bytes(hash_of(f"cloze/rank/{name}")[:8], "little") % CHOICES
+    chosen = order[at - rarer : at - rarer + CHOICES]
+    return tuple(sorted(chosen, key=lambda word: hash_of(f"cloze/order/{name}/{word}")))
+
+
+def credit(values: Sequence[float], answer: int) -> float:
+    """1 if the answer has the highest value alone, 1/t if it shares it with t - 1 others, else 0."""
+    best = max(values)
+    return 1 / sum(value == best for value in values) if values[answer] == best else 0.0
+
+
+def run(subject: Subject) -> SCORES:
+    held_out = subject.documents()
+    tokens = words.single_tokens()
+    every = [example for document in held_out.documents for example in examples(document, tokens, held_out.counts)]
+    rests = {id(example): encode(example.rest).tolist() for example in every}
+    every = [example for example in every if len(rests[id(example)]) <= MAX_REST_TOKENS]
+    chosen = [every[i] for i in choose([f"cloze/{e.doc_id}/{e.position}" for e in every], subject.limit)]
+    clusters = [example.doc_id for example in chosen]
+    require_clusters(clusters, "with a sentence that can be asked for")
+    requests = []
+    for example in chosen:
+        before, rest = encode(example.before).tolist(), rests[id(example)]
+        requests += [Request(before, [tokens[choice], *rest]) for choice in example.choices]
+    scores = subject.score(requests)
+    likelihoods = np.array([score.log_likelihood for score in scores]).reshape(-1, CHOICES)
+    subject.truncated //= CHOICES  # contexts, not requests
+    frequencies = [[float(held_out.counts[tokens[choice]]) for choice in example.choices] for example in chosen]
+    ways = {
+        "unigram": frequencies,
+        "most_frequent_in_context": [[float(count) for count in example.occurrences] for example in chosen],
+        "latest_in_context": [[float(position) for position in example.recency] for example in chosen],
+    }
+    accuracy = functools.partial(stats.accuracy, clusters=clusters)
+    return result(
+        subject,
+        "accuracy",
+        {"accuracy": accuracy([credit(row.tolist(), e.answer) for row, e in zip(likelihoods, chosen, strict=True)])},
+        len(chosen),
+        {
+            name: accuracy([credit(row, e.answer) for row, e in zip(values, chosen, strict=True)])
+            for name, values in ways.items()
+        },
+        unit="sentence",
+        documents=len(set(clusters)),
+        available=len(every),
+        chance=1 / CHOICES,
+    )
+
+
+TASK = Task("heldout_cloze", 1, HELDOUT, 300, MAX_REST_TOKENS + 4, run)

@@ -1,0 +1,139 @@
+"""The corpus's own held-out documents, and how often each token is in its training documents.
+
+Only the ``val`` split is ever read as examples, and no document of it may be in the training split of the same corpus
+(or of the corpus the model was trained on): checked by document id over all of them, every time.
+
+Of the held-out documents those with the smallest ``MAX_DOCUMENTS`` hashes are kept, so memory does not grow with the
+corpus; how many there are is reported. One pass over the training tokens counts them: about 4 s a gigabyte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data.bpe import END_OF_TEXT, TOKENIZER_ID, VOCAB_SIZE, decode
+from data.errors import InputError
+from data.lake import Lake
+from data.manifest import Manifest, json_digest
+
+SEED = 0  # of all choices among documents and examples
+MAX_DOCUMENTS = 2_000
+
+Tokens = npt.NDArray[np.uint16]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A held-out document: its tokens, end-of-text last, and its text without it."""
+
+    doc_id: bytes
+    tokens: Tokens
+    text: str
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out documents in the order of their hashes, and the training split's token counts ``[V]``."""
+
+    digest: str
+    documents: tuple[Document, ...]
+    available: int  # documents in the split
+    counts: Counts
+
+    def log_probs(self) -> npt.NDArray[np.float64]:
+        """The unigram model with add-one smoothing, nats ``[V]``: the best that ignores context."""
+        smoothed = self.counts + 1
+        return np.log(smoothed / smoothed.sum())
+
+
+def corpus_digest(lake: Lake, snapshots: Sequence[str]) -> str:
+    """The same as model/loader.py gives the corpus. Raises InputError if a snapshot is missing."""
+    return json_digest([lake.dataset("tokens", snapshot).require().digest for snapshot in snapshots])
+
+
+def load(lake: Lake, snapshots: Sequence[str], trained_on: Sequence[str] = ()) -> HeldOut:
+    """The held-out documents of ``snapshots``; ``trained_on`` are those the model's training documents are from.
+
+    Raises InputError if a held-out document is in a training split, if a file is damaged, or if there is no document.
+    """
+    manifests = {name: lake.dataset("tokens", name).require() for name in dict.fromkeys([*snapshots, *trained_on])}
+    for name, manifest in manifests.items():
+        if manifest.settings.get("tokenizer") != TOKENIZER_ID:
+            found = manifest.settings.get("tokenizer")
+            raise InputError(f"tokens/{name}: made with tokenizer {found!r}; held-out tasks need {TOKENIZER_ID!r}")
+    kept: dict[bytes, Tokens] = {}
+    ids: set[bytes] = set()
+    for name in snapshots:
+        for table in _tables(lake, name, manifests[name], "val", ["doc_id", "tokens"]):
+            ids.update(table.column("doc_id").to_pylist())
+            kept |= _rows(table)
+            kept = {key: kept[key] for key in sorted(kept, key=_order)[:MAX_DOCUMENTS]}
+    if not ids:
+        raise InputError(f"--corpus {','.join(snapshots)}: no held-out document; add a snapshot or raise val_share")
+    counts = np.zeros(VOCAB_SIZE, dtype=np.int64)
+    held_out = pa.array(sorted(ids), pa.binary(16))
+    for name, manifest in manifests.items():
+        for table in _tables(lake, name, manifest, "train", ["doc_id", "tokens"]):
+            _refuse_leak(table.column("doc_id"), held_out, name)
+            if name in snapshots:
+                tokens = table.column("tokens").combine_chunks().flatten().to_numpy()
+                counts += np.bincount(tokens, minlength=VOCAB_SIZE)
+    documents = [Document(key, tokens, _text(tokens)) for key, tokens in kept.items()]
+    return HeldOut(corpus_digest(lake, snapshots), tuple(documents), len(ids), counts)
+
+
+def choose(keys: Sequence[str], limit: int) -> list[int]:
+    """The indices of at most ``limit`` keys, those with the smallest hashes, in that order."""
+    order = sorted(range(len(keys)), key=lambda index: hash_of(keys[index]))
+    return order[:limit]
+
+
+def hash_of(key: str) -> bytes:
+    return hashlib.sha256(f"{SEED}/{key}".encode()).digest()
+
+
+def _order(doc_id: bytes) -> bytes:
+    return hash_of(doc_id.hex())
+
+
+def _text(tokens: Tokens) -> str:
+    body = tokens[:-1] if len(tokens) and tokens[-1] == END_OF_TEXT else tokens
+    return decode(body)
+
+
+def _rows(table: pa.Table) -> dict[bytes, Tokens]:
+    lists = table.column("tokens").combine_chunks()
+    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
+    ids = table.column("doc_id").to_pylist()
+    return {key: values[offsets[i] : offsets[i + 1]].copy() for i, key in enumerate(ids)}
+
+
+def _tables(lake: Lake, snapshot: str, manifest: Manifest, split: str, columns: list[str]) -> Iterator[pa.Table]:
+    """The tables of a split, one file at a time, each compared with its manifest."""
+    dataset = lake.dataset("tokens", snapshot)
+    for file in (file for part in manifest.parts for file in part.files if file.path.startswith(f"{split}/")):
+        with lake.open(*dataset.names(*file.path.split("/"))) as opened:
+            content = opened.read()
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            where = lake.path(*dataset.names(file.path))
+            raise InputError(f"{where}: damaged, its sha256 is not the manifest's; remove {dataset.label} and refresh")
+        yield pq.read_table(io.BytesIO(content), columns=columns)
+
+
+def _refuse_leak(train_ids: pa.ChunkedArray, held_out: pa.Array, snapshot: str) -> None:
+    leaked = train_ids.filter(pc.is_in(train_ids, value_set=held_out))
+    if len(leaked):
+        raise InputError(
+            f"tokens/{snapshot}: document {leaked[0].as_py().hex()} is held out and in the training split too "
+            f"({len(leaked)} such); its scores would be worthless: make the snapshots with one val_share and split_seed"
+        )

@@ -1,0 +1,58 @@
+"""``heldout_ppl``: how well the held-out documents are predicted, token by token.
+
+Each document is scored by itself, its first token after an end-of-text, as in training, its last one an end-of-text;
+the window slides by half the model's context (model/scoring.py). Nats, tokens and bytes are summed over documents:
+nats a token = all nats / all tokens; bits a byte = all nats / ln 2 / bytes of the documents' texts. Documents are the
+clusters of the standard error.
+
+Baseline: the unigram model of the training tokens with add-one smoothing, on the same tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from model.evals.stats import ratio
+from model.evals.task import HELDOUT, SCORES, Subject, Task, require_clusters, result
+from model.scoring import rolling
+
+
+def run(subject: Subject) -> SCORES:
+    held_out = subject.documents()
+    documents = [document for document in held_out.documents if len(document.tokens)][: subject.limit]
+    require_clusters(range(len(documents)), "are not empty")
+    context = subject.model.config.context
+    stride = max(1, context // 2)
+    windows = [rolling(document.tokens.tolist(), context, stride) for document in documents]
+    scores = iter(subject.score([window for of_one in windows for window in of_one]))
+    nats = [-sum(next(scores).log_likelihood for _ in of_one) for of_one in windows]
+    n_tokens = [float(len(document.tokens)) for document in documents]
+    n_bytes = [float(len(document.text.encode())) for document in documents]
+    unigram = held_out.log_probs()
+    unigram_nats = [-float(unigram[document.tokens].sum()) for document in documents]
+    per_token, baseline = ratio(nats, n_tokens), ratio(unigram_nats, n_tokens)
+    shares = held_out.counts[held_out.counts > 0] / max(1, held_out.counts.sum())
+    return result(
+        subject,
+        "perplexity",
+        {
+            "perplexity": per_token.exp(),
+            "nats_per_token": per_token,
+            "bits_per_byte": ratio(nats, n_bytes).scaled(1 / math.log(2)),
+        },
+        int(sum(n_tokens)),
+        {"unigram": baseline.exp()},
+        lower_is_better=True,
+        unit="token",
+        documents=len(documents),
+        available=held_out.available,
+        n_bytes=int(sum(n_bytes)),
+        stride=stride,
+        unigram_nats_per_token=baseline.value,
+        train_unigram_entropy=float(-(shares * np.log(shares)).sum()),
+    )
+
+
+TASK = Task("heldout_ppl", 1, HELDOUT, 60, 2, run)

@@ -1,0 +1,99 @@
+"""What a task is: a name, a version, what it needs, and a function from a model to a score.
+
+A score is a JSON object. All have ``metric`` (which of its numbers is the main one), that number, its ``n``, ``stderr``
+and 95 % ``interval``; ``baselines`` (trivial ways to answer, on the same examples, each with ``value`` and
+``interval``), ``best_baseline`` (its name) and ``truncated`` (requests whose context did not fit into the model's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.evals.heldout import HeldOut
+from model.evals.stats import Estimate
+from model.gpt2 import GPT2
+from model.scoring import Request, Score, score
+
+SCORES = dict[str, Any]
+MIN_CLUSTERS = 2
+HELDOUT = "heldout"
+
+
+class NotScored(Exception):  # noqa: N818 - an outcome, not an error
+    """This task cannot be scored on this model or corpus; the message says why."""
+
+
+@dataclass
+class Subject:
+    """What a task is given. ``limit`` is the task's own or the user's."""
+
+    model: GPT2
+    heldout: HeldOut | None
+    files: Mapping[str, Path]  # official files by set
+    limit: int
+    progress: Callable[[int, int], None]  # requests done, of so many
+    truncated: int = field(default=0, init=False)
+
+    def score(self, requests: Sequence[Request], exclude_first: Sequence[int] = ()) -> list[Score]:
+        """``scoring.score`` with progress; contexts that were cut are counted."""
+        total = len(requests)
+        scores = score(self.model, requests, exclude_first, lambda done: self.progress(done, total))
+        self.truncated += sum(one.n_dropped > 0 for one in scores)
+        return scores
+
+    def documents(self) -> HeldOut:
+        assert self.heldout is not None, "a held-out task is run with held-out documents"
+        return self.heldout
+
+
+@dataclass(frozen=True)
+class Task:
+    """``source`` is ``heldout`` or a set of data/evalsets.py. The version goes up when scores would change."""
+
+    name: str
+    version: int
+    source: str
+    default_limit: int
+    min_context: int  # tokens a model must be able to read
+    run: Callable[[Subject], SCORES]
+
+
+def result(
+    subject: Subject,
+    metric: str,
+    metrics: Mapping[str, Estimate],
+    n: int,
+    baselines: Mapping[str, Estimate],
+    *,
+    lower_is_better: bool = False,
+    **more: Any,
+) -> SCORES:
+    """The score of a task; ``metrics`` holds at least the main one, ``baselines`` are values of the main one."""
+    best = None
+    if baselines:
+        order = min if lower_is_better else max
+        best = order(baselines, key=lambda name: baselines[name].value)
+    main = metrics[metric]
+    return {
+        "metric": metric,
+        **{name: estimate.value for name, estimate in metrics.items()},
+        "n": n,
+        "stderr": main.stderr,
+        "interval": list(main.interval),
+        "intervals": {name: list(estimate.interval) for name, estimate in metrics.items()},
+        "baselines": {name: estimate.baseline() for name, estimate in baselines.items()},
+        "best_baseline": best,
+        "limit": subject.limit,
+        "truncated": subject.truncated,
+        **more,
+    }
+
+
+def require_clusters(clusters: Sequence[object], what: str) -> None:
+    """Raises NotScored where there are too few to say how sure a score is."""
+    found = len(set(clusters))
+    if found < MIN_CLUSTERS:
+        raise NotScored(f"{found} document(s) of {len(clusters)} {what}; at least {MIN_CLUSTERS} documents are needed")
