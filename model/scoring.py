@@ -35,7 +35,7 @@ from data.errors import InputError
 from model.gpt2 import GPT2
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 32_768  # positions in one forward pass, padding included
-CPU_HEAD_ROWS, GPU_HEAD_ROWS = 256, 4_096  # positions whose logits are held at once: 50 MB, 0.8 GB in fp32
+CPU_HEAD_ROWS, GPU_HEAD_ROWS = 128, 4_096  # positions whose logits are held at once: 26 MB, 0.8 GB in fp32
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Score:
-    """The answer. All arrays have one entry a token of the continuation, given the true tokens before it."""
+    """The answer. Arrays have one entry a token of the continuation, given the true tokens before it."""
 
     log_probs: npt.NDArray[np.float64]  # nats
-    predicted: npt.NDArray[np.int64]  # the likeliest token
-    predicted_first: int  # the likeliest first token that is not excluded
+    is_likeliest: npt.NDArray[np.bool_]  # whether no other token is likelier (of equal ones the smallest id counts)
+    is_first_likeliest_allowed: bool  # the same for the first token, among those that are not excluded
     n_dropped: int  # tokens of the context that did not fit
 
     @property
     def log_likelihood(self) -> float:
         """Of the whole continuation, nats."""
         return float(self.log_probs.sum())
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether greedy decoding would write the continuation."""
+        return bool(self.is_likeliest.all())
 
 
 def score(
@@ -69,7 +74,7 @@ def score(
 ) -> list[Score]:
     """Score each request; the answers are in the order of the requests.
 
-    ``exclude_first`` are tokens that ``predicted_first`` may not be. ``on_done`` is called with the number of requests
+    ``exclude_first`` are tokens that are no answer for ``is_first_likeliest_allowed``. ``on_done`` is called with the number of requests
     done, after each batch. Raises InputError if a continuation is longer than the model's context, ValueError if a
     context or a continuation is empty.
     """
@@ -84,23 +89,15 @@ def score(
     model.eval()
     with torch.inference_mode():
         for batch in _batches(rows, CPU_BATCH_TOKENS if is_cpu else GPU_BATCH_TOKENS):
-            x_NC, targets_N, is_first_N = _hidden(model, batch, device)
-            parts = [
-                _head(
-                    model,
-                    x_NC[i : i + head_rows],
-                    targets_N[i : i + head_rows],
-                    is_first_N[i : i + head_rows],
-                    excluded,
-                )
-                for i in range(0, len(targets_N), head_rows)
-            ]
-            log_probs, predicted, allowed = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+            x_NC, targets_N = _hidden(model, batch, device)
+            chunks = zip(x_NC.split(head_rows), targets_N.split(head_rows), strict=True)
+            parts = [_head(model, x_nC, targets_n, excluded) for x_nC, targets_n in chunks]
+            log_probs, likeliest, allowed = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
             at = 0
             for row in batch:
                 end = at + len(row.targets)
                 scores[row.index] = Score(
-                    log_probs[at:end].astype(np.float64), predicted[at:end], int(allowed[at]), row.n_dropped
+                    log_probs[at:end].astype(np.float64), likeliest[at:end], bool(allowed[at]), row.n_dropped
                 )
                 at = end
             on_done(len(scores))
@@ -157,8 +154,8 @@ def _batches(rows: list[_Row], max_tokens: int) -> Iterator[list[_Row]]:
         start += count
 
 
-def _hidden(model: GPT2, batch: list[_Row], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The residual stream at the scored positions ``[N, C]``, their targets ``[N]``, and which are a row's first."""
+def _hidden(model: GPT2, batch: list[_Row], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The residual stream at the scored positions ``[N, C]``, and their targets ``[N]``."""
     longest = max(len(row.ids) for row in batch)
     ids = np.zeros((len(batch), longest), dtype=np.int64)
     for b, row in enumerate(batch):
@@ -166,20 +163,29 @@ def _hidden(model: GPT2, batch: list[_Row], device: torch.device) -> tuple[Tenso
     x_BTC = model.hidden(torch.from_numpy(ids).to(device))
     b_N = np.concatenate([np.full(len(row.targets), b) for b, row in enumerate(batch)])
     t_N = np.concatenate([np.arange(len(row.ids) - len(row.targets), len(row.ids)) for row in batch])
-    first_N = np.concatenate([np.arange(len(row.targets)) == 0 for row in batch])
     targets_N = torch.from_numpy(np.concatenate([row.targets for row in batch]).astype(np.int64))
-    return x_BTC[torch.from_numpy(b_N), torch.from_numpy(t_N)], targets_N.to(device), torch.from_numpy(first_N)
+    return x_BTC[torch.from_numpy(b_N), torch.from_numpy(t_N)], targets_N.to(device)
 
 
-def _head(
-    model: GPT2, x_NC: Tensor, targets_N: Tensor, is_first_N: Tensor, excluded: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability of the target, likeliest token, and likeliest token where excluded ones are not counted."""
+def _head(model: GPT2, x_NC: Tensor, targets_N: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each target: its log-probability; whether it is the likeliest token; whether, but for the excluded ones.
+
+    In place, and looking for the argmax only where it matters: three times as fast on a CPU as log_softmax and argmax.
+    """
     logits_NV = F.linear(x_NC, model.tokens.weight).float()
-    log_probs_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - logits_NV.logsumexp(1)
-    predicted_N = logits_NV.argmax(1)
-    allowed_N = predicted_N.clone()
-    if len(excluded) and bool(is_first_N.any()):
-        at = is_first_N.nonzero()[:, 0].to(x_NC.device)
-        allowed_N[at] = logits_NV[at].index_fill(1, excluded, float("-inf")).argmax(1)
-    return log_probs_N, predicted_N, allowed_N
+    target_N = logits_NV.gather(1, targets_N[:, None])[:, 0]
+    likeliest_N = _is_likeliest(logits_NV, target_N, targets_N)
+    max_N1 = logits_NV.amax(1, keepdim=True)
+    allowed_N = likeliest_N
+    if len(excluded):
+        allowed_NV = logits_NV.index_fill(1, excluded, float("-inf"))
+        allowed_N = _is_likeliest(allowed_NV, target_N, targets_N)
+    sums_N = logits_NV.sub_(max_N1).exp_().sum(1)
+    return target_N - max_N1[:, 0] - sums_N.log(), likeliest_N, allowed_N
+
+
+def _is_likeliest(logits_NV: Tensor, target_N: Tensor, targets_N: Tensor) -> Tensor:
+    found_N = target_N == logits_NV.amax(1)
+    rows = found_N.nonzero()[:, 0]  # ties: the first of the equal ones, as greedy decoding does
+    found_N[rows] = logits_NV[rows].argmax(1) == targets_N[rows]
+    return found_N

@@ -40,19 +40,15 @@ def run(subject: Subject, prepare: Callable[[Passage], Passage], is_paper: bool)
     require_clusters(range(len(chosen)), "are scored")
     requests = [Request(encode(p.context).tolist(), encode(p.target).tolist()) for p in chosen]
     scores = subject.score(requests, words.stop_tokens() if is_paper else ())
-    pairs = list(zip(scores, requests, strict=True))
     clusters = range(len(chosen))
-    right = [float((score.predicted == request.continuation).all()) for score, request in pairs]
+    right = [float(score.is_greedy) for score in scores]
     metrics = {
         "accuracy": stats.accuracy(right, clusters),
         "perplexity": stats.mean([-score.log_likelihood for score in scores], clusters).exp(),
     }
     if is_paper:
-        filtered = [
-            float(s.predicted_first == r.continuation[0] and (s.predicted[1:] == r.continuation[1:]).all())
-            for s, r in pairs
-        ]
-        last = [float(score.predicted[-1] == request.continuation[-1]) for score, request in pairs]
+        filtered = [float(s.is_first_likeliest_allowed and s.is_likeliest[1:].all()) for s in scores]
+        last = [float(score.is_likeliest[-1]) for score in scores]
         metrics |= {
             "accuracy_stopword": stats.accuracy(filtered, clusters),
             "accuracy_last_token": stats.accuracy(last, clusters),

@@ -75,9 +75,7 @@ def run(subject: Subject) -> SCORES:
     require_clusters(clusters, "with a passage")
     requests = [Request(encode(e.context).tolist(), encode(f" {e.target}").tolist()) for e in chosen]
     scores = subject.score(requests)
-    is_right = [
-        float((score.predicted == request.continuation).all()) for score, request in zip(scores, requests, strict=True)
-    ]
+    is_right = [float(score.is_greedy) for score in scores]
     nats = [-score.log_likelihood for score in scores]
     unigram = held_out.log_probs()
     unigram_nats = [-float(unigram[request.continuation].sum()) for request in requests]

@@ -75,7 +75,7 @@ def wilson(p: float, n: float) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion ``p`` of ``n``."""
     centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if p == 0 else centre - half), (1.0 if p == 1 else centre + half)
 
 
 def _by_cluster(values: Sequence[float] | Floats, clusters: Sequence[object]) -> tuple[Floats, Floats]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from flows import localdocs
 from flows.localprose import blocks_of, plain, prose_chars, to_html
 
-pytestmark = pytest.mark.xdist_group("localweb")  # it is built once for all of them
-
 
 def test_numpydoc() -> None:
     found = blocks_of(
