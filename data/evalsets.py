@@ -34,7 +34,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "wikitext2_test": ("wiki.test.tokens", "wikitext-2*/wiki.test.tokens", "wikitext-2.test.tokens*"),
     "wikitext2_valid": ("wiki.valid.tokens", "wikitext-2*/wiki.valid.tokens", "wikitext-2.valid.tokens*"),
 }
-"""File names of each set, as glob patterns; one without a folder is also looked for one level down if it has a ``*``."""
+"""File names of each set, as glob patterns; those with a ``*`` and no folder are also looked for one level down."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +179,12 @@ _RULES = (
     _rule(r"(?<=[$£]) (?=\d)", "", r"(?<=[$£])(?=\d)", " "),
     _rule(r"(?<=\d) (?=%)", "", r"(?<=\d)(?=%)", " "),
     _rule(r"(?<=\w) ('(?:s|t|re|ve|ll|d|m)) ", r"\1 ", rf"(?<=\w)('(?:s|t|re|ve|ll|d|m)){_END}", r" \1"),
-    _rule(r"(?<=s) ' (?=\w)", "' ", r"(?<=s)' (?=\w)", " ' "),
+    _rule(r"(?<=s) ' (?=\S)", "' ", r"(?<=s)' (?=\S)", " ' "),
     _rule(r"([(\[]) (?=\S)", r"\1", r"([(\[])(?=\S)", r"\1 "),
     _rule(r"(?<=\S) (?=[)\]])", "", r"(?<=\S)(?=[)\]])", " "),
     _rule(
         r'(^| |[(\[])" ([^"]*[^" ]) "(?=$| )', r'\1"\2"', r'(^| |[(\[])"([^" ]|[^" ][^"]*[^" ])"' + _END, r'\1" \2 "'
     ),
-    _rule(r"(?<=\S) (?=[,;:?!](?: |$))", "", r"(?<=[^\s,;:?!])(?=[,;:?!]" + _END + ")", " "),
-    _rule(rf"(?<=\S){_ABBREVIATED} (?=\.(?: |$))", "", rf"(?<=[^\s.]){_ABBREVIATED}(?=\.{_END})", " "),
+    _rule(r"(?<=[^\s,;:?!]) (?=[,;:?!]" + _END + ")", "", r"(?<=[^\s,;:?!])(?=[,;:?!]" + _END + ")", " "),
+    _rule(rf"(?<=[^\s.\"]){_ABBREVIATED} (?=\.{_END})", "", rf"(?<=[^\s.\"]){_ABBREVIATED}(?=\.{_END})", " "),
 )

@@ -13,7 +13,7 @@ from flows import artifacts, services
 from flows.progress import Bar, say
 from flows.settings import EXPERIMENT, Settings
 from flows.supervise import Event, run_child
-from model.evaluate import EvalSpec
+from model.evals import EvalSpec
 
 
 @flow(name="evaluate", persist_result=False)

@@ -53,7 +53,8 @@ class HeldOut:
     def log_probs(self) -> npt.NDArray[np.float64]:
         """The unigram model with add-one smoothing, nats ``[V]``: the best that ignores context."""
         smoothed = self.counts + 1
-        return np.log(smoothed / smoothed.sum())
+        log_probs: npt.NDArray[np.float64] = np.log(smoothed / smoothed.sum())
+        return log_probs
 
 
 def corpus_digest(lake: Lake, snapshots: Sequence[str]) -> str:

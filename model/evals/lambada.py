@@ -8,8 +8,8 @@ space, accuracy of greedy decoding over all its tokens, perplexity of the whole 
 - known: the file; the text is changed as in data/evalsets.py:openai_lambada_text (openai/gpt-2, issue 131); perplexity
   and accuracy are of the last word; 1542M has 52.66 % without and 63.24 % with a "stop-word filter", because wrong
   predictions are mostly good continuations that cannot be a last word
-- not known: the list of stop words, and how the filter decodes. Here ``accuracy_stopword`` lets the first token not be a
-  stop word with a space before it (model/evals/words.py); targets that are or begin with such a token count as wrong
+- not known: the list of stop words, and how the filter decodes. Here ``accuracy_stopword`` does not let the first token
+  be a space and a stop word (model/evals/words.py); targets that are or begin with such a token count as wrong
 - disputed: whether the last word or the last token is meant. EleutherAI/gpt-neo pull request 29 says the latter of
   OpenAI's evaluation, and lm-evaluation-harness finds 32.6 % for the 124M weights (issue 2159) by words where table 3
   has 45.99 %. So the last token's numbers are there too: ``accuracy_last_token``, ``perplexity_last_token``

@@ -55,4 +55,4 @@ def run(subject: Subject) -> SCORES:
     )
 
 
-TASK = Task("heldout_ppl", 1, HELDOUT, 60, 2, run)
+TASK = Task("heldout_ppl", 1, HELDOUT, 40, 2, run)

@@ -62,10 +62,10 @@ def mean(values: Sequence[float] | Floats, clusters: Sequence[object]) -> Estima
     return ratio(*_by_cluster(values, clusters))
 
 
-def accuracy(credits: Sequence[float] | Floats, clusters: Sequence[object]) -> Estimate:
-    """The mean of credits in [0, 1] with Wilson's interval; see the module."""
-    clustered = mean(credits, clusters)
-    n, p = len(credits), clustered.value
+def accuracy(earned: Sequence[float] | Floats, clusters: Sequence[object]) -> Estimate:
+    """The mean of what examples earned, each in [0, 1], with Wilson's interval; see the module."""
+    clustered = mean(earned, clusters)
+    n, p = len(earned), clustered.value
     binomial = p * (1 - p) / n
     design_effect = max(1.0, clustered.stderr**2 / binomial) if binomial > 0 else 1.0
     return Estimate(p, clustered.stderr, wilson(p, n / design_effect))
@@ -82,4 +82,5 @@ def _by_cluster(values: Sequence[float] | Floats, clusters: Sequence[object]) ->
     """Sum and number of the values of each cluster."""
     indices: dict[object, int] = {}
     of = np.array([indices.setdefault(cluster, len(indices)) for cluster in clusters])
-    return np.bincount(of, weights=np.asarray(values, dtype=np.float64)), np.bincount(of).astype(np.float64)
+    sums = np.bincount(of, weights=np.asarray(values, dtype=np.float64))
+    return sums.astype(np.float64), np.bincount(of).astype(np.float64)

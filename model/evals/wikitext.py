@@ -10,7 +10,7 @@ The standard error takes windows as clusters. ``bits_per_byte`` is of the de-tok
 of this very text's tokens, which no unigram model can beat.
 
 ``limit`` counts windows, from the beginning of the text: a part of the text is another text, so a limited score is no
-WikiText-2 score; it is for trying things out.
+WikiText-2 score (``is_whole`` is false then); it is for trying things out.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def run(subject: Subject, evalset: str) -> SCORES:
         unit="original token",
         available=len(every),
         windows=len(windows),
+        is_whole=len(windows) == len(every),
         stride=stride,
         bpe_tokens=len(scored),
         lines_kept=wikitext.lines_kept,

@@ -1,0 +1,162 @@
+"""Log-probabilities: by hand, against one at a time, against transformers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from data.errors import InputError
+from model import hf, scoring
+from model.config import ModelConfig
+from model.generate import Sampling, generate
+from model.gpt2 import GPT2
+from model.scoring import Request, bits_per_byte, rolling, score
+from tests.model.corpora import Liking, Uniform
+
+SMALL = ModelConfig(layers=2, heads=2, width=16, context=12, vocab_size=31, position_std=0.5)
+
+
+@pytest.fixture
+def model() -> GPT2:
+    torch.manual_seed(3)
+    made = GPT2(SMALL)
+    with torch.no_grad():
+        made.tokens.weight.mul_(40)  # so that probabilities differ by orders of magnitude
+    return made
+
+
+def requests(count: int, seed: int = 0, longest: int = 20) -> list[Request]:
+    random = np.random.default_rng(seed)
+    return [
+        Request(random.integers(0, 31, random.integers(1, longest)).tolist(), random.integers(0, 31, n).tolist())
+        for n in random.integers(1, 8, count)
+    ]
+
+
+def by_hand(model: GPT2, request: Request) -> np.ndarray:
+    """From the whole distribution, in fp64, one request at a time."""
+    ids = [*request.context, *request.continuation][:-1][-model.config.context :]
+    with torch.no_grad():
+        logits = model.eval()(torch.tensor([ids]))[0].double().numpy()
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    n = len(request.continuation)
+    return log_probs[-n:][np.arange(n), request.continuation]
+
+
+def test_batches_give_what_one_at_a_time_gives(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = requests(60)
+    expected = [by_hand(model, request) for request in asked]
+    assert min(e.min() for e in expected) < -5  # the model prefers some tokens strongly
+    for batch_tokens, head_rows in ((1, 1), (50, 7), (100_000, 100_000)):
+        monkeypatch.setattr(scoring, "CPU_BATCH_TOKENS", batch_tokens)
+        monkeypatch.setattr(scoring, "CPU_HEAD_ROWS", head_rows)
+        scores = score(model, asked)
+        for one, hand in zip(scores, expected, strict=True):
+            np.testing.assert_allclose(one.log_probs, hand, atol=2e-5)
+        assert scores[5].log_likelihood == pytest.approx(expected[5].sum(), abs=1e-4)
+
+
+def test_what_does_not_fit_is_cut_from_the_left_and_counted(model: GPT2) -> None:
+    request = Request(list(range(20)), [3, 4, 5])
+    (cut,) = score(model, [request])
+    (fits,) = score(model, [Request(list(range(10, 20)), [3, 4, 5])])
+    assert (cut.n_dropped, fits.n_dropped) == (10, 0)  # 12 inputs: 10 of the context, 2 of the continuation
+    np.testing.assert_allclose(cut.log_probs, fits.log_probs, atol=1e-6)
+
+
+def test_a_uniform_model_gives_ln_v() -> None:
+    uniform = Uniform(ModelConfig(layers=1, heads=1, width=4, context=8, vocab_size=50))
+    scores = score(uniform, [Request([1, 2], [3, 0]), Request([5], [0])])
+    np.testing.assert_allclose(np.concatenate([s.log_probs for s in scores]), -math.log(50), rtol=1e-6)
+    # All are equally likely: greedy decoding takes the first token, and no other counts as predicted.
+    assert [s.is_likeliest.tolist() for s in scores] == [[False, True], [True]]
+
+
+def test_probabilities_by_hand() -> None:
+    liking = Liking(ModelConfig(layers=1, heads=1, width=4, context=8, vocab_size=5), order=[2, 4], ratio=3.0)
+    (one,) = score(liking, [Request([0], [2, 4, 1])])
+    total = 9 + 3 + 1 + 1 + 1
+    np.testing.assert_allclose(np.exp(one.log_probs), [9 / total, 3 / total, 1 / total], rtol=1e-6)
+    assert one.is_likeliest.tolist() == [True, False, False]
+    assert not one.is_greedy
+
+
+def test_excluded_tokens_are_no_answer() -> None:
+    liking = Liking(ModelConfig(layers=1, heads=1, width=4, context=8, vocab_size=5), order=[2, 4])
+    asked = [Request([0], [2, 2]), Request([0], [4, 2]), Request([0], [1, 2])]
+    assert [s.is_first_likeliest_allowed for s in score(liking, asked)] == [True, False, False]
+    assert [s.is_first_likeliest_allowed for s in score(liking, asked, exclude_first=[2])] == [False, True, False]
+    assert [s.is_greedy for s in score(liking, asked, exclude_first=[2])] == [True, False, False]
+
+
+def test_greedy_is_what_generate_writes(model: GPT2) -> None:
+    context = [4, 9, 1]
+    written = list(generate(model.eval(), context, 6, Sampling(temperature=0)))
+    other = [*written[:-1], (written[-1] + 1) % 31]
+    right, wrong = score(model, [Request(context, written), Request(context, other)])
+    assert right.is_greedy
+    assert wrong.is_likeliest.tolist() == [True] * 5 + [False]
+
+
+def test_scoring_leaves_training_as_it_was_and_dropout_out() -> None:
+    torch.manual_seed(0)
+    model = GPT2(ModelConfig(layers=1, heads=1, width=8, context=8, vocab_size=31, dropout=0.5)).train()
+    first, second = (score(model, [Request([1, 2, 3], [4, 5])])[0] for _ in range(2))
+    assert model.training
+    np.testing.assert_array_equal(first.log_probs, second.log_probs)
+
+
+def test_bad_requests_are_refused(model: GPT2) -> None:
+    with pytest.raises(InputError, match="13 tokens does not fit into the model's context of 12"):
+        score(model, [Request([1], [2] * 13)])
+    for request in (Request([], [1]), Request([1], [])):
+        with pytest.raises(ValueError, match="request 0"):
+            score(model, [request])
+    with pytest.raises(ValueError, match=r"stride must be in 1\.\.8, got 9"):
+        rolling([1, 2], 8, 9)
+
+
+@pytest.mark.parametrize(("n", "context", "stride"), [(1, 8, 4), (8, 8, 4), (9, 8, 8), (50, 8, 3), (51, 8, 1)])
+def test_a_window_scores_every_token_once(n: int, context: int, stride: int) -> None:
+    tokens = list(range(100, 100 + n))
+    windows = rolling(tokens, context, stride, before=7)
+    assert [token for window in windows for token in window.continuation] == tokens
+    whole = [7, *tokens]
+    at = 1
+    for index, window in enumerate(windows):
+        assert whole[at - len(window.context) : at] == window.context
+        assert len(window.context) + len(window.continuation) - 1 <= context  # nothing is cut
+        assert len(window.context) >= (context - stride + 1 if index else 1)
+        at += len(window.continuation)
+
+
+def test_perplexity_equals_transformers() -> None:
+    torch.manual_seed(1)
+    reference = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=97, n_positions=16, n_embd=24, n_layer=2, n_head=2, initializer_range=0.4)
+    ).eval()
+    config = ModelConfig(layers=2, heads=2, width=24, context=16, vocab_size=97)
+    model = GPT2(config)
+    model.load_state_dict(hf.from_hf(reference.state_dict(), config, "reference"))
+    tokens = np.random.default_rng(0).integers(0, 97, 61).tolist()
+    whole, stride, nats = torch.tensor([[96, *tokens]]), 5, 0.0
+    done = 1
+    for end in [17, *range(17 + stride, 62 + stride, stride)]:  # the window of transformers' documentation
+        ids = whole[:, max(0, min(end, 62) - 17) : min(end, 62)]
+        labels = ids.clone()
+        labels[:, : ids.shape[1] - (min(end, 62) - done)] = -100
+        with torch.no_grad():
+            logits = reference(ids[:, :-1]).logits
+        nats += float(torch.nn.functional.cross_entropy(logits[0], labels[0, 1:], reduction="sum"))
+        done = min(end, 62)
+    ours = -sum(one.log_likelihood for one in score(model, rolling(tokens, 16, stride, before=96)))
+    assert math.exp(ours / 61) == pytest.approx(math.exp(nats / 61), rel=1e-5)
+    assert nats / 61 > math.log(97)  # weights this large are far from uniform
+
+
+def test_bits_per_byte() -> None:
+    assert bits_per_byte(math.log(2) * 24, 3) == pytest.approx(8)
