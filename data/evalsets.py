@@ -12,7 +12,7 @@ WikiText's text was split into tokens by its authors: punctuation stands between
 ``@-@``. The GPT-2 paper (section 3.1) scores such sets through "invertible de-tokenizers", which remove these artefacts
 and still give the probability of the original, because the original can be had back. Its rules were never published.
 Those below are our own; ``retokenize`` is the inverse. A line that it would not give back keeps its artefacts and is
-counted (31 of the 2,461 lines of text in the validation file).
+counted (1 of the 2,461 lines of text in the validation file).
 
 Sources: Radford et al., 2019, sections 3.1 and 3.3; Paperno et al., 2016 (LAMBADA); Merity et al., 2016 (WikiText).
 """

@@ -47,15 +47,15 @@ def evaluate(
         tracking_uri=servers.mlflow_uri,
         experiment=EXPERIMENT,
     )
-    result = score(spec.to_json(), settings.home.absolute())
+    name = artifacts.slug(run or Path(str(checkpoint or hf)).name)
+    result = score(name, spec.to_json(), settings.home.absolute())
     artifacts.table("scores", result["model"], [{"task": name, **score} for name, score in result["scores"].items()])
     return result
 
 
-@task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
-def score(spec: dict[str, Any], home: Path) -> dict[str, Any]:
+@task(name="evaluate", task_run_name="evaluate {name}", cache_policy=NO_CACHE, persist_result=False)
+def score(name: str, spec: dict[str, Any], home: Path) -> dict[str, Any]:
     """One model's scores, task by task."""
-    name = artifacts.slug(str(spec["run"] or Path(spec["checkpoint"] or spec["hf"]).name))
     folder = home / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "eval.json"

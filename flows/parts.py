@@ -25,20 +25,20 @@ def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bo
 
 
 @task(
-    task_run_name="{stage} {name}",
+    task_run_name="{stage} {snapshot} {name}",
     cache_policy=NO_CACHE,  # whether a part is done is read from the lake
     persist_result=False,
     retries=2,
     retry_delay_seconds=[5, 30],
     retry_condition_fn=_is_transient,
 )
-def part(stage: str, name: str, make_part: MakePart) -> dict[str, Any]:  # noqa: ARG001 - stage names the task run
+def part(stage: str, snapshot: str, name: str, make_part: MakePart) -> dict[str, Any]:  # noqa: ARG001 - in its name
     """Make and seal one part; returns its name, counts and digest."""
     made: Part = make_part(name)
     return {"name": made.name, "counts": made.counts, "digest": made.digest}
 
 
-def prefect_mapper(stage: str, at_once: int) -> Mapper:
+def prefect_mapper(stage: str, snapshot: str, at_once: int) -> Mapper:
     """Maps a stage's parts as task runs, at most ``at_once`` at a time, with a progress bar.
 
     When one fails, those that run are let finish, no further ones start, and its error is raised.
@@ -62,7 +62,9 @@ def prefect_mapper(stage: str, at_once: int) -> Mapper:
                 slots.acquire()
                 if failed.is_set():
                     break
-                future: PrefectFuture[dict[str, Any]] = part.with_options(name=stage).submit(stage, name, make_part)
+                future: PrefectFuture[dict[str, Any]] = part.with_options(name=stage).submit(
+                    stage, snapshot, name, make_part
+                )
                 future.add_done_callback(done)
                 futures.append(future)
             for future in futures:

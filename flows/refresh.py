@@ -67,7 +67,7 @@ def refresh(
             ("tokens", lambda mapper: tokens_stage.run(store, name, tokens, mapper)),
         ]
         assert [stage for stage, _ in runs] == list(STAGES)
-        outcomes = {stage: _as_subflow(stage, run) for stage, run in runs}
+        outcomes = {stage: _as_subflow(stage, name, run) for stage, run in runs}
     result = {"snapshot": name, "stages": {stage: stage_summary(outcome) for stage, outcome in outcomes.items()}}
     artifacts.table("funnel", name, _funnel_rows(result))
     return result
@@ -87,8 +87,8 @@ def stage_summary(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _as_subflow(stage: str, run: Callable[[Mapper], Outcome]) -> Outcome:
-    mapper = prefect_mapper(stage, AT_ONCE[stage])
+def _as_subflow(stage: str, snapshot: str, run: Callable[[Mapper], Outcome]) -> Outcome:
+    mapper = prefect_mapper(stage, snapshot, AT_ONCE[stage])
     runner: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE[stage])
 
     @flow(name=stage, task_runner=runner, persist_result=False)

@@ -105,7 +105,7 @@ class _Evaluation:
             except NotScored as reason:
                 missing[task.name] = str(reason)
         scores = {task.name: kept[task.name] for task in tasks if task.name in kept and task.name not in missing}
-        run_id = self._attach(scores, is_new=bool(scored))
+        run_id = self._attach(kept, is_new=bool(scored))
         if scored or run_id != self._published().get("mlflow_run_id"):
             self._publish(kept, run_id)
         result = {
@@ -145,7 +145,7 @@ class _Evaluation:
         subject = Subject(self.model, documents, files, self._limit(task), self._progress(task))
         score = task.run(subject)
         if task.source == HELDOUT:
-            return {**score, "corpus_digest": self.corpus_digest}
+            return {**score, "corpus": list(self.snapshots), "corpus_digest": self.corpus_digest}
         file = self.files[task.source]
         return {**score, "file": file.path.name, "file_sha256": file.sha256}
 
@@ -210,12 +210,11 @@ class _Evaluation:
                 tracker.set_status("FINISHED")
             model_id = tracker.log_checkpoint(model.step, {}, None)
             for name, score in scores.items():
-                measured_on = DatasetRef(
-                    f"tokens/{'+'.join(self.snapshots)}/val" if "file" not in score else score["file"],
-                    str(self.corpus_digest) if "file" not in score else score["file_sha256"],
-                    self.lake.root if "file" not in score else str(self.spec.eval_data),
-                    context="evaluation",
-                )
+                if "file" in score:
+                    what = score["file"], score["file_sha256"], score["file"]
+                else:
+                    what = f"tokens/{'+'.join(score['corpus'])}/val", score["corpus_digest"], self.lake.root
+                measured_on = DatasetRef(*what, context="evaluation")
                 values = {f"{name}/{metric}": float(score[metric]) for metric in score["intervals"]}
                 tracker.log_scores(model_id, values, model.step, measured_on)
         except InputError as error:  # TrackingError, or no server

@@ -45,7 +45,6 @@ class Document:
 class HeldOut:
     """Held-out documents in the order of their hashes, and the training split's token counts ``[V]``."""
 
-    digest: str
     documents: tuple[Document, ...]
     available: int  # documents in the split
     counts: Counts
@@ -90,7 +89,7 @@ def load(lake: Lake, snapshots: Sequence[str], trained_on: Sequence[str] = ()) -
                 tokens = table.column("tokens").combine_chunks().flatten().to_numpy()
                 counts += np.bincount(tokens, minlength=VOCAB_SIZE)
     documents = [Document(key, tokens, _text(tokens)) for key, tokens in kept.items()]
-    return HeldOut(corpus_digest(lake, snapshots), tuple(documents), len(ids), counts)
+    return HeldOut(tuple(documents), len(ids), counts)
 
 
 def choose(keys: Sequence[str], limit: int) -> list[int]:

@@ -78,10 +78,10 @@ def _of_checkpoint(folder: Path) -> Source:
     path = folder / STATE
     try:
         state = State.from_json(orjson.loads(path.read_bytes()), str(path))
+        beside = folder.parent / "run.json"
+        record = orjson.loads(beside.read_bytes()) if beside.is_file() else {}
     except (OSError, orjson.JSONDecodeError) as error:
         raise InputError(f"--checkpoint {folder}: no checkpoint of webtext ({error})") from error
-    beside = folder.parent / "run.json"
-    record = orjson.loads(beside.read_bytes()) if beside.is_file() else {}
     return _of_state(state, str(folder), record, lambda device: checkpoint.load_directory(folder, device=device)[0])
 
 

@@ -41,7 +41,9 @@ def test_artefacts_are_removed_and_come_back(original: str, text: str) -> None:
     assert retokenize(text) == original
 
 
-TOKEN = st.sampled_from([*"""a s 9 . , ; : ! ? ( ) [ ] " ' - – $ %""", "@-@", "@,@", "@.@", "'s", "U.S.", "word", "..."])
+TOKEN = st.sampled_from(
+    [*"""a s 9 . , ; : ! ? ( ) [ ] " ' - – $ %""", "@-@", "@,@", "@.@", "'s", "U.S.", "word", "..."]
+)
 
 
 @given(st.lists(TOKEN, max_size=12))
@@ -58,8 +60,7 @@ def test_all_of_wikitext_comes_back() -> None:
     original = path.read_text(encoding="utf-8")
     assert "".join(f"{retokenize(line)}\n" for line in wikitext.text.split("\n")[:-1]) == original
     assert wikitext.n_lines == 3_760
-    assert wikitext.lines_kept <= 31
-    assert " @-@ " not in wikitext.text.replace("\n ", "").split("\n")[1]
+    assert wikitext.lines_kept <= 1
     assert wikitext.text.count("@-@") < 0.02 * original.count("@-@")
 
 

@@ -65,7 +65,14 @@ def test_a_worker_runs_the_deployments(pipeline: Pipeline, servers: services.Ser
             "preset": "nano",
             "run": "deployed",
             "steps": 2,
-            "overrides": {"layers": "1", "heads": "1", "width": "16", "context": "32", "batch_size": "2"},
+            "overrides": {
+                "layers": "1",
+                "heads": "1",
+                "width": "16",
+                "context": "32",
+                "batch_size": "2",
+                "micro_batch_size": "2",
+            },
         }
         prefect(pipeline, servers, "deployment", "run", "pretrain/pretrain", "--params", json.dumps(training))
         scoring = {"run": "tiny", "tasks": ["heldout_lastword"], "limit": 10}

@@ -35,19 +35,20 @@ def run_as_flow(root: Path, make, at_once: int, flow_name: str):
 
     @flow(name=flow_name, task_runner=ThreadPoolTaskRunner(max_workers=at_once), persist_result=False)
     def stage_flow():
-        return run_stage(dataset, TokensConfig(), {}, lambda: [NAMES], make, prefect_mapper("tokens", at_once))
+        return run_stage(dataset, TokensConfig(), {}, lambda: [NAMES], make, prefect_mapper("tokens", "demo", at_once))
 
     return stage_flow()
 
 
-def task_states(flow_name: str) -> dict[str, str]:
+def task_states(flow_name: str, of: str = "") -> dict[str, str]:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter
 
     deadline = time.monotonic() + 60  # task states reach the server's tables a moment after the flow has ended
     while True:
         with get_client(sync_client=True) as client:
-            runs = client.read_task_runs(flow_filter=FlowFilter(name={"any_": [flow_name]}))
+            found = client.read_task_runs(flow_filter=FlowFilter(name={"any_": [flow_name]}))
+        runs = [run for run in found if of in run.name]
         states = {run.name: str(run.state_name) for run in runs}
         if all(run.state and run.state.is_final() for run in runs) or time.monotonic() > deadline:
             return states
@@ -71,7 +72,7 @@ def test_every_part_is_a_task_run_and_at_most_so_many_at_once(servers: services.
     outcome = run_as_flow(tmp_path, make, 3, "parts-all")
     assert [part.name for part in outcome.manifest.parts] == NAMES
     assert most == 3
-    assert task_states("parts-all") == {f"tokens {name}": "Completed" for name in NAMES}
+    assert task_states("parts-all") == {f"tokens demo {name}": "Completed" for name in NAMES}
 
 
 def test_a_failing_part_keeps_the_others_and_raises_its_own_error(servers: services.Servers, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Uniform(GPT2):
 class Oracle(GPT2):
     """Knows these texts by heart: from the last tokens of one, it is certain of the next."""
 
-    MEMORY = 8  # tokens
+    MEMORY = 24  # tokens; fewer are not unique
 
     def __init__(self, config: ModelConfig, texts: Iterable[list[int]]) -> None:
         super().__init__(config)

@@ -1,0 +1,177 @@
+"""The program that scores a model, in a lake with a corpus and a run, and with a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from data.lake import Lake
+from model import hf
+from model.checkpoint import load_model
+from model.config import TrainSpec
+from model.evals import EvalSpec
+from model.evals.tasks import TASKS, select
+from model.evaluate import evaluate, main
+from model.gpt2 import GPT2
+from model.train import train
+from tests.model.corpora import config, prose, publish_texts
+
+
+def ignore(event: str, **fields: object) -> None:
+    """For what an evaluation reports, where a test does not look at it."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake with a corpus and a run of two steps on it."""
+    lake = Lake(tmp_path_factory.mktemp("trained") / "lake")
+    every = prose(24, seed=5, n_sentences=40)
+    publish_texts(lake, "a", every[:16], every[16:])
+    train(tiny_spec(lake, "r"), ignore)
+    return lake
+
+
+def tiny_spec(lake: Lake, run: str, **fields: str) -> TrainSpec:
+    small = {"layers": 1, "heads": 1, "width": 8, "context": 64, "batch_size": 2, "micro_batch_size": 2}
+    overrides = {key: str(value) for key, value in {**small, "val_sequences": 2}.items()}
+    cache_dir = str(Path(lake.base).parent / "cache")
+    return TrainSpec(lake.root, ("a",), run, "nano", cache_dir, overrides, steps=2, **fields)
+
+
+ONE_TASK = {"tasks": ("heldout_ppl",)}
+HELD_OUT = ("heldout_ppl", "heldout_lastword", "heldout_cloze")
+
+
+def test_a_run_is_scored_once(trained: Lake, tmp_path: Path) -> None:
+    events: list[tuple[str, dict[str, object]]] = []
+    spec = EvalSpec(trained.root, run="r", device="cpu", limit=5)
+    result = evaluate(spec, lambda event, **fields: events.append((event, fields)))
+    assert list(result["scores"]) == list(HELD_OUT)
+    assert set(result["missing"]) == set(TASKS) - set(HELD_OUT)
+    assert "lambada_test*.jsonl" in result["missing"]["lambada_openai"]
+    assert (result["step"], result["skipped"], result["corpus"]) == (2, False, ["a"])
+    for score in result["scores"].values():
+        low, high = score["interval"]
+        assert low <= score[score["metric"]] <= high
+        best = score["baselines"][score["best_baseline"]]
+        assert best["interval"][0] <= best["value"] <= best["interval"][1]
+    assert events[-1][0] == "done"
+    for name in HELD_OUT:
+        told = [fields for event, fields in events if event == "task" and fields["task"] == name]
+        assert told[-1]["done"] == told[-1]["total"]
+    published = trained.read_json("scores", "r", "step-00000002.json")
+    assert published["scores"] == json.loads(json.dumps(result["scores"]))
+
+    again = evaluate(spec, ignore)
+    assert again["skipped"]
+    assert again["scores"] == published["scores"]
+    # Another limit is another score; those of other tasks stay.
+    one = evaluate(EvalSpec(trained.root, run="r", device="cpu", limit=4, tasks=("heldout_lastword",)), ignore)
+    assert not one["skipped"]
+    assert one["scores"]["heldout_lastword"]["n"] == 4
+    after = trained.read_json("scores", "r", "step-00000002.json")["scores"]
+    assert (after["heldout_lastword"]["n"], after["heldout_cloze"]) == (4, published["scores"]["heldout_cloze"])
+
+
+def test_the_same_weights_elsewhere_give_the_same_scores(trained: Lake, tmp_path: Path) -> None:
+    folder = Path(trained.path("checkpoints", "r", "step-00000002"))
+    limits = {"device": "cpu", "limit": 3, "tasks": ("heldout_ppl",)}
+    from_run = evaluate(EvalSpec(trained.root, run="r", **limits), ignore)
+    from_folder = evaluate(EvalSpec(trained.root, checkpoint=str(folder), **limits), ignore)
+    assert from_folder["skipped"]  # the same run, step and weights
+    hf.export(load_model(trained, "r")[0], tmp_path / "exported")
+    reported: list[str] = []
+
+    def report(event: str, **fields: object) -> None:
+        reported.append(event)
+
+    spec = EvalSpec(trained.root, hf=str(tmp_path / "exported"), corpus=("a",), **limits)
+    exported = evaluate(spec, report)
+    assert exported["model"] == "hf-exported"
+    assert "warning" in reported  # what it was trained on is not known
+    ours, theirs = (r["scores"]["heldout_ppl"]["nats_per_token"] for r in (from_run, exported))
+    assert theirs == pytest.approx(ours, rel=1e-6)
+    without = evaluate(EvalSpec(trained.root, hf=str(tmp_path / "exported"), device="cpu"), ignore)
+    assert "--corpus" in without["missing"]["heldout_ppl"]
+
+
+def test_a_short_context_is_said(trained: Lake, tmp_path: Path) -> None:
+    exported = tmp_path / "short"
+    hf.export(GPT2(config(context=16, width=4)).eval(), exported)
+    result = evaluate(EvalSpec(trained.root, hf=str(exported), corpus=("a",), device="cpu", limit=2), ignore)
+    assert list(result["scores"]) == ["heldout_ppl"]
+    assert "needs a context of 64 tokens, the model has 16" in result["missing"]["heldout_cloze"]
+
+
+def test_another_corpus_under_the_same_name_is_refused(trained: Lake, tmp_path: Path) -> None:
+    other = Lake(tmp_path)
+    every = prose(4, seed=8, n_sentences=2)
+    publish_texts(other, "a", every[:2], every[2:])
+    trained.fs.copy(trained.path("checkpoints"), other.path("checkpoints"), recursive=True)
+    with pytest.raises(InputError, match="not what r was trained on"):
+        evaluate(EvalSpec(other.root, run="r", device="cpu"), ignore)
+
+
+def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    train(tiny_spec(trained, "tracked", tracking_uri=uri, experiment="e"), ignore)
+    for run in ("tracked", "r"):  # r is not known to MLflow: it gets an MLflow run of its own
+        limits = {"device": "cpu", "limit": 3, "tasks": ("heldout_ppl",)}
+        spec = EvalSpec(trained.root, run=run, tracking_uri=uri, experiment="e", **limits)
+        result = evaluate(spec, ignore)
+        assert evaluate(spec, ignore)["skipped"]
+        experiment = client.get_experiment_by_name("e")
+        assert experiment is not None
+        models = client.search_logged_models([experiment.experiment_id])
+        (model,) = (model for model in models if model.source_run_id == result["mlflow_run_id"])
+        logged = {metric.key: metric.value for metric in model.metrics}
+        assert logged["heldout_ppl/perplexity"] == pytest.approx(result["scores"]["heldout_ppl"]["perplexity"])
+        assert ("val_loss" in logged) == (run == "tracked")  # the very LoggedModel that training made
+        (one,) = (metric for metric in model.metrics if metric.key == "heldout_ppl/perplexity")
+        assert (one.dataset_name, one.dataset_digest) == ("tokens/a/val", result["corpus_digest"][:32])
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    gone = EvalSpec(trained.root, run="tracked", device="cpu", limit=2, tracking_uri="http://127.0.0.1:9", **ONE_TASK)
+    result = evaluate(gone, ignore)
+    assert result["scores"]["heldout_ppl"]["documents"] == 2
+    assert "not in MLflow" in result["warnings"][0]
+
+
+def test_bad_input_is_one_line(trained: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "spec.json"
+
+    def run(**fields: object) -> tuple[int, str]:
+        path.write_text(json.dumps({"lake": trained.root, "device": "cpu", **fields}))
+        code = main(["--spec", str(path)])
+        event = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return code, str(event.get("message"))
+
+    for fields, expected in (
+        ({"run": "r", "tasks": ["lambda"]}, "no such task; there are heldout_ppl, heldout_lastword"),
+        ({"run": "nobody"}, "no checkpoint in"),
+        ({"hf": str(tmp_path)}, "no config.json"),
+        ({"checkpoint": str(tmp_path)}, "no checkpoint of webtext"),
+        ({"run": "r", "eval_data": str(tmp_path / "none")}, "no such directory"),
+        ({"run": "r", "corpus": ["none"]}, "no such dataset"),
+        ({"run": "r", "hf": "x"}, "exactly one of"),
+        ({}, "exactly one of"),
+        ({"run": "r", "limit": 0}, "must be positive"),
+        ({"run": "r", "colour": 1}, "not an EvalSpec"),
+        ({"run": "r", "device": "abacus"}, "--device abacus"),
+    ):
+        code, message = run(**fields)
+        assert (code, "\n" in message) == (2, False), fields
+        assert expected in message, message
+    code, _ = run(run="r", tasks=["heldout_ppl"], limit=2)
+    assert code == 0
+
+
+def test_specs_come_back_from_json() -> None:
+    spec = EvalSpec("lake", run="r", corpus=("a", "b"), tasks=("heldout_ppl",))
+    assert EvalSpec.from_json(json.loads(json.dumps(spec.to_json())), "x") == spec
+    assert [task.name for task in select(("heldout_cloze", "heldout_ppl"))] == ["heldout_ppl", "heldout_cloze"]
