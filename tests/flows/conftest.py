@@ -119,7 +119,7 @@ def _part_of(dump: Path, site: Site, to: Path) -> int:
         for line in zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(read).readall().splitlines(True):
             found = re.search(rb'"url": ?"([^"]+)"', line)
             url = found[1].decode().replace("\\/", "/").replace("&amp;", "&") if found else ""
-            if ".example" not in url or url.partition("?")[0].partition("#")[0] in some:
+            if ".example" not in url or {url, url.partition("?")[0].partition("#")[0]} & some:
                 write.write(line)
                 lines += bool(line.strip())
     return lines
