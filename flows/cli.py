@@ -81,7 +81,9 @@ def refresh(
     sources: Annotated[
         list[str],
         typer.Option(
-            "--links", metavar="SOURCE", help="A dump file (.zst .xz .bz2 .gz or plain), or urls:FILE; repeatable."
+            "--links",
+            metavar="SOURCE",
+            help="A Reddit or Hacker News dump (.zst .xz .bz2 .gz or plain NDJSON), or urls:FILE; repeatable.",
         ),
     ],
     snapshot: Annotated[
@@ -316,8 +318,12 @@ def ui(
         _result({"stopped": ended}, as_json, lambda: print(f"stopped: {', '.join(ended) or 'nothing ran'}"))
         return
     servers = services.ensure(settings)
-    result = {"prefect": servers.prefect_ui_url, "mlflow": servers.mlflow_uri}
-    _result(result, as_json, lambda: print(f"Prefect  {result['prefect']}\nMLflow   {result['mlflow']}"))
+    result = {
+        "prefect": servers.prefect_ui_url,
+        "mlflow": servers.mlflow_uri,
+        "environment": {"PREFECT_API_URL": servers.prefect_api_url, "MLFLOW_TRACKING_URI": servers.mlflow_uri},
+    }
+    _result(result, as_json, lambda: _show().servers(result))
 
 
 @app.command()

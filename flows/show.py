@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +11,10 @@ from rich.table import Table
 from data.schema import STATUSES
 from flows.settings import Settings
 
-console = Console(highlight=False)
+SHOWN_METRICS = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
+PLAIN_WIDTH = 120  # where there is no terminal to ask
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def funnel(result: dict[str, Any]) -> None:
@@ -55,20 +59,30 @@ def training(result: dict[str, Any]) -> None:
 
 
 def scores(result: dict[str, Any]) -> None:
-    """The zero-shot table: each score with its interval and the best trivial baseline."""
-    table = _table(
-        f"Zero-shot scores of {result['model']}", "task", "metric", "score", "95 % interval", "n", "best trivial"
-    )
+    """The zero-shot table: each score with its interval, the best trivial baseline, and whether it is beyond that."""
+    columns = ("task", "metric", "score", "95 % interval", "n", "best trivial baseline", "beyond it")
+    table = _table(f"Zero-shot scores of {result['model']}", *columns)
     for task, score in result["scores"].items():
-        for metric, value in _metrics(score):
-            low_high = score.get("intervals", {}).get(metric) or score.get("interval")
-            is_main = metric == score.get("metric", metric)
-            interval = f"{_number(low_high[0])} .. {_number(low_high[1])}" if low_high and is_main else ""
-            baseline = _best_trivial(score) if is_main else ""
-            table.add_row(task, metric, _number(value), interval, f"{score.get('n', 0):,}" if is_main else "", baseline)
+        for metric in SHOWN_METRICS:
+            if metric not in score:
+                continue
+            low, high = score["intervals"].get(metric, (None, None))
+            interval = "" if low is None else f"{_number(low)} .. {_number(high)}"
+            row = [task, metric, _number(score[metric]), interval]
+            table.add_row(*row, *(_against_trivial(score) if metric == score["metric"] else ()))
     console.print(table)
     for task, why in result.get("missing", {}).items():
         console.print(f"not scored: {task}: {why}", soft_wrap=True)
+
+
+def _against_trivial(score: dict[str, Any]) -> tuple[str, ...]:
+    """``n``, the best trivial baseline, and whether the whole interval is on its better side."""
+    n, name = f"{score['n']:,}", score.get("best_baseline")
+    if name is None:
+        return (n,)
+    value, (low, high) = score["baselines"][name]["value"], score["interval"]
+    is_beyond = low > value if score["metric"] == "accuracy" else high < value
+    return n, f"{_number(value)} ({name})", "yes" if is_beyond else "no"
 
 
 def demo(result: dict[str, Any], settings: Settings) -> None:
@@ -135,6 +149,15 @@ def status(result: dict[str, Any]) -> None:
         console.print(f"{name:<8} {server['state']} {server.get('url', '')}")
 
 
+def servers(result: dict[str, Any]) -> None:
+    """Addresses for a browser, and what the `prefect` and `mlflow` commands need."""
+    console.print(f"Prefect  {result['prefect']}")
+    console.print(f"MLflow   {result['mlflow']}")
+    console.print("for the prefect and mlflow commands:")
+    for name, value in result["environment"].items():
+        console.print(f"  export {name}={value}")
+
+
 def doctor(checks: list[dict[str, Any]]) -> None:
     marks = {"good": "[green]good[/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}
     for check in checks:
@@ -151,20 +174,6 @@ def _stage_cell(stage: dict[str, Any] | None) -> str:
     if stage["state"] == "done":
         return f"{stage['rows_out']:,}"
     return f"{stage['parts_sealed']} parts"
-
-
-def _metrics(score: dict[str, Any]) -> list[tuple[str, float]]:
-    shown = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
-    return [(name, score[name]) for name in shown if score.get(name) is not None]
-
-
-def _best_trivial(score: dict[str, Any]) -> str:
-    name = score.get("best_baseline")
-    baseline = score.get("baselines", {}).get(name)
-    if name is None or baseline is None:
-        return ""
-    value = baseline.get("value") if isinstance(baseline, dict) else baseline
-    return f"{_number(value)} ({name})"
 
 
 def _number(value: Any) -> str:
