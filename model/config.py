@@ -136,16 +136,16 @@ PRESETS: dict[str, Preset] = {
     "nano": Preset(
         ModelConfig(layers=3, heads=4, width=96, context=128),
         TrainConfig(
-            steps=280,
+            steps=440,
             batch_size=4,
             learning_rate=3e-3,
-            warmup_steps=20,
+            warmup_steps=22,
             precision="float32",
             micro_batch_size=4,
-            val_every=70,
+            val_every=110,
             val_sequences=128,
-            checkpoint_every=70,
-            keep_every=140,
+            checkpoint_every=110,
+            keep_every=220,
         ),
     ),
     "mini": Preset(
