@@ -388,7 +388,8 @@ class Dataset:
         """A Parquet file of the dataset."""
         with self.lake.open(*self.names(*relative.split("/"))) as file:
             try:
-                return pq.read_table(file, columns=columns)
+                # No read-ahead: Arrow's threads would still hold the Python file when a short command ends, and abort it.
+                return pq.ParquetFile(file, pre_buffer=False).read(columns=columns, use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
                 where = self.lake.path(*self.names(relative))
                 raise InputError(f"{where}: not readable as Parquet ({error})") from error

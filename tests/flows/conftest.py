@@ -15,6 +15,7 @@ import pytest
 import zstandard
 
 from data.config import LinksConfig, TokensConfig
+from data.urls import canonical_url
 from flows import localweb, services
 from flows.localplan import KINDS
 from flows.localsite import Site
@@ -119,7 +120,7 @@ def _part_of(dump: Path, site: Site, to: Path) -> int:
         for line in zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(read).readall().splitlines(True):
             found = re.search(rb'"url": ?"([^"]+)"', line)
             url = found[1].decode().replace("\\/", "/").replace("&amp;", "&") if found else ""
-            if ".example" not in url or {url, url.partition("?")[0].partition("#")[0]} & some:
+            if ".example/" not in url or canonical_url(url) in some:
                 write.write(line)
                 lines += bool(line.strip())
     return lines
