@@ -388,7 +388,7 @@ class Dataset:
         """A Parquet file of the dataset."""
         with self.lake.open(*self.names(*relative.split("/"))) as file:
             try:
-                # No read-ahead: Arrow's threads would still hold the Python file when a short command ends, and abort it.
+                # No read-ahead: Arrow's threads may still hold the file when a short command ends, and abort it then.
                 return pq.ParquetFile(file, pre_buffer=False).read(columns=columns, use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
                 where = self.lake.path(*self.names(relative))
