@@ -120,7 +120,8 @@ def _part_of(dump: Path, site: Site, to: Path) -> int:
         for line in zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(read).readall().splitlines(True):
             found = re.search(rb'"url": ?"([^"]+)"', line)
             url = found[1].decode().replace("\\/", "/").replace("&amp;", "&") if found else ""
-            if ".example/" not in url or not url.startswith("http") or canonical_url(url) in some:
+            is_page = url.startswith("http") and ".example/" in url and "@" not in url
+            if not is_page or canonical_url(url) in some:
                 write.write(line)
                 lines += bool(line.strip())
     return lines
