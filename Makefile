@@ -1,7 +1,7 @@
 # make demo        the whole pipeline on the bundled local web
-# make test        every check and test (under ten minutes on two cores)
+# make test        every check, and every test but the slow ones (under ten minutes on two cores)
 # make check-slow  what takes longer: kill -9 in every stage, the tests in a network namespace, learning checks
-# make bench       side by side with peers; each bench-* on its own
+# make bench       the measurements; each bench-* on its own
 # make lint        ruff, mypy and the import rules
 # make clean       remove the virtual environment and caches; a lake and the state directory are left alone
 #

@@ -95,7 +95,7 @@ def refresh(
         str | None, typer.Option(metavar="TIME", help="Such as 6h: links not fetched by then are `deferred`.")
     ] = None,
     max_bytes: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Such as 2T: links beyond this many bytes are `deferred`.")
+        str | None, typer.Option(metavar="SIZE", help="Such as 2T: links beyond about so many bytes are `deferred`.")
     ] = None,
     allow_net: Annotated[
         list[str] | None, typer.Option(metavar="CIDR", help="Non-public addresses that may be reached; repeatable.")
@@ -129,7 +129,6 @@ def refresh(
         max_bytes=None if max_bytes is None else int(_quantity(max_bytes, _UNITS, "--max-bytes")),
         allow_net=tuple(allow_net or ()),
         connect_to=tuple(connect_to or ()),
-        contact=settings.contact or PagesConfig.contact,
     )
     if dry_run:
         from flows.plan import refresh_plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -55,7 +56,10 @@ def refresh(
     ``history`` names the snapshots that near-duplicates are looked for in; by default all that are published.
     """
     name = snapshot or datetime.now(UTC).strftime("%G-w%V")
-    store = Lake(lake or Settings().lake)
+    settings = Settings()
+    if settings.contact:
+        pages = dataclasses.replace(pages, contact=settings.contact)
+    store = Lake(lake or settings.lake)
     base = base_snapshot(name)
     store.sweep()
     with store.lock(f"refresh-{name}"):

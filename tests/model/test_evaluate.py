@@ -118,6 +118,7 @@ def test_another_corpus_under_the_same_name_is_refused(trained: Lake, tmp_path: 
 def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
+    monkeypatch.chdir(tmp_path)  # with a database for a server, MLflow keeps artifacts in the working directory
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri)
     train(tiny_spec(trained, "tracked", tracking_uri=uri, experiment="e"), ignore)
