@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -46,6 +47,7 @@ from data.manifest import (
     settings_diff,
 )
 
+_HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
 LEASE_S = 60.0  # an object-store lock that was not renewed for this long is taken over
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?")
 
@@ -73,14 +75,17 @@ class Lake:
     """A directory or an object-store prefix such as ``s3://bucket/lake``."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = str(root).rstrip("/")
+        self.root = str(root).rstrip("/") or "/"
         try:
             self.fs, self.base = fsspec.core.url_to_fs(self.root)
         except (ImportError, ValueError) as error:
             raise InputError(f"--lake {self.root}: {error}") from error
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         if self.is_local:
-            Path(self.base).mkdir(parents=True, exist_ok=True)
+            try:
+                Path(self.base).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"--lake {self.root}: {error.strerror}") from error
 
     def dataset(self, stage: str, snapshot: str) -> Dataset:
         """``stage`` is one of schema.STAGES, ``checkpoints`` or ``scores``; nothing is created."""
@@ -88,8 +93,11 @@ class Lake:
 
     def snapshots(self, stage: str) -> list[str]:
         """Names of the published datasets of a stage, sorted."""
-        found = self.fs.glob(self.path(stage, "*", "_manifest.json"))
-        return sorted(str(path).rsplit("/", 2)[-2] for path in found)
+        return [name for name in self.datasets(stage) if self.exists(stage, name, "_manifest.json")]
+
+    def datasets(self, stage: str) -> list[str]:
+        """Names of a stage's datasets, published or begun, sorted; what is no dataset's name is passed over."""
+        return [name for name in self.names(stage) if _NAME.fullmatch(name)]
 
     def path(self, *names: str) -> str:
         return "/".join((self.base, *names))
@@ -133,19 +141,21 @@ class Lake:
         parent = Path(self.base) / "tmp" if self.is_local else None
         if parent is not None:
             parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_HOST}-{os.getpid()}-", dir=parent))
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove the scratch directories of processes that are no more (they were killed)."""
+        """Remove the scratch directories of this host's processes that are no more (they were killed).
+
+        Those of other hosts and containers, which may share the lake, are left alone.
+        """
         if not self.is_local:
             return
-        for folder in (Path(self.base) / "tmp").glob("*"):
-            pid = folder.name.partition("-")[0]
-            if not pid.isdigit() or not _alive(int(pid)):
+        for folder in (Path(self.base) / "tmp").glob(f"{_HOST}-*"):
+            if not _alive(int(folder.name.removeprefix(f"{_HOST}-").partition("-")[0])):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, local: Path, *names: str) -> None:
@@ -244,7 +254,8 @@ class _Lease:
 
     def _renew(self) -> None:
         while not self.stop.wait(LEASE_S / 4):
-            self.lake.fs.pipe_file(self.path, self._body())
+            with contextlib.suppress(OSError):  # tried again: the lease outlives three failures
+                self.lake.fs.pipe_file(self.path, self._body())
 
     def _body(self) -> bytes:
         return canonical_json({"owner": self.owner, "renewed": time.time()})

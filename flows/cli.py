@@ -51,7 +51,9 @@ def main() -> NoReturn:
         _fail(str(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            if error.filename is None:
+                raise
+            _fail(f"{error.filename}: {error.strerror}")
         _fail(f"no space left for {error.filename or 'the lake'}: make room and run the same command again")
     sys.exit(0)
 
@@ -267,7 +269,9 @@ def export(
 def report(
     snapshot: Annotated[str | None, typer.Option(metavar="S", help="Only this snapshot. [default: all]")] = None,
     run: Annotated[str | None, typer.Option(metavar="R", help="Only this run. [default: all]")] = None,
-    to: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("report/index.html"),
+    to: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The page to write.")] = Path(
+        "report/index.html"
+    ),
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -317,10 +321,12 @@ def ui(
         _result({"stopped": ended}, as_json, lambda: print(f"stopped: {', '.join(ended) or 'nothing ran'}"))
         return
     servers = services.ensure(settings)
+    uris = {"PREFECT_API_URL": servers.prefect_api_url, "MLFLOW_TRACKING_URI": servers.mlflow_uri}
+    outside = {"PREFECT_API_URL": settings.prefect_api_url, "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri}
     result = {
-        "prefect": servers.prefect_ui_url,
-        "mlflow": servers.mlflow_uri,
-        "environment": {"PREFECT_API_URL": servers.prefect_api_url, "MLFLOW_TRACKING_URI": servers.mlflow_uri},
+        "prefect": services.without_password(servers.prefect_ui_url),
+        "mlflow": services.without_password(servers.mlflow_uri),
+        "environment": {name: uri for name, uri in uris.items() if outside[name] is None},
     }
     _result(result, as_json, lambda: _show().servers(result))
 

@@ -17,7 +17,7 @@ from data.lake import Lake
 from data.schema import STAGES
 from flows import services
 from flows.settings import Settings
-from flows.status import _server
+from flows.status import server_state
 
 MIN_FREE_BYTES = 5_000_000_000
 
@@ -99,11 +99,11 @@ def _disk(settings: Settings, lake: Lake) -> list[Check]:
 
 
 def _service(kind: services.Kind, settings: Settings) -> Check:
-    server = _server(kind, settings)
+    server = server_state(kind, settings)
     state = {"running": "good", "outside": "good", "not running": "note"}.get(server["state"], "bad")
     if server["state"] == "outside":
-        path = "/health" if kind is services.PREFECT else kind.health_path
-        if not services.responds(str(server["url"]).rstrip("/") + path):
+        outside = str(settings.prefect_api_url if kind is services.PREFECT else settings.mlflow_tracking_uri)
+        if outside.startswith("http") and not services.responds(outside.rstrip("/") + "/health"):
             return _check(kind.name, "bad", f"{server['url']} does not answer")
     return _check(kind.name, state, f"{server['state']} {server.get('url', '(started when needed)')}")
 
@@ -119,7 +119,7 @@ def _user_agent(settings: Settings) -> Check:
 def _datasets(lake: Lake) -> list[Check]:
     checks = []
     for stage in STAGES:
-        for snapshot in lake.names(stage):
+        for snapshot in lake.datasets(stage):
             dataset = lake.dataset(stage, snapshot)
             try:
                 manifest = dataset.manifest()

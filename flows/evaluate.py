@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from flows import artifacts, services
 from flows.progress import Bar, say
 from flows.settings import EXPERIMENT, Settings
-from flows.supervise import Event, run_child
+from flows.supervise import Event, run_child, spec_file
 from model.evals import EvalSpec
 
 
@@ -57,9 +56,6 @@ def evaluate(
 def score(name: str, spec: dict[str, Any], home: Path) -> dict[str, Any]:
     """One model's scores, task by task."""
     folder = home / "runs" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "eval.json"
-    file.write_text(json.dumps(spec, indent=2))
     bars: dict[str, Bar] = {}
 
     def on_event(event: Event) -> None:
@@ -75,7 +71,8 @@ def score(name: str, spec: dict[str, Any], home: Path) -> dict[str, Any]:
             say(f"eval: {event['message']}")
 
     try:
-        result = run_child("model.evaluate", ["--spec", str(file)], folder / "eval.log", on_event)
+        with spec_file(spec, folder) as file:
+            result = run_child("model.evaluate", ["--spec", str(file)], folder / "eval.log", on_event)
     finally:
         for bar in bars.values():
             bar.close()

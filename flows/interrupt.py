@@ -17,7 +17,7 @@ from prefect.context import tags
 from prefect.states import Crashed
 
 from flows import services
-from flows.progress import say
+from flows.progress import console, say
 from flows.settings import Settings
 from flows.supervise import STOP_GRACE_S
 
@@ -34,10 +34,12 @@ def stop_on_signals(home: Path) -> None:
         nonlocal calls
         calls += 1
         if calls > 1:
+            console.show_cursor(True)
             os._exit(1)
         say("stopping: a training run saves a checkpoint first (Ctrl-C again to not wait)")
         for child in _children(home):
             services.end_tree(child, grace_s=STOP_GRACE_S)
+        console.show_cursor(True)
         say("stopped; what is done is kept: run the same command again to go on from there")
         os._exit(1)
 
@@ -80,6 +82,6 @@ def crash_killed_runs(settings: Settings) -> int:
 def _is_alive(mark: str) -> bool:
     _, _, pid, started = mark.rsplit(":", 3)
     try:
-        return int(psutil.Process(int(pid)).create_time()) == int(started)
+        return abs(psutil.Process(int(pid)).create_time() - int(started)) < 2
     except psutil.NoSuchProcess:
         return False

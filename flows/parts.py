@@ -17,11 +17,13 @@ from data.manifest import Part
 from data.stage import MakePart, Mapper
 from flows.progress import Bar
 
+_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EROFS)
+
 
 def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Errors of a disk or an object store that may pass; a full disk, bad input and defects do not."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, OSError) and error.errno != errno.ENOSPC
+    return isinstance(error, OSError) and error.errno not in _LASTING
 
 
 @task(
@@ -52,7 +54,8 @@ def prefect_mapper(stage: str, snapshot: str, at_once: int) -> Mapper:
 
             def done(future: PrefectFuture[dict[str, Any]]) -> None:
                 assert isinstance(future, PrefectConcurrentFuture)
-                if future.wrapped_future.result().is_completed():  # the state itself: the server learns of it later
+                error = future.wrapped_future.exception()  # of Prefect itself; raised again by future.result()
+                if error is None and future.wrapped_future.result().is_completed():  # not asked of the server: it lags
                     bar.advance()
                 else:
                     failed.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,12 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from data.errors import InputError
 from data.lake import Lake
 from flows import artifacts, services
 from flows.progress import Bar, say
 from flows.settings import EXPERIMENT, Settings
-from flows.supervise import Event, run_child
+from flows.supervise import Event, run_child, spec_file
 from model.config import TrainSpec
 
 
@@ -55,11 +55,8 @@ def pretrain(
 
 @task(name="train", task_run_name="train {spec[run]}", cache_policy=NO_CACHE, persist_result=False)
 def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
-    """One training run to its end, or to the checkpoint it saved when it was asked to stop."""
+    """One training run to its end. Raises InputError if it was asked to stop, after it has saved a checkpoint."""
     folder = home / "runs" / spec["run"]
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "train.json"
-    file.write_text(json.dumps(spec, indent=2))
     bar: Bar | None = None
 
     def on_event(event: Event) -> None:
@@ -72,12 +69,15 @@ def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
             say(f"train: {event['message']}")
 
     try:
-        arguments = ["--processes", str(processes), "--spec", str(file)]
-        result = run_child("model.launch", arguments, folder / "train.log", on_event)
+        with spec_file(spec, folder) as file:
+            arguments = ["--processes", str(processes), "--spec", str(file)]
+            result = run_child("model.launch", arguments, folder / "train.log", on_event)
     finally:
         if bar is not None:
             bar.close()
-    result.pop("event")
+    if result.pop("event") == "stopped":
+        message = f"run {spec['run']} was stopped at step {result['step']}; the same command goes on from there"
+        raise InputError(message)
     return result
 
 

@@ -17,7 +17,7 @@ from data import select as select_stage
 from data import text as text_stage
 from data import tokens as tokens_stage
 from data.config import LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
-from data.lake import Lake, base_snapshot
+from data.lake import Lake, base_snapshot, check_name
 from data.manifest import Manifest
 from data.schema import STAGES
 from data.stage import Mapper, Outcome
@@ -60,9 +60,9 @@ def refresh(
     if settings.contact:
         pages = dataclasses.replace(pages, contact=settings.contact)
     store = Lake(lake or settings.lake)
-    base = base_snapshot(name)
+    base = base_snapshot(check_name("snapshot", name))
     store.sweep()
-    with store.lock(f"refresh-{name}"):
+    with store.lock(f"refresh-{base}"):  # variants write their base's first stages
         runs: list[tuple[str, Callable[[Mapper], Outcome]]] = [
             ("links", lambda mapper: links_stage.run(store, base, sources, links, mapper)),
             ("pages", lambda mapper: pages_stage.run(store, base, pages, mapper)),

@@ -8,10 +8,12 @@ from typing import Any
 
 import jinja2
 
+from data.errors import InputError
 from data.lake import Lake, base_snapshot, code_version
 from data.report import snapshot_report
 from data.schema import STATUSES
 from flows import services
+from flows.progress import say
 from flows.settings import Settings
 from model.report import History, run_report
 from model.tracking import metric_history
@@ -24,7 +26,8 @@ def write_report(settings: Settings, snapshot: str | None, run: str | None, to: 
     lake = Lake(settings.lake)
     everything = snapshot is None and run is None
     snapshots = [snapshot] if snapshot else _snapshots(lake) if everything else []
-    runs = [run] if run else lake.names("checkpoints") if everything else []
+    begun = [name for name in lake.datasets("checkpoints") if lake.exists("checkpoints", name, "run.json")]
+    runs = [run] if run else begun if everything else []
     page = (
         jinja2.Environment(loader=jinja2.PackageLoader("flows"), autoescape=True, undefined=jinja2.StrictUndefined)
         .get_template("report.html")
@@ -53,8 +56,14 @@ def _snapshots(lake: Lake) -> list[str]:
 
 def _history(lake: Lake, run: str, settings: Settings) -> History:
     """The run's curve from MLflow; the server is started if need be. A run that was not tracked has none."""
+    if not lake.exists("checkpoints", run, "run.json"):
+        raise InputError(f"--run {run}: no such run in {lake.root}")
     record = lake.read_json("checkpoints", run, "run.json")
     if not record["mlflow_run_id"]:
         return {}
-    history: History = metric_history(services.ensure(settings).mlflow_uri, record["mlflow_run_id"], METRICS)
+    try:
+        history: History = metric_history(services.ensure(settings).mlflow_uri, record["mlflow_run_id"], METRICS)
+    except InputError as error:  # a lake that was copied from elsewhere: its curves are in another MLflow
+        say(f"report: no curve of {run}: {error}")
+        return {}
     return history

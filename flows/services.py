@@ -11,13 +11,13 @@ runner, which is 0.5 GB instead of 3.2 GB.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -108,6 +108,10 @@ def ensure(settings: Settings) -> Servers:
     Call it before Prefect is imported: Prefect reads its settings then.
     """
     home = settings.home.absolute()
+    if settings.prefect_api_url and not responds(settings.prefect_api_url.rstrip("/") + "/health"):
+        raise InputError(
+            f"PREFECT_API_URL={without_password(settings.prefect_api_url)}: no Prefect server answers there"
+        )
     with ThreadPoolExecutor(len(KINDS)) as pool:
         prefect = None if settings.prefect_api_url else pool.submit(_ensure_one, PREFECT, home)
         mlflow = None if settings.mlflow_tracking_uri else pool.submit(_ensure_one, MLFLOW, home)
@@ -151,8 +155,14 @@ def responds(url: str, timeout_s: float = 5.0) -> bool:
     try:
         with opener.open(url, timeout=timeout_s) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
+
+
+def without_password(url: str) -> str:
+    """The URL without user, password and query, where secrets are put."""
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.rpartition("@")[2].partition("?")[0]
 
 
 def stop(home: Path) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data.schema import STATUSES
 from flows.settings import Settings
@@ -14,7 +15,7 @@ from flows.settings import Settings
 SHOWN_METRICS = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
 PLAIN_WIDTH = 120  # where there is no terminal to ask
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def funnel(result: dict[str, Any]) -> None:
@@ -36,9 +37,6 @@ def funnel(result: dict[str, Any]) -> None:
 
 def training(result: dict[str, Any]) -> None:
     """The ends of a training curve."""
-    if result.get("train_loss") is None:
-        console.print(f"run {result['run']} was stopped at step {result['step']}; the same command goes on from there")
-        return
     table = _table(f"Training of {result['run']}", "what", "value", "")
     first, last = result["first_loss"], result["train_loss"]
     nats = "nats a token"
@@ -161,7 +159,8 @@ def servers(result: dict[str, Any]) -> None:
 def doctor(checks: list[dict[str, Any]]) -> None:
     marks = {"good": "[green]good[/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}
     for check in checks:
-        console.print(f"{marks[check['state']]}  {check['what']}: {check['detail']}", soft_wrap=True)
+        line = Text.from_markup(marks[check["state"]]).append(f"  {check['what']}: {check['detail']}")
+        console.print(line, soft_wrap=True)
 
 
 def _meanings(stage: str) -> dict[str, str]:

@@ -16,13 +16,13 @@ def collect(settings: Settings) -> dict[str, Any]:
     return {
         "lake": lake.root,
         "snapshots": {name: _stages(lake, name) for name in _begun(lake)},
-        "runs": {name: _run(lake, name) for name in lake.names("checkpoints")},
-        "servers": {kind.name: _server(kind, settings) for kind in services.KINDS},
+        "runs": {name: _run(lake, name) for name in lake.datasets("checkpoints")},
+        "servers": {kind.name: server_state(kind, settings) for kind in services.KINDS},
     }
 
 
 def _begun(lake: Lake) -> list[str]:
-    return sorted({name for stage in STAGES for name in lake.names(stage)})
+    return sorted({name for stage in STAGES for name in lake.datasets(stage)})
 
 
 def _stages(lake: Lake, snapshot: str) -> dict[str, Any]:
@@ -41,24 +41,21 @@ def _run(lake: Lake, name: str) -> dict[str, Any]:
     files = lake.names("checkpoints", name)
     steps = [file for file in files if file.startswith("step-")]
     summary = lake.read_json("checkpoints", name, "summary.json") if "summary.json" in files else None
-    run: dict[str, Any] = {"state": "done" if summary else "begun", "checkpoints": steps}
+    planned = lake.read_json("checkpoints", name, "run.json")["train"]["steps"] if "run.json" in files else None
+    is_done = summary is not None and summary["steps"] == planned
+    run: dict[str, Any] = {"state": "done" if is_done else "begun", "checkpoints": steps}
     if summary:
         run |= {key: summary.get(key) for key in ("steps", "train_loss", "val_loss", "mlflow_run_id")}
     run["scores"] = lake.names("scores", name)
     return run
 
 
-def _server(kind: services.Kind, settings: Settings) -> dict[str, Any]:
+def server_state(kind: services.Kind, settings: Settings) -> dict[str, Any]:
     outside = settings.prefect_api_url if kind is services.PREFECT else settings.mlflow_tracking_uri
     if outside:
-        return {"state": "outside", "url": _without_password(outside)}
+        return {"state": "outside", "url": services.without_password(outside)}
     service = services.find(kind, settings.home.absolute())
     if service is None:
         return {"state": "not running"}
     state = "running" if services.is_healthy(kind, service) else "not answering"
     return {"state": state, "url": service.url, "pid": service.pid}
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2]

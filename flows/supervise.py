@@ -12,7 +12,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,21 @@ Event = dict[str, Any]
 STOP_GRACE_S = 60.0  # a training run saves a checkpoint in this time
 
 
+@contextlib.contextmanager
+def spec_file(spec: dict[str, Any], folder: Path) -> Iterator[Path]:
+    """The spec as a JSON file that only this user reads, as a URI may hold a password; gone at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", prefix="spec-", suffix=".json", dir=folder) as file:
+        json.dump(spec, file, indent=2)
+        file.flush()
+        yield Path(file.name)
+
+
 def run_child(module: str, arguments: Sequence[str], log: Path, on_event: Callable[[Event], None]) -> Event:
     """Run ``python -m module arguments`` to its end and return its last JSON line.
 
-    Raises InputError with the message of the child's ``error`` event if it ended for bad input, RuntimeError naming the
-    log otherwise. When we are interrupted the child is asked to stop, and killed if it does not.
+    Raises InputError with the message of the child's ``error`` event, or naming the log if it ended without one. When
+    we are interrupted the child is asked to stop, and killed if it does not.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     last: Event = {}
@@ -63,9 +74,8 @@ def run_child(module: str, arguments: Sequence[str], log: Path, on_event: Callab
     if code == 0 or last.get("event") == "stopped":  # torchrun reports a signal as a failure, also a clean stop
         return last
     if failure is not None:
-        kind = InputError if failure.get("kind") == "InputError" else RuntimeError
-        raise kind(str(failure["message"]))
-    raise RuntimeError(f"{module} ended with exit code {code}; see {log}: {_last_line(log)}")
+        raise InputError(str(failure["message"]))
+    raise InputError(f"{module} ended with exit code {code}; see {log}: {_last_line(log)}")
 
 
 def _event(line: bytes) -> Event | None:

@@ -31,7 +31,7 @@ import orjson
 
 from data.bpe import TOKENIZER_ID, VOCAB_SIZE
 from data.errors import InputError
-from data.lake import Lake
+from data.lake import LEASE_S, Lake
 from data.manifest import settings_diff
 from data.process import die_with_parent
 from model import checkpoint, world
@@ -45,7 +45,7 @@ from model.world import World
 
 RUN, SUMMARY = "run.json", "summary.json"
 LOSS_WINDOW = 20  # steps; train_loss is their mean
-LOCK_WAIT_S = 30.0  # a process before this one may still be saving its last checkpoint
+LOCK_WAIT_S = LEASE_S + 15.0  # a process before this one may still be saving its last checkpoint
 
 
 def train(

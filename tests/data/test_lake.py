@@ -175,11 +175,12 @@ def test_scratch_of_killed_processes_is_swept_and_of_living_ones_kept(tmp_path: 
     lake = Lake(tmp_path)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (tmp_path / "tmp" / f"{dead.pid}-old").mkdir(parents=True)
     with lake.scratch() as mine:
+        host = mine.name.rpartition(f"-{os.getpid()}-")[0]
+        (tmp_path / "tmp" / f"{host}-{dead.pid}-old").mkdir()
+        (tmp_path / "tmp" / f"elsewhere-{dead.pid}-live").mkdir()
         lake.sweep()
-        assert mine.exists()
-        assert [p.name for p in (tmp_path / "tmp").iterdir()] == [mine.name]
+        assert {p.name for p in (tmp_path / "tmp").iterdir()} == {mine.name, f"elsewhere-{dead.pid}-live"}
 
 
 def test_a_killed_process_releases_its_lock_and_loses_only_the_part_in_flight(tmp_path: Path) -> None:

@@ -263,6 +263,8 @@ def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: P
         (("eval", "--run", "nope"), 1, "nope"),
         (("eval",), 2, "exactly one of --run"),
         (("sample", "--run", "nope", "--prompt", "x"), 1, "no checkpoint in"),
+        (("status", "--lake", "/proc/nowhere"), 1, "--lake /proc/nowhere:"),
+        (("report", "--run", "nope"), 1, "--run nope: no such run in"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_to_do(

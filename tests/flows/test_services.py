@@ -68,10 +68,21 @@ def test_a_record_of_another_process_with_the_same_pid_is_not_trusted(tmp_path: 
     assert services.find(services.MLFLOW, tmp_path) is None
 
 
-def test_outside_servers_are_used_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.internal:4200/api")
+def test_outside_servers_are_used_as_they_are(
+    servers: services.Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WEBTEXT_HOME", "PREFECT_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", servers.prefect_api_url)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.internal:5000")
     found = services.ensure(Settings(home=tmp_path))
-    assert found == services.Servers("http://prefect.internal:4200/api", "http://mlflow.internal:5000")
-    assert found.prefect_ui_url == "http://prefect.internal:4200"
+    assert found == services.Servers(servers.prefect_api_url, "http://mlflow.internal:5000")
     assert not (tmp_path / "services").exists()
+
+
+def test_an_outside_server_that_does_not_answer_is_named_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://me:secret@127.0.0.1:9/api?token=hidden")
+    with pytest.raises(InputError, match=r"PREFECT_API_URL=http://127\.0\.0\.1:9/api: no Prefect server answers there"):
+        services.ensure(Settings(home=tmp_path))

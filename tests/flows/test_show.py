@@ -1,0 +1,18 @@
+"""What is printed: text of the web is shown as it is, never read as markup."""
+
+import pytest
+
+from flows import show
+
+
+def test_titles_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"status": "ok", "reason": "", "title": "[/r/foo] A [video] of [bold]markup"}
+    show.why([{"snapshot": "s", "canonical_url": "http://a.example/[x]", "stages": {"text": fields}}])
+    printed = capsys.readouterr().out
+    assert "[/r/foo] A [video] of [bold]markup" in printed
+    assert "http://a.example/[x]" in printed
+
+
+def test_doctor_marks_are_styled_and_details_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    show.doctor([{"what": "links/s", "state": "bad", "detail": "[red]damaged[/red]"}])
+    assert capsys.readouterr().out == "bad   links/s: [red]damaged[/red]\n"
