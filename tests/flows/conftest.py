@@ -114,7 +114,8 @@ def _part_of(dump: Path, site: Site, to: Path) -> int:
     for kind in KINDS:
         urls = [url for url in site.urls(kind) if url in quick]
         some |= set(urls[: 200 if kind == "article" else 6])
-    some |= {site.routes[url].original for url in some if site.routes[url].original}
+    while more := {site.routes[url].original for url in some} - some - {""}:  # an original may repeat another page
+        some |= more
     lines = 0
     with dump.open("rb") as read, zstandard.open(to, "wb") as write:
         for line in zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(read).readall().splitlines(True):
