@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -121,8 +122,10 @@ def _part_of(dump: Path, site: Site, to: Path) -> int:
         for line in zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(read).readall().splitlines(True):
             found = re.search(rb'"url": ?"([^"]+)"', line)
             url = found[1].decode().replace("\\/", "/").replace("&amp;", "&") if found else ""
-            is_page = url.startswith("http") and ".example/" in url and "@" not in url
-            if not is_page or canonical_url(url) in some:
+            canonical = ""  # of what is no URL that can be fetched
+            with contextlib.suppress(ValueError):
+                canonical = canonical_url(url)
+            if ".example/" not in canonical or canonical in some:
                 write.write(line)
                 lines += bool(line.strip())
     return lines
