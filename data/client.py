@@ -19,12 +19,14 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import socket
 import ssl
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO, Self
 
 import ada_url
@@ -43,6 +45,8 @@ from data.warc import HeaderList
 SPOOL_BYTES = 1 << 18
 MAX_HEADER_BYTES = 32_768  # of one header; pages with a Content-Security-Policy above aiohttp's 8,190 are not rare
 MAX_HEADERS = 128
+IDLE_S = 5.0  # an idle connection is kept so long beyond the host's delay
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -129,11 +133,12 @@ Wants = Callable[[int, CIMultiDictProxy[str]], bool]
 
 
 class Client:
-    """Connections to the hosts of one registrable domain; closed with it, so that idle sockets do not pile up."""
+    """The connections of one crawl task. The caller bounds how many are busy, and says which are kept when idle."""
 
     def __init__(self, network: Network) -> None:
         config = network.config
         self.network = network
+        self.idle_s = config.host_delay_s + IDLE_S
         self.headers = {
             "User-Agent": network.user_agent,
             "Accept": "text/html,application/xhtml+xml",
@@ -145,7 +150,7 @@ class Client:
                 socket_factory=network.guard.socket,
                 ssl=network.tls,
                 limit=0,  # the caller lets one request a host through
-                keepalive_timeout=config.host_delay_s + 2.0,
+                keepalive_timeout=self.idle_s,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -159,29 +164,65 @@ class Client:
     async def close(self) -> None:
         await self.session.close()
 
-    async def get(self, url: str, *, timeout_s: float, wants: Wants, limits: Limits) -> Answer:
-        """Ask for a URL. Raises FetchError; redirects are answers."""
+    async def get(
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        wants: Wants,
+        limits: Limits,
+        extra: Mapping[str, str] = NO_HEADERS,
+        keep: bool = True,
+    ) -> Answer:
+        """Ask for a URL, with ``extra`` headers. Raises FetchError; redirects are answers.
+
+        ``keep``: the connection may be used again; without it, it is closed after the answer.
+        """
         config, traffic = self.network.config, self.network.traffic
         traffic.requests += 1
+        started = time.monotonic()
         timeout = aiohttp.ClientTimeout(
             total=timeout_s, sock_connect=config.connect_timeout_s, sock_read=config.read_timeout_s
         )
+        headers = {**self.headers, **extra} if extra else self.headers
         with _Typed():
             response = await self.session.get(
-                URL(url, encoded=True), headers=self.headers, allow_redirects=False, timeout=timeout
+                URL(url, encoded=True), headers=headers, allow_redirects=False, timeout=timeout
             )
         try:
             answer = _head(url, response)
             if wants(response.status, response.headers):
-                await self._read_body(response, answer, limits)
+                await self._read_body(response, answer, limits, started)
         except BaseException:
             response.close()
             raise
-        response.release()
+        if keep:
+            response.release()
+        else:
+            response.close()
         return answer
 
-    async def _read_body(self, response: aiohttp.ClientResponse, answer: Answer, limits: Limits) -> None:
-        status = response.status
+    async def connects(self, origin: str) -> bool:
+        """Whether a connection to ``https://host:port`` can be made; nothing is sent."""
+        config, url = self.network.config, URL(origin)
+        assert url.host is not None
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(config.connect_timeout_s):
+                for found in await self.network.resolver.resolve(url.host, url.port or 80):
+                    address = (found["host"], found["port"])
+                    with self.network.guard.socket((found["family"], socket.SOCK_STREAM, 0, "", address)) as opened:
+                        opened.setblocking(False)
+                        await loop.sock_connect(opened, address)
+                    return True
+        except OSError:  # TimeoutError and ForbiddenAddress are such
+            return False
+        return False
+
+    async def _read_body(
+        self, response: aiohttp.ClientResponse, answer: Answer, limits: Limits, started: float
+    ) -> None:
+        status, config = response.status, self.network.config
         if not limits.cut and (response.content_length or 0) > limits.wire_bytes:
             raise FetchError(PageStatus.TOO_LARGE, f"more than {limits.wire_bytes} bytes", status)
         try:
@@ -195,6 +236,9 @@ class Client:
                     chunk = await response.content.readany()
                 self.network.traffic.wire_bytes += len(chunk)
                 body.count_wire(chunk)
+                elapsed_s = time.monotonic() - started
+                if elapsed_s > config.slow_after_s and body.wire_bytes < config.min_bytes_per_s * elapsed_s:
+                    raise FetchError(PageStatus.TOO_SLOW, f"fewer than {config.min_bytes_per_s} bytes a second", status)
                 try:
                     for piece in decoder.feed(chunk) if chunk else decoder.finish():
                         body.add(piece)
@@ -282,7 +326,7 @@ class _Typed(contextlib.AbstractContextManager[None]):
                 return FetchError(PageStatus.FORBIDDEN_ADDRESS, str(refusal))
             case aiohttp.ClientConnectorError():
                 if error.os_error.errno in (errno.EMFILE, errno.ENFILE):
-                    raise InputError("too many open files: raise `ulimit -n` or lower max_hosts") from error
+                    raise InputError("too many open files: raise `ulimit -n` or lower max_connections") from error
                 return FetchError(PageStatus.CONNECT_FAILURE, errno.errorcode.get(error.os_error.errno or 0, "failed"))
             case aiohttp.ConnectionTimeoutError():
                 return FetchError(PageStatus.CONNECT_FAILURE, "no connection within connect_timeout_s")

@@ -12,6 +12,9 @@ from typing import Any
 
 from data.errors import InputError
 
+PUBLIC_SUFFIX_LIST = "2025-04-07_15-51-09_UTC b69315c085d53972"
+"""The version of the list that data/urls.py goes by, and the first 16 digits of its sha256."""
+
 
 def operational(default: Any) -> Any:
     """A field that does not decide the result."""
@@ -25,6 +28,7 @@ class LinksConfig:
     min_karma: int = 3  # the paper, section 2.1
     profile: str = "webtext"  # named block rules in data/urls.py: webtext, openwebtext
     block_domains: tuple[str, ...] = ()  # further registrable domains to drop
+    public_suffix_list: str = PUBLIC_SUFFIX_LIST  # what says where a registrable domain ends
     part_links: int = 20_000  # links a part aims at; a part is one crawl task and holds whole domains
     spill_rows: int = operational(200_000)  # rows held in memory before they are spilled to disk
 
@@ -33,8 +37,20 @@ class LinksConfig:
 
 
 @dataclass(frozen=True)
+class ArchiveUrls:
+    """Where the web archives answer: scheme, host and port, without a path."""
+
+    commoncrawl_index: str = "https://index.commoncrawl.org"
+    commoncrawl_data: str = "https://data.commoncrawl.org"
+    wayback: str = "https://web.archive.org"
+
+
+ARCHIVE_URLS = ArchiveUrls()
+
+
+@dataclass(frozen=True)
 class PagesConfig:
-    """How the web is asked. Times are seconds, sizes are bytes."""
+    """How the web is asked. Times are seconds, sizes are bytes. docs/crawling.md says why each limit is what it is."""
 
     user_agent: str = "WebTextBot"  # the product token robots.txt is matched with
     max_wire_bytes: int = 10_000_000
@@ -45,10 +61,28 @@ class PagesConfig:
     total_timeout_s: float = 60.0  # one page, from connecting to its last byte, redirects included
     read_timeout_s: float = 20.0  # silence on an open connection
     connect_timeout_s: float = 10.0
+    slow_after_s: float = 10.0  # an exchange that takes longer must have got min_bytes_per_s by then, on average
+    min_bytes_per_s: int = 500
+    max_attempts: int = 3  # of a link that is answered 429 or 5xx, or whose connection is lost
+    max_retry_after_s: float = 600.0  # a host that asks for a longer pause has its links deferred
+    breaker_failures: int = 5  # failures in a row after which a host is left alone for breaker_pause_s
+    max_links_per_host: int = 10_000  # in one refresh; further ones, those of least karma, are deferred
+    archives: tuple[str, ...] = ()  # where dead pages are looked up: commoncrawl, wayback; none by default
+    archive_crawls: int = 4  # how many of Common Crawl's crawls are asked for a page: those nearest to its date
+    archive_urls: ArchiveUrls = operational(ARCHIVE_URLS)
     contact: str = operational("https://github.com/webtext/webtext")  # shown in the User-Agent header, as (+CONTACT)
     host_delay_s: float = operational(1.0)
-    max_hosts: int = operational(256)  # hosts one crawl task works on at once
-    max_hosts_per_domain: int = operational(4)
+    backoff_s: float = operational(5.0)  # before the second attempt; doubles with each, times a random 0.5 to 1.5
+    breaker_pause_s: float = operational(30.0)
+    network_pause_s: float = operational(900.0)  # how long an outage of our own network is waited for
+    robots_lifetime_s: float = operational(86_400.0)  # RFC 9309, section 2.4: not above 24 hours
+    robots_failure_lifetime_s: float = operational(300.0)
+    robots_cache_bytes: int = operational(64_000_000)  # source text of the rules one crawl task holds
+    max_connections: int = operational(256)  # of one crawl task, busy and idle
+    max_hosts_per_domain: int = operational(4)  # of one registrable domain, worked on at once
+    segment_bytes: int = operational(1_000_000_000)  # a WARC file is sealed at this size,
+    segment_rows: int = operational(10_000)  # or with so many links settled,
+    segment_s: float = operational(300.0)  # or at this age; a killed task loses what is not sealed
     allow_net: tuple[str, ...] = operational(())  # CIDRs that may be reached although they are not public, on any port
     connect_to: tuple[str, ...] = operational(())  # GLOB=ADDR:PORT
     deadline_s: float | None = operational(None)  # links whose turn has not come by then are `deferred`
@@ -62,12 +96,32 @@ class PagesConfig:
             "total_timeout_s",
             "read_timeout_s",
             "connect_timeout_s",
+            "slow_after_s",
             "max_robots_bytes",
-            "max_hosts",
+            "max_attempts",
+            "breaker_failures",
+            "max_links_per_host",
+            "archive_crawls",
+            "robots_lifetime_s",
+            "robots_failure_lifetime_s",
+            "robots_cache_bytes",
+            "max_connections",
             "max_hosts_per_domain",
+            "segment_bytes",
+            "segment_rows",
+            "segment_s",
         )
-        if self.host_delay_s < 0:
-            raise InputError(f"host_delay_s must not be negative, got {self.host_delay_s}")
+        _not_negative(
+            self,
+            "host_delay_s",
+            "backoff_s",
+            "breaker_pause_s",
+            "network_pause_s",
+            "max_retry_after_s",
+            "min_bytes_per_s",
+        )
+        if self.robots_lifetime_s > 86_400:
+            raise InputError(f"robots_lifetime_s must be at most 86400 (RFC 9309), got {self.robots_lifetime_s}")
 
 
 @dataclass(frozen=True)
@@ -148,10 +202,22 @@ def operational_settings(config: StageConfig) -> dict[str, Any]:
 def _settings(config: StageConfig, *, is_operational: bool) -> dict[str, Any]:
     chosen = (f for f in dataclasses.fields(config) if f.metadata.get("operational", False) == is_operational)
     values = ((f.name, getattr(config, f.name)) for f in chosen)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+    return {name: _plain(value) for name, value in values}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _positive(config: StageConfig, *names: str) -> None:
     for name in names:
         if getattr(config, name) <= 0:
             raise InputError(f"{name} must be positive, got {getattr(config, name)}")
+
+
+def _not_negative(config: StageConfig, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 0:
+            raise InputError(f"{name} must not be negative, got {getattr(config, name)}")

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -49,6 +49,7 @@ from data.manifest import (
 
 _HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
 LEASE_S = 60.0  # an object-store lock that was not renewed for this long is taken over
+_PART_NAME = re.compile(r"part-(?:(\d+)-)?(\d{5,})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?")
 
 
@@ -337,15 +338,17 @@ class Dataset:
         counts: dict[str, int],
         rows: Mapping[str, int] | None = None,
         extra: dict[str, int] | None = None,
+        published: Sequence[File] = (),
     ) -> Part:
         """Publish the local ``files`` (by their names in the dataset) as one part, its record last.
 
-        ``table`` holds the part's rows, for the digest; ``rows`` the number of rows a file has, where it has any.
+        ``table`` holds the part's rows, for the digest; ``rows`` the number of rows a file has, where it has any;
+        ``published`` are files of the part that are in the lake already.
         """
         tables = table if isinstance(table, list) else [table]
         digests = [rows_digest(t) for t in tables]
         digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-        entries = []
+        entries = [*published]
         for relative, local in files.items():
             entry = File(relative, (rows or {}).get(relative, 0), local.stat().st_size, _sha256_of(local))
             self.lake.publish(local, *self.names(*relative.split("/")))
@@ -420,6 +423,17 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 def part_name(index: int, round_: int = 0) -> str:
     """``part-00012``; pages fetched in a later round of redirects are ``part-1-00012``."""
     return f"part-{index:05d}" if round_ == 0 else f"part-{round_}-{index:05d}"
+
+
+def parse_part_name(name: str) -> tuple[int, int]:
+    """Round and index of a name that ``part_name`` made."""
+    match = _PART_NAME.fullmatch(name)
+    assert match is not None, name
+    return int(match[1] or 0), int(match[2])
+
+
+def is_part_name(name: str) -> bool:
+    return _PART_NAME.fullmatch(name) is not None
 
 
 def _sha256_of(path: Path) -> str:

@@ -45,11 +45,17 @@ class PageStatus(Status):
     ROBOTS_DISALLOWED = "robots_disallowed", "robots.txt forbids this path to our user agent"
     ROBOTS_UNREACHABLE = "robots_unreachable", "no robots.txt to be had (5xx, 429, time-out): as forbidden (RFC 9309)"
     CRAWL_DELAY_TOO_LONG = "crawl_delay_too_long", "robots.txt asks for a delay above max_crawl_delay_s"
+    OPT_OUT_X_ROBOTS_TAG = "opt_out_x_robots_tag", "the header X-Robots-Tag says noindex, noai or none to us"
+    OPT_OUT_META_ROBOTS = "opt_out_meta_robots", "a robots meta element of the page says noindex, noai or none"
+    OPT_OUT_CONTENT_SIGNAL = "opt_out_content_signal", "Content-Signal says ai-train=no, in robots.txt or a header"
+    OPT_OUT_TDM = "opt_out_tdm", "text and data mining is reserved (TDMRep: header, meta element or tdmrep.json)"
     DNS_FAILURE = "dns_failure", "the host name does not resolve"
     CONNECT_FAILURE = "connect_failure", "no connection could be made"
     TLS_FAILURE = "tls_failure", "the TLS handshake or the certificate failed"
     FORBIDDEN_ADDRESS = "forbidden_address", "the address is not public, or the port is not 80 or 443"
     TIMEOUT = "timeout", "the page took longer than total_timeout_s, or the server was silent too long"
+    TOO_SLOW = "too_slow", "fewer than min_bytes_per_s after slow_after_s"
+    HOST_FAILING = "host_failing", "not asked: the host failed breaker_failures times in a row, and again when tried later"
     PROTOCOL_ERROR = "protocol_error", "the answer is not valid HTTP, or was cut off"
     REDIRECT_LOOP = "redirect_loop", "a redirect leads back to a URL already seen for this link"
     REDIRECT_LIMIT = "redirect_limit", "more than max_redirects redirects"
@@ -65,7 +71,7 @@ class PageStatus(Status):
     DECODED_TOO_LARGE = "decoded_too_large", "the body decompresses to more than max_decoded_bytes (a compression bomb)"
     BAD_ENCODING = "bad_encoding", "the content encoding is unknown or its data is broken"
     EMPTY_BODY = "empty_body", "200 with nothing in it"
-    DEFERRED = "deferred", "the deadline or the byte budget of the refresh was reached before its turn"
+    DEFERRED = "deferred", "left for the next refresh, where it comes first: the reason names the limit that was reached"
 
 
 class TextStatus(Status):
@@ -121,6 +127,7 @@ LINKS = pa.schema(
         ("subreddits", pa.list_(pa.string())),
         ("submitted_at", _TIME),
         ("score_observed_at", _TIME),
+        ("deferred_from", pa.string()),  # the snapshot that left it for this one; null for a link of the sources
         ("status", pa.string()),
         ("reason", pa.string()),
     ]
@@ -134,8 +141,11 @@ PAGES = pa.schema(
         ("http_status", pa.int16()),
         ("payload_digest", pa.string()),
         ("content_type", pa.string()),
-        ("warc_file", pa.string()),
-        ("warc_offset", pa.int64()),
+        ("warc_file", pa.string()),  # in this snapshot's folder; SNAPSHOT/FILE where the payload is an earlier one's
+        ("warc_offset", pa.int64()),  # of the record that holds the payload
+        ("etag", pa.string()),
+        ("last_modified", pa.string()),
+        ("archive", pa.string()),  # NAME:YYYYMMDDhhmmss of the capture, for a page from a web archive; else null
         ("fetched_at", _TIME),
         ("domain", pa.string()),
         ("karma", pa.int64()),
@@ -179,5 +189,5 @@ TOKENS = pa.schema(
     ]
 )
 
-VOLATILE = frozenset({"fetched_at", "warc_file", "warc_offset"})
+VOLATILE = frozenset({"fetched_at", "warc_file", "warc_offset", "etag", "last_modified"})
 """Columns that differ between two runs over the same web; they stay out of every digest."""

@@ -136,16 +136,16 @@ def _jobs(lake: Lake, snapshot: str, pages: list[Page], config: TextConfig) -> I
             if page["warc_file"] != name:
                 stack.close()
                 name = page["warc_file"]
-                file = stack.enter_context(lake.open(*lake.dataset("pages", snapshot).names(*name.split("/"))))
+                earlier, _, warc_file = name.rpartition("/")  # the payload may be an earlier snapshot's
+                file = stack.enter_context(lake.open("pages", earlier or snapshot, warc_file))
             assert file is not None
-            headers, body = read_payload(file, page["warc_offset"])
+            _, body = read_payload(file, page["warc_offset"])
             if len(body) > config.max_html_bytes:
                 yield Extracted(
                     TextStatus.FAILED, f"{len(body)} bytes, more than max_html_bytes {config.max_html_bytes}"
                 )
                 continue
-            content_type = next((value for key, value in headers if key.lower() == "content-type"), None)
-            yield functools.partial(extract, body, content_type, page["final_url"], config.favor)
+            yield functools.partial(extract, body, page["content_type"], page["final_url"], config.favor)
 
 
 def _row(page: Page, extracted: Extracted) -> Page:

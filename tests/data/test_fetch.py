@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import itertools
+import random
 import socket
 import time
 import tracemalloc
@@ -19,13 +20,19 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from data.config import PagesConfig
-from data.fetch import Budget, Fetched, Job, Task, fetch_part
-from data.warc import WarcWriter, read_payload
+from data.crawllog import CrawlLog, CrawlStats
+from data.fetch import Budget, Job, fetch_links
+from data.frontier import Link
+from data.lake import Lake
+from data.politeness import HostMemory
+from data.segments import Segments
+from data.warc import read_payload
 from tests.data.hostile import PAGE, Handler, Request, Web, raw, redirect, reply, serving
 from tests.data.tls import issue_certificate
 
-FAST = {"host_delay_s": 0.0, "total_timeout_s": 20.0, "read_timeout_s": 10.0}
+FAST = {"host_delay_s": 0.0, "backoff_s": 0.0, "breaker_pause_s": 0.0, "total_timeout_s": 20.0, "read_timeout_s": 10.0}
 URL = "http://www.site.example/page"
+TDMREP = "/.well-known/tdmrep.json"
 
 
 @pytest.fixture
@@ -35,36 +42,59 @@ def web() -> Iterator[Web]:
 
 
 @dataclass
+class Fetched:
+    """What a part gave, sorted by link."""
+
+    rows: list[dict[str, Any]]
+    handoffs: list[dict[str, Any]]
+    stats: CrawlStats
+
+
+@dataclass
 class Crawler:
-    """Runs ``fetch_part`` against the server."""
+    """Fetches links from the server as a part of a lake of its own."""
 
     web: Web
     folder: Path
+    n_parts: int = 0
 
-    def __call__(self, *urls: str | Task, budget: Budget | None = None, **settings: Any) -> Fetched:
+    def __call__(self, *urls: str | Link, budget: Budget | None = None, **settings: Any) -> Fetched:
         settings = FAST | {"connect_to": (f"*.example=127.0.0.1:{self.web.port}",)} | settings
-        tasks = [url if isinstance(url, Task) else Task(url, url, karma=3) for url in urls]
+        links = [url if isinstance(url, Link) else Link(url, url, karma=3) for url in urls]
         resolver = settings.pop("resolver", None)
-        with (self.folder / "part.warc.gz").open("wb") as file:
-            writer = WarcWriter(file, "part.warc.gz", {"software": "test"})
+        known = settings.pop("known", {})
+        config = PagesConfig(**settings)
+        self.lake = Lake(self.folder / "lake")
+        self.dataset = self.lake.dataset("pages", "s1")
+        name = f"part-{self.n_parts:05d}"
+        self.n_parts += 1
+        stats = CrawlStats(name)
+        with self.lake.scratch() as scratch, Segments(self.dataset, name, scratch, config) as segments:
             job = Job(
-                PagesConfig(**settings),
-                self.folder,
-                writer,
-                "part.warc.gz",
+                config,
+                scratch,
+                segments,
+                HostMemory(self.lake, "s1", name, time.time),
+                stats,
+                CrawlLog(None, "s1"),
                 block_reason=lambda url: "blocked_domain" if "//blocked.example" in url else None,
                 budget=budget or Budget(),
+                known=known,
                 resolver=resolver,
+                rng=random.Random(0),
             )
-            return fetch_part(tasks, job)
+            fetch_links(links, job)
+            segments.finish()
+        rows = self.dataset.read(f"{name}.parquet").to_pylist()
+        return Fetched(rows, self.dataset.read(f"handoff/{name}.parquet").to_pylist(), stats)
 
-    def one(self, url: str | Task = URL, **settings: Any) -> dict[str, Any]:
+    def one(self, url: str | Link = URL, **settings: Any) -> dict[str, Any]:
         fetched = self(url, **settings)
         assert len(fetched.rows) == 1
         return fetched.rows[0]
 
     def body(self, row: dict[str, Any]) -> bytes:
-        with (self.folder / "part.warc.gz").open("rb") as file:
+        with self.lake.open("pages", "s1", row["warc_file"]) as file:
             return read_payload(file, row["warc_offset"])[1]
 
 
@@ -83,6 +113,10 @@ class Case:
     http_status: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     reason: str | None = None
+
+
+def _link(handoff: dict[str, Any]) -> Link:
+    return Link(handoff["canonical_url"], handoff["target_url"], handoff["karma"], tuple(handoff["seen"]))
 
 
 def _page(handler: Handler) -> dict[str, Handler]:
@@ -331,9 +365,9 @@ def test_host_that_is_not_reached(crawl: Crawler, url: str, settings: dict, stat
 def test_redirect_to_private_address(web: Web, crawl: Crawler) -> None:
     """Another domain, so it is handed off; there the guard refuses it."""
     web[URL] = redirect("http://127.1/admin")
-    (task,) = crawl(URL).handoffs
-    assert task == Task(URL, "http://127.0.0.1/admin", 3, (URL,))
-    assert crawl.one(task)["status"] == "forbidden_address"
+    (handoff,) = crawl(URL).handoffs
+    assert handoff == {"canonical_url": URL, "target_url": "http://127.0.0.1/admin", "karma": 3, "seen": [URL]}
+    assert crawl.one(_link(handoff))["status"] == "forbidden_address"
 
 
 def test_allow_net_opens_every_port(web: Web, crawl: Crawler) -> None:
@@ -349,7 +383,7 @@ def test_host_is_given_up_together(crawl: Crawler) -> None:
     urls = [f"http://no-such-host.test/{n}" for n in range(500)]
     fetched = crawl(*urls, resolver=FailingResolver(socket.gaierror(socket.EAI_AGAIN, "no name server")))
     assert {row["status"] for row in fetched.rows} == {"dns_failure"}
-    assert fetched.traffic.requests == 1
+    assert fetched.stats.requests == 1
 
 
 def test_tls(web: Web, crawl: Crawler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,11 +405,12 @@ def test_handoff_carries_the_way(web: Web, crawl: Crawler) -> None:
     web["www.site.example/two"] = redirect("http://short.example/x#part")
     fetched = crawl(URL)
     assert fetched.rows == []
-    assert fetched.handoffs == [Task(URL, "http://short.example/x", 3, (URL, "http://www.site.example/two"))]
+    (handoff,) = fetched.handoffs
+    assert (handoff["target_url"], handoff["seen"]) == ("http://short.example/x", [URL, "http://www.site.example/two"])
     web["short.example/x"] = redirect(URL)
-    assert crawl.one(fetched.handoffs[0])["status"] == "redirect_loop"  # back to what it has seen in another part
+    assert crawl.one(_link(handoff))["status"] == "redirect_loop"  # back to what it has seen in another part
     web["short.example/x"] = redirect("/y")
-    assert crawl.one(fetched.handoffs[0], max_redirects=2)["status"] == "redirect_limit"
+    assert crawl.one(_link(handoff), max_redirects=2)["status"] == "redirect_limit"
 
 
 def test_loop_is_of_urls_not_of_canonical_urls(web: Web, crawl: Crawler) -> None:
@@ -389,7 +424,7 @@ def test_request_says_who_we_are_and_keeps_no_state(web: Web, crawl: Crawler) ->
     for path in ("a", "b"):
         web[f"www.site.example/{path}"] = reply(set_cookie="id=1; Path=/")
     crawl("http://www.site.example/a", "http://www.site.example/b", contact="https://us.example/bot")
-    assert web.asked("www.site.example") == ["/robots.txt", "/a", "/b"]
+    assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/a", "/b"]
     for request in web.log:
         assert request.headers["user-agent"].startswith("WebTextBot/")
         assert request.headers["user-agent"].endswith(" (+https://us.example/bot)")
@@ -425,7 +460,7 @@ def test_delay_and_one_connection_under_concurrency(web: Web, crawl: Crawler) ->
         requests = [request for request in web.log if request.host == host]
         assert min(_gaps_s(requests)) >= 0.05, host
         assert web.most_by_host[host] == 1
-    assert len(web.asked("www.site.example")) == 19  # its robots.txt once
+    assert len(web.asked("www.site.example")) == 20  # its robots.txt and tdmrep.json once
 
 
 def test_hosts_at_once(web: Web, crawl: Crawler) -> None:
@@ -446,7 +481,7 @@ def test_hosts_at_once(web: Web, crawl: Crawler) -> None:
     urls = [f"http://h{n}.site{site}.example/x" for site in range(3) for n in range(4)]
     for url in urls:
         web[url] = slow
-    fetched = crawl(*urls, max_hosts=3, max_hosts_per_domain=2)
+    fetched = crawl(*urls, max_connections=3, max_hosts_per_domain=2)
     assert {row["status"] for row in fetched.rows} == {"ok"}
     assert most == 3
     assert most_sites == 2
@@ -458,7 +493,7 @@ def test_crawl_delay_is_kept(web: Web, crawl: Crawler) -> None:
         web[f"www.site.example/{n}"] = reply()
     crawl(*(f"http://www.site.example/{n}" for n in range(3)))
     assert min(_gaps_s(web.log)) >= 0.1
-    assert len(web.log) == 4
+    assert len(web.log) == 5
 
 
 def test_lost_connection_is_asked_for_once_more_after_the_delay(web: Web, crawl: Crawler) -> None:
@@ -469,12 +504,12 @@ def test_lost_connection_is_asked_for_once_more_after_the_delay(web: Web, crawl:
 
     web[URL] = flaky
     assert crawl.one(host_delay_s=0.1)["status"] == "ok"
-    assert web.asked("www.site.example") == ["/robots.txt", "/page", "/page"]
-    assert web.log[2].started - web.log[1].started >= 0.1
+    assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/page", "/page"]
+    assert web.log[3].started - web.log[2].started >= 0.1
     web.log.clear()
     web[URL] = raw(b"", then="close")
-    assert crawl.one()["status"] == "protocol_error"
-    assert web.asked("www.site.example") == ["/robots.txt", "/page", "/page"]  # no third time
+    assert crawl.one(max_attempts=2)["status"] == "protocol_error"
+    assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/page", "/page"]  # no third time
 
 
 def test_deadline_and_bytes_defer_the_rest(web: Web, crawl: Crawler) -> None:
@@ -486,7 +521,7 @@ def test_deadline_and_bytes_defer_the_rest(web: Web, crawl: Crawler) -> None:
     assert web.log == []
     fetched = crawl(*urls, budget=Budget(wire_bytes=2 * len(PAGE)))
     assert [row["status"] for row in fetched.rows] == ["ok", "ok", "deferred", "deferred", "deferred"]
-    assert fetched.traffic.wire_bytes == 2 * len(PAGE)
+    assert fetched.stats.wire_bytes == 2 * len(PAGE)
 
 
 def test_bodies_beyond_memory_are_whole(web: Web, crawl: Crawler) -> None:
@@ -500,7 +535,7 @@ def test_bodies_beyond_memory_are_whole(web: Web, crawl: Crawler) -> None:
 
 def test_same_rows_twice(web: Web, crawl: Crawler) -> None:
     """Rows are in the order of the links and equal up to what is volatile, whatever order the answers came in."""
-    volatile = {"fetched_at", "warc_offset"}
+    volatile = {"fetched_at", "warc_file", "warc_offset"}
     for n in range(20):
         web[f"h{n % 7}.site.example/{n}"] = reply(b"<p>%d" % n) if n % 3 else redirect("http://else.example/")
     urls = [f"http://h{n % 7}.site.example/{n}" for n in range(22)]
@@ -519,7 +554,7 @@ def test_defect_is_not_an_outcome(web: Web, crawl: Crawler, monkeypatch: pytest.
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(WarcWriter, "write_page", full)
+    monkeypatch.setattr(Segments, "page", full)
     with pytest.raises(OSError, match="No space left"):
         crawl.one()
 
@@ -541,4 +576,5 @@ def test_memory_of_bombs_is_bounded(web: Web, crawl: Crawler) -> None:
 
 
 def test_nothing_to_fetch(crawl: Crawler) -> None:
-    assert crawl() == Fetched()
+    fetched = crawl()
+    assert (fetched.rows, fetched.handoffs) == ([], [])

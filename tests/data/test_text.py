@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -50,7 +51,8 @@ def make_lake(root: Path, parts: dict[str, dict[str, tuple[str, str]]]) -> Lake:
                     if by_url[url][0] == "ok":
                         head = (b"HTTP/1.1 200 OK", [(b"Content-Type", b"text/html; charset=utf-8")])
                         body = by_url[url][1].encode()
-                        offsets[url] = writer.write_page(url, at, (b"GET / HTTP/1.1", []), head, body, bytes(20))
+                        sha1 = hashlib.sha1(body).digest()
+                        offsets[url] = writer.write_page(url, at, (b"GET / HTTP/1.1", []), head, body, sha1)
             empty = dict.fromkeys(PAGES.names)
             rows = [
                 {

@@ -1,0 +1,169 @@
+"""What a failure means for its host: how long it is left alone, and when it is given up.
+
+    Retry-After          kept, in seconds or as a date (RFC 9110, section 10.2.3), up to max_retry_after_s
+    429, 5xx, lost       the link is asked again, after back-off: backoff_s x 2**n x a random 0.5 to 1.5
+    breaker_failures     failures in a row open the host's breaker: nothing is asked for breaker_pause_s, then one link;
+                         if that fails too, the host is given up, if not, the breaker is closed
+
+What a host asked for is kept in the lake's state, so that a restart honours it: see HostMemory. The random factor
+keeps hosts that failed together from being asked again together.
+
+Sources: RFC 9110; the back-off of crawlee, the politeness of Apache Nutch and StormCrawler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import orjson
+
+from data.config import PagesConfig
+from data.errors import InputError
+from data.frontier import Host
+from data.lake import Lake
+from data.schema import PageStatus
+
+TRANSIENT = frozenset({PageStatus.RATE_LIMITED, PageStatus.SERVER_ERROR})
+"""A link with one of these is asked again."""
+
+_WEIGHTS = {
+    PageStatus.CONNECT_FAILURE: 1,
+    PageStatus.TLS_FAILURE: 1,
+    PageStatus.PROTOCOL_ERROR: 1,
+    PageStatus.RATE_LIMITED: 1,
+    PageStatus.SERVER_ERROR: 1,
+    PageStatus.TIMEOUT: 2,  # holds a connection for long
+    PageStatus.TOO_SLOW: 2,
+}
+"""Failures of the host rather than of a page, and how much each counts towards breaker_failures."""
+
+_MEMORY_FLUSH_S = 0.2  # saves that come within this time share one file
+_LONGEST_MEMORY_S = 30 * 86_400.0
+
+
+def retry_after_s(header: str | None, now: datetime) -> float | None:
+    """The seconds a Retry-After header asks for: 0 for a date in the past; None if it says nothing that is valid.
+
+    ``now`` is our clock (aware). Seconds are digits only, as the RFC has it; so ``-5`` and ``1.5`` say nothing.
+    """
+    text = (header or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:12])  # more digits are more than any life
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, IndexError):
+        return None
+    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
+
+
+def backoff_s(attempt: int, config: PagesConfig, rng: random.Random) -> float:
+    """The pause before attempt 2, 3, ... (``attempt`` failed ones so far: 1, 2, ...)."""
+    return config.backoff_s * 2.0 ** min(attempt - 1, 16) * rng.uniform(0.5, 1.5)
+
+
+def note_success(host: Host) -> bool:
+    """The host answered as it should; whether that closed its breaker."""
+    was_opened = host.was_opened
+    host.failures, host.was_opened = 0, False
+    return was_opened
+
+
+def note_failure(host: Host, status: PageStatus, config: PagesConfig) -> str:
+    """Count a failure: ``open`` if the breaker is to be opened now, ``give_up`` if it failed when tried, or empty."""
+    weight = _WEIGHTS.get(status, 0)
+    if not weight:
+        note_success(host)
+        return ""
+    host.failures += weight
+    if host.was_opened:
+        return "give_up"
+    if host.failures < config.breaker_failures:
+        return ""
+    host.was_opened = True
+    return "open"
+
+
+class HostMemory:
+    """What hosts asked for, kept in ``state/hosts/<snapshot>/<part>.json`` of the lake: how long not to come, how often.
+
+        {"www.example.com": {"until": 1795000000.0, "wait_s": 120.0, "delay_s": 5.0}}
+
+    A wait is never longer than it was when it was noted, whatever became of the machine's clock since.
+    """
+
+    def __init__(self, lake: Lake, snapshot: str, part: str, now: Callable[[], float]) -> None:
+        self.lake, self.names, self.now = lake, ("state", "hosts", snapshot, f"{part}.json"), now
+        self.own: dict[str, dict[str, float]] = {}
+        self.others: dict[str, dict[str, float]] = {}
+        self._flush: asyncio.Task[None] | None = None
+        for folder in lake.names("state", "hosts"):
+            for file in lake.names("state", "hosts", folder):
+                known = self._read("state", "hosts", folder, file)
+                if (folder, file) == (snapshot, f"{part}.json"):
+                    self.own = known
+                else:
+                    self.others |= {host: entry for host, entry in known.items() if self._left_s(entry) > 0}
+
+    def wait_s(self, host: str) -> float:
+        """How long a host still wants to be left alone."""
+        return max(self._left_s(self.own.get(host, {})), self._left_s(self.others.get(host, {})))
+
+    def delay_s(self, host: str) -> float:
+        """The crawl-delay that a run of this task before this one found."""
+        return self.own.get(host, {}).get("delay_s", 0.0)
+
+    def note_delay(self, host: str, delay_s: float) -> None:
+        """Written with the next wait, or at once if nothing is being written."""
+        if self.own.get(host, {}).get("delay_s") != delay_s:
+            self.own.setdefault(host, {})["delay_s"] = delay_s
+            self._start()
+
+    async def note_wait(self, host: str, wait_s: float) -> None:
+        """Returns when it is durable."""
+        wait_s = min(wait_s, _LONGEST_MEMORY_S)
+        self.own.setdefault(host, {}).update(until=self.now() + wait_s, wait_s=wait_s)
+        await asyncio.shield(self._start())
+
+    async def close(self) -> None:
+        """The task is done: only waits that are not over are kept."""
+        if self._flush is not None:
+            await self._flush
+        self.own = {
+            host: {name: value for name, value in entry.items() if name != "delay_s"}
+            for host, entry in self.own.items()
+            if self._left_s(entry) > 0
+        }
+        if self.own:
+            await asyncio.to_thread(self.lake.publish_json, self.own, *self.names)
+        else:
+            await asyncio.to_thread(self.lake.remove, *self.names)
+
+    def _start(self) -> asyncio.Task[None]:
+        if self._flush is None or self._flush.done():
+            self._flush = asyncio.create_task(self._write())
+        return self._flush
+
+    async def _write(self) -> None:
+        await asyncio.sleep(_MEMORY_FLUSH_S)
+        while True:
+            body = orjson.dumps(self.own)
+            await asyncio.to_thread(self.lake.publish_json, orjson.loads(body), *self.names)
+            if orjson.dumps(self.own) == body:
+                return
+
+    def _left_s(self, entry: dict[str, float]) -> float:
+        if "until" not in entry:
+            return 0.0
+        return max(0.0, min(entry["until"] - self.now(), entry["wait_s"]))
+
+    def _read(self, *names: str) -> dict[str, dict[str, float]]:
+        value: Any = self.lake.read_json(*names)
+        try:
+            return {str(host): {str(k): float(v) for k, v in entry.items()} for host, entry in value.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{self.lake.path(*names)}: damaged ({error}); remove it and run again") from error

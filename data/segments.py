@@ -1,0 +1,272 @@
+"""What a crawl task has settled, made durable piece by piece.
+
+    part-00007-00003.warc.gz             the pages of a segment, for good
+    segments/part-00007-00003.parquet    its rows, until the part is sealed, and
+             part-00007-00003.handoff.parquet    its links that were redirected to another domain
+    _parts/segment-part-00007-00003.json its record, written last
+
+A segment is sealed at a size, a number of links or an age. A task that was killed goes on after its last sealed
+segment. When all its links are settled, the rows of all segments are sorted into ``part-00007.parquet`` and the records
+of the segments are removed. In which order and in which segments links were settled is not to be seen in that.
+
+Memory: the rows of one segment; at the end those of the part as Arrow tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.config import PagesConfig
+from data.frontier import Link
+from data.lake import Dataset, code_version, write_parquet
+from data.manifest import File, Part
+from data.schema import PAGES
+from data.warc import IDENTICAL_PAYLOAD, HeaderList, WarcWriter
+
+HANDOFF = pa.schema(
+    [
+        ("canonical_url", pa.string()),
+        ("target_url", pa.string()),
+        ("karma", pa.int64()),
+        ("seen", pa.list_(pa.string())),  # the URLs that led to target_url, oldest first; its length is the hops
+    ]
+)
+PREFIX = "segment-"
+PAYLOADS = 50_000  # of a task that are remembered, so that a page which comes again is written as a revisit
+_COUNTERS = ("requests", "wire_bytes")
+
+Row = dict[str, Any]
+
+
+class Exchange(NamedTuple):
+    """What was sent and received: first lines and headers as they were, the body decoded."""
+
+    url: str
+    at: datetime
+    request: tuple[bytes, HeaderList]
+    response: tuple[bytes, HeaderList]
+    body: bytes
+    sha1: bytes
+
+
+class Payload(NamedTuple):
+    """Where a payload lies, and which exchange brought it."""
+
+    warc_file: str
+    offset: int
+    url: str
+    at: datetime
+
+
+@dataclass
+class _Open:
+    """The segment that is being filled."""
+
+    name: str
+    path: Path
+    file: BinaryIO
+    warc: WarcWriter
+    began: float
+    rows: list[Row] = field(default_factory=list)
+    handoffs: list[Link] = field(default_factory=list)
+    counters: Counter[str] = field(default_factory=Counter)
+
+
+class Segments:
+    """The segments of one part. Use it as a context manager; ``finish`` seals the part."""
+
+    def __init__(self, dataset: Dataset, part: str, scratch: Path, config: PagesConfig) -> None:
+        self.dataset, self.part, self.scratch, self.config = dataset, part, scratch, config
+        records = dataset.sealed()
+        self.sealed = [records[name] for name in sorted(records) if name.startswith(f"{PREFIX}{part}-")]
+        self._n_begun = 1 + max((int(part.name.rpartition("-")[2]) for part in self.sealed), default=-1)
+        self.payloads: OrderedDict[bytes, Payload] = OrderedDict()
+        self._open: _Open | None = None
+        self._sealing: list[asyncio.Task[Part]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            self._open.file.close()
+
+    @property
+    def wire_bytes(self) -> int:
+        """Of the sealed segments, those of earlier runs of this task included."""
+        return sum(part.extra["wire_bytes"] for part in self.sealed)
+
+    def settled_urls(self) -> set[str]:
+        """Canonical URLs that earlier runs of this task have settled or handed off."""
+        found: set[str] = set()
+        for pages, handoffs in map(self._tables, self.sealed):
+            found.update(pages["canonical_url"].to_pylist(), handoffs["canonical_url"].to_pylist())
+        return found
+
+    def page(self, exchange: Exchange) -> tuple[str, int]:
+        """Write a page; returns the WARC file and the offset of its payload, which may be an earlier record's."""
+        segment = self._segment()
+        known = self.payloads.get(exchange.sha1)
+        if known is not None:
+            self.payloads.move_to_end(exchange.sha1)
+            self.revisit(exchange, known.url, known.at, IDENTICAL_PAYLOAD)
+            return known.warc_file, known.offset
+        offset = segment.warc.write_page(
+            exchange.url, exchange.at, exchange.request, exchange.response, exchange.body, exchange.sha1
+        )
+        self.payloads[exchange.sha1] = Payload(segment.path.name, offset, exchange.url, exchange.at)
+        if len(self.payloads) > PAYLOADS:
+            self.payloads.popitem(last=False)
+        return segment.path.name, offset
+
+    def revisit(self, exchange: Exchange, refers_to_url: str, refers_to_date: datetime, profile: str) -> None:
+        """Write that a page is the same as before."""
+        self._segment().warc.write_revisit(
+            exchange.url,
+            exchange.at,
+            exchange.request,
+            exchange.response,
+            exchange.sha1,
+            refers_to_url=refers_to_url,
+            refers_to_date=refers_to_date,
+            profile=profile,
+        )
+
+    def settle(self, row: Row) -> None:
+        self._segment().rows.append(row)
+
+    def hand_off(self, link: Link) -> None:
+        self._segment().handoffs.append(link)
+
+    def count(self, requests: int, wire_bytes: int) -> None:
+        self._segment().counters.update(requests=requests, wire_bytes=wire_bytes)
+
+    def is_due(self) -> bool:
+        """Whether the segment has reached its size, number of links or age."""
+        segment, config = self._open, self.config
+        return segment is not None and (
+            segment.file.tell() >= config.segment_bytes
+            or len(segment.rows) + len(segment.handoffs) >= config.segment_rows
+            or (bool(segment.rows) and time.monotonic() - segment.began >= config.segment_s)
+        )
+
+    def rotate(self) -> str | None:
+        """Begin a new segment and seal the present one in a thread; returns its name. Called inside the event loop."""
+        segment, self._open = self._open, None
+        if segment is None:
+            return None
+        self._sealing.append(asyncio.create_task(asyncio.to_thread(self._seal, segment)))
+        return segment.name
+
+    async def settle_all(self) -> None:
+        """Seal what is open; returns when all is durable. Raises what went wrong in sealing."""
+        self.rotate()
+        await self.check(wait=True)
+
+    async def check(self, *, wait: bool = False) -> None:
+        """Raise what went wrong in sealing so far."""
+        for task in [task for task in self._sealing if wait or task.done()]:
+            self.sealed.append(await task)
+            self._sealing.remove(task)
+
+    def finish(self, dead: frozenset[str] = frozenset()) -> Part:
+        """Sort all rows into the part and seal it; those with a status of ``dead`` go to a file for the next round."""
+        self.sealed.sort(key=lambda part: part.name)
+        tables = [self._tables(part) for part in self.sealed]
+        pages = _sorted([pages for pages, _ in tables], PAGES)
+        handoffs = _sorted([handoffs for _, handoffs in tables], HANDOFF)
+        is_dead = pc.is_in(pages["status"], value_set=pa.array(sorted(dead), pa.string()))
+        written = {
+            f"handoff/{self.part}.parquet": handoffs,
+            f"dead/{self.part}.parquet": pages.filter(is_dead),
+            f"{self.part}.parquet": pages.filter(pc.invert(is_dead)),
+        }
+        del tables, pages, is_dead
+        handoffs, lost, pages = written.values()
+        files = {name: self.scratch / f"table-{number}" for number, name in enumerate(written)}
+        for name, table in written.items():
+            write_parquet(table, files[name])
+        part = self.dataset.seal(
+            self.part,
+            files,
+            [pages, handoffs, lost],
+            counts=dict(Counter(pages["status"].to_pylist())),
+            rows={name: len(table) for name, table in written.items()},
+            extra={"handed_off": len(handoffs), "dead": len(lost)}
+            | {name: sum(part.extra[name] for part in self.sealed) for name in _COUNTERS},
+            published=[file for part in self.sealed for file in part.files if file.path.endswith(".warc.gz")],
+        )
+        remove_segments(self.dataset, self.sealed)
+        return part
+
+    def _segment(self) -> _Open:
+        if self._open is None:
+            name = f"{self.part}-{self._n_begun:05d}"
+            self._n_begun += 1
+            path = self.scratch / f"{name}.warc.gz"
+            file = path.open("wb")
+            fields = {"software": f"webtext/{code_version()}", "format": "WARC File Format 1.1", "robots": "obey"}
+            self._open = _Open(name, path, file, WarcWriter(file, path.name, fields), time.monotonic())
+        return self._open
+
+    def _seal(self, segment: _Open) -> Part:
+        segment.file.close()
+        pages = pa.Table.from_pylist(segment.rows, schema=PAGES)
+        handoffs = pa.Table.from_pylist([_handoff_row(link) for link in segment.handoffs], schema=HANDOFF)
+        paths = {
+            f"{segment.name}.warc.gz": segment.path,
+            _rows_file(segment.name): self.scratch / f"{segment.name}.parquet",
+            _handoff_file(segment.name): self.scratch / f"{segment.name}.handoff.parquet",
+        }
+        write_parquet(pages, paths[_rows_file(segment.name)])
+        write_parquet(handoffs, paths[_handoff_file(segment.name)])
+        return self.dataset.seal(
+            f"{PREFIX}{segment.name}",
+            paths,
+            [pages, handoffs],
+            counts=dict(Counter(pages["status"].to_pylist())),
+            rows={_rows_file(segment.name): len(pages), _handoff_file(segment.name): len(handoffs)},
+            extra={"handed_off": len(handoffs)} | {name: segment.counters[name] for name in _COUNTERS},
+        )
+
+    def _tables(self, part: Part) -> tuple[pa.Table, pa.Table]:
+        name = part.name.removeprefix(PREFIX)
+        return self.dataset.read(_rows_file(name)), self.dataset.read(_handoff_file(name))
+
+
+def remove_segments(dataset: Dataset, segments: list[Part]) -> None:
+    """Remove records and rows of segments whose part is sealed; their WARC files are the part's."""
+    for part in segments:
+        dataset.lake.remove(*dataset.names("_parts", f"{part.name}.json"))
+        for file in part.files:
+            if not file.path.endswith(".warc.gz"):
+                dataset.lake.remove(*dataset.names(*file.path.split("/")))
+
+
+def _rows_file(name: str) -> str:
+    return f"segments/{name}.parquet"
+
+
+def _handoff_file(name: str) -> str:
+    return f"segments/{name}.handoff.parquet"
+
+
+def _handoff_row(link: Link) -> Row:
+    return {"canonical_url": link.canonical_url, "target_url": link.url, "karma": link.karma, "seen": link.seen}
+
+
+def _sorted(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    table = pa.concat_tables([schema.empty_table(), *tables])
+    return table.sort_by("canonical_url").combine_chunks()
