@@ -64,7 +64,7 @@ def page_body(answer: Answer, user_agent: str) -> bytes:
     content_type = answer.content_type()
     if answer.body is None:
         raise FetchError(PageStatus.NOT_HTML, media_type(content_type), 200)
-    if not answer.body_bytes:
+    if not answer.body.decoded_bytes:
         raise FetchError(PageStatus.EMPTY_BODY, "", 200)
     body = answer.body.read()
     # What declares no type is HTML if it begins as markup does; decided on the whole body, not on its first packet.

@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import ada_url
 import aiohttp
@@ -43,6 +43,8 @@ from data.schema import PageStatus
 from data.warc import HeaderList
 
 SPOOL_BYTES = 1 << 18
+RATIO_FROM_BYTES = 1 << 20
+LOOK_S = 0.1  # how often exchanges that take too long are looked for
 MAX_HEADER_BYTES = 32_768  # of one header; pages with a Content-Security-Policy above aiohttp's 8,190 are not rare
 MAX_HEADERS = 128
 IDLE_S = 5.0  # an idle connection is kept so long beyond the host's delay
@@ -64,12 +66,13 @@ class Limits:
 
     wire_bytes: int
     decoded_bytes: int
+    ratio: int = 200  # decoded to wire bytes, from RATIO_FROM_BYTES on
     cut: bool = False
 
 
 @dataclass
 class Answer:
-    """An HTTP answer. ``body`` is decoded and open at its start; None if it was not wanted."""
+    """An HTTP answer. ``body`` is decoded; None if it was not wanted."""
 
     url: str
     http_status: int
@@ -77,8 +80,7 @@ class Answer:
     headers: CIMultiDictProxy[str]
     raw_headers: HeaderList
     request: tuple[bytes, HeaderList]
-    body: IO[bytes] | None = None
-    body_bytes: int = 0
+    body: Body | None = None
     sha1: bytes = b""
 
     def __enter__(self) -> Self:
@@ -160,6 +162,8 @@ class Client:
             trust_env=False,
         )
         self.session._retry_connection = False
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s)
+        self._watches = _Watches(config.read_timeout_s)
 
     async def close(self) -> None:
         await self.session.close()
@@ -178,29 +182,43 @@ class Client:
 
         ``keep``: the connection may be used again; without it, it is closed after the answer.
         """
-        config, traffic = self.network.config, self.network.traffic
-        traffic.requests += 1
-        started = time.monotonic()
-        timeout = aiohttp.ClientTimeout(
-            total=timeout_s, sock_connect=config.connect_timeout_s, sock_read=config.read_timeout_s
-        )
+        self.network.traffic.requests += 1
         headers = {**self.headers, **extra} if extra else self.headers
-        with _Typed():
-            response = await self.session.get(
-                URL(url, encoded=True), headers=headers, allow_redirects=False, timeout=timeout
-            )
+        watch = self._watches.begin(timeout_s)
+        response: aiohttp.ClientResponse | None = None
+        answer: Answer | None = None
         try:
+            with _Typed():
+                response = await self.session.get(
+                    URL(url, encoded=True), headers=headers, allow_redirects=False, timeout=self._timeout
+                )
+            watch.has_headers, watch.last = True, time.monotonic()
             answer = _head(url, response)
             if wants(response.status, response.headers):
-                await self._read_body(response, answer, limits, started)
+                await self._read_body(response, answer, limits, watch)
+        except asyncio.CancelledError as error:
+            self._abandon(response, answer)
+            if not watch.expired:
+                raise
+            watch.task.uncancel()
+            status = None if response is None else response.status
+            raise FetchError(PageStatus.TIMEOUT, watch.expired, status) from error
         except BaseException:
-            response.close()
+            self._abandon(response, answer)
             raise
+        finally:
+            self._watches.end(watch)
         if keep:
             response.release()
         else:
             response.close()
         return answer
+
+    def _abandon(self, response: aiohttp.ClientResponse | None, answer: Answer | None) -> None:
+        if response is not None:
+            response.close()
+        if answer is not None and answer.body is not None:
+            answer.body.close()
 
     async def connects(self, origin: str) -> bool:
         """Whether a connection to ``https://host:port`` can be made; nothing is sent."""
@@ -219,49 +237,47 @@ class Client:
             return False
         return False
 
-    async def _read_body(
-        self, response: aiohttp.ClientResponse, answer: Answer, limits: Limits, started: float
-    ) -> None:
-        status, config = response.status, self.network.config
+    async def _read_body(self, response: aiohttp.ClientResponse, answer: Answer, limits: Limits, watch: _Watch) -> None:
+        status, config, traffic = response.status, self.network.config, self.network.traffic
         if not limits.cut and (response.content_length or 0) > limits.wire_bytes:
             raise FetchError(PageStatus.TOO_LARGE, f"more than {limits.wire_bytes} bytes", status)
         try:
             decoder = decoder_of(",".join(response.headers.getall("Content-Encoding", ())))
         except DecodeError as error:
             raise FetchError(PageStatus.BAD_ENCODING, str(error), status) from error
-        body = _Body(self.network.scratch, limits, status)
-        try:
-            while not body.is_full:
-                with _Typed(status):
-                    chunk = await response.content.readany()
-                self.network.traffic.wire_bytes += len(chunk)
-                body.count_wire(chunk)
-                elapsed_s = time.monotonic() - started
-                if elapsed_s > config.slow_after_s and body.wire_bytes < config.min_bytes_per_s * elapsed_s:
-                    raise FetchError(PageStatus.TOO_SLOW, f"fewer than {config.min_bytes_per_s} bytes a second", status)
-                try:
-                    for piece in decoder.feed(chunk) if chunk else decoder.finish():
-                        body.add(piece)
-                except DecodeError as error:
-                    raise FetchError(PageStatus.BAD_ENCODING, str(error), status) from error
-                if not chunk:
-                    break
-        except BaseException:
-            body.spool.close()
-            raise
-        body.spool.seek(0)
-        answer.body, answer.body_bytes, answer.sha1 = body.spool, body.decoded_bytes, body.sha1.digest()
+        body = answer.body = Body(self.network.scratch, limits, status)
+        began = watch.last
+        while not body.is_full:
+            try:
+                chunk = await response.content.readany()
+            except _OF_THE_NETWORK as error:
+                raise _failure(error, status) from error
+            watch.last = time.monotonic()
+            traffic.wire_bytes += len(chunk)
+            body.count_wire(chunk)
+            elapsed_s = watch.last - began
+            if chunk and elapsed_s > config.slow_after_s and body.wire_bytes < config.min_bytes_per_s * elapsed_s:
+                raise FetchError(PageStatus.TOO_SLOW, f"fewer than {config.min_bytes_per_s} bytes a second", status)
+            try:
+                for piece in decoder.feed(chunk) if chunk else decoder.finish():
+                    body.add(piece)
+            except DecodeError as error:
+                raise FetchError(PageStatus.BAD_ENCODING, str(error), status) from error
+            if not chunk:
+                break
+        answer.sha1 = body.sha1.digest()
 
 
-class _Body:
+class Body:
     """A decoded body as it arrives, in memory or beyond SPOOL_BYTES in a file, with its digest and its limits."""
 
     def __init__(self, scratch: Path, limits: Limits, http_status: int) -> None:
-        self.spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(scratch))  # noqa: SIM115
+        self.scratch, self.limits, self.http_status = scratch, limits, http_status
         self.sha1 = hashlib.sha1(usedforsecurity=False)  # what WARC uses
-        self.limits, self.http_status = limits, http_status
         self.wire_bytes = self.decoded_bytes = 0
         self.is_full = False
+        self._pieces: list[bytes] = []
+        self._file: IO[bytes] | None = None
 
     def count_wire(self, chunk: bytes) -> None:
         self.wire_bytes += len(chunk)
@@ -274,13 +290,82 @@ class _Body:
             self._full(PageStatus.DECODED_TOO_LARGE, f"more than {self.limits.decoded_bytes} bytes decoded")
             piece = piece[:room]
         self.decoded_bytes += len(piece)
+        if self.decoded_bytes > max(RATIO_FROM_BYTES, self.limits.ratio * self.wire_bytes):
+            self._full(PageStatus.DECODED_TOO_LARGE, f"more than {self.limits.ratio} times its size on the wire")
         self.sha1.update(piece)
-        self.spool.write(piece)
+        self._pieces.append(piece)
+        if self._file is not None or self.decoded_bytes > SPOOL_BYTES:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self.scratch)  # noqa: SIM115
+            self._file.writelines(self._pieces)
+            self._pieces.clear()
+
+    def read(self) -> bytes:
+        """All of it."""
+        if self._file is None:
+            return b"".join(self._pieces)
+        self._file.seek(0)
+        return self._file.read()
+
+    def close(self) -> None:
+        self._pieces.clear()
+        if self._file is not None:
+            self._file.close()
 
     def _full(self, status: PageStatus, reason: str) -> None:
         if not self.limits.cut:
             raise FetchError(status, reason, self.http_status)
         self.is_full = True
+
+
+@dataclass(slots=True)
+class _Watch:
+    """An exchange under way: when it must be over, and since when nothing has come."""
+
+    task: asyncio.Task[Any]
+    ends_at: float
+    last: float
+    has_headers: bool = False
+    expired: str = ""  # the reason
+
+
+class _Watches:
+    """Ends exchanges that take too long.
+
+    One look at all of them, ten times a second, instead of three timers for each: those are a tenth of what an exchange
+    costs. An exchange is ended by cancelling its task, which waits inside it.
+    """
+
+    def __init__(self, read_timeout_s: float) -> None:
+        self.read_timeout_s = read_timeout_s
+        self.by_id: dict[int, _Watch] = {}
+        self.timer: asyncio.TimerHandle | None = None
+
+    def begin(self, timeout_s: float) -> _Watch:
+        task = asyncio.current_task()
+        assert task is not None
+        now = time.monotonic()
+        watch = _Watch(task, now + timeout_s, now)
+        self.by_id[id(watch)] = watch
+        if self.timer is None:
+            self.timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        return watch
+
+    def end(self, watch: _Watch) -> None:
+        del self.by_id[id(watch)]
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for watch in self.by_id.values():
+            if watch.expired:
+                continue
+            if now >= watch.ends_at:
+                watch.expired = "longer than total_timeout_s"
+            elif now - watch.last >= self.read_timeout_s:
+                watch.expired = f"{'silent for' if watch.has_headers else 'no answer within'} read_timeout_s"
+            if watch.expired:
+                watch.task.cancel()
+        self.timer = asyncio.get_running_loop().call_later(LOOK_S, self._look) if self.by_id else None
 
 
 def _head(url: str, response: aiohttp.ClientResponse) -> Answer:
@@ -300,46 +385,47 @@ def _head(url: str, response: aiohttp.ClientResponse) -> Answer:
     )
 
 
-class _Typed(contextlib.AbstractContextManager[None]):
-    """Turns what aiohttp raises into a FetchError. Before the answer began, ``http_status`` is None."""
+_OF_THE_NETWORK = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
 
-    def __init__(self, http_status: int | None = None) -> None:
-        self.http_status = http_status
+
+class _Typed(contextlib.AbstractContextManager[None]):
+    """Turns what aiohttp raises before an answer has begun into a FetchError."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, aiohttp.ClientError | OSError | ValueError):  # TimeoutError is an OSError
-            raise self._failure(error) from error
+        if isinstance(error, _OF_THE_NETWORK):
+            raise _failure(error, None) from error
 
-    def _failure(self, error: Exception) -> FetchError:
-        status = self.http_status
-        match error:
-            case aiohttp.ClientConnectorDNSError():
-                return FetchError(PageStatus.DNS_FAILURE, "the host name does not resolve")
-            case aiohttp.ClientConnectorCertificateError():
-                detail = getattr(error.certificate_error, "verify_message", "does not match the host name")
-                return FetchError(PageStatus.TLS_FAILURE, f"certificate: {detail}")
-            case aiohttp.ClientSSLError():
-                return FetchError(PageStatus.TLS_FAILURE, str(getattr(error.os_error, "reason", "") or "handshake"))
-            case aiohttp.ClientConnectorError(os_error=ForbiddenAddress() as refusal):
-                return FetchError(PageStatus.FORBIDDEN_ADDRESS, str(refusal))
-            case aiohttp.ClientConnectorError():
-                if error.os_error.errno in (errno.EMFILE, errno.ENFILE):
-                    raise InputError("too many open files: raise `ulimit -n` or lower max_connections") from error
-                return FetchError(PageStatus.CONNECT_FAILURE, errno.errorcode.get(error.os_error.errno or 0, "failed"))
-            case aiohttp.ConnectionTimeoutError():
-                return FetchError(PageStatus.CONNECT_FAILURE, "no connection within connect_timeout_s")
-            case aiohttp.SocketTimeoutError():
-                return FetchError(PageStatus.TIMEOUT, "silent for read_timeout_s", status)
-            case asyncio.TimeoutError():
-                return FetchError(PageStatus.TIMEOUT, "longer than total_timeout_s", status)
-            case aiohttp.InvalidURL():
-                return FetchError(PageStatus.PROTOCOL_ERROR, "not a URL that can be asked for")
-            case _:
-                # How far a broken answer was understood depends on its packets, so nothing of it is told.
-                is_lost = isinstance(error, aiohttp.ServerDisconnectedError | OSError) and status is None
-                return FetchError(PageStatus.PROTOCOL_ERROR, "not valid HTTP, or cut off", lost=is_lost)
+
+def _failure(error: Exception, status: int | None) -> FetchError:
+    """What aiohttp raised, as an outcome; ``status`` is that of the answer if it had begun."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return FetchError(PageStatus.DNS_FAILURE, "the host name does not resolve")
+        case aiohttp.ClientConnectorCertificateError():
+            detail = getattr(error.certificate_error, "verify_message", "does not match the host name")
+            return FetchError(PageStatus.TLS_FAILURE, f"certificate: {detail}")
+        case aiohttp.ClientSSLError():
+            return FetchError(PageStatus.TLS_FAILURE, str(getattr(error.os_error, "reason", "") or "handshake"))
+        case aiohttp.ClientConnectorError(os_error=ForbiddenAddress() as refusal):
+            return FetchError(PageStatus.FORBIDDEN_ADDRESS, str(refusal))
+        case aiohttp.ClientConnectorError():
+            if error.os_error.errno in (errno.EMFILE, errno.ENFILE):
+                raise InputError("too many open files: raise `ulimit -n` or lower max_connections") from error
+            return FetchError(PageStatus.CONNECT_FAILURE, errno.errorcode.get(error.os_error.errno or 0, "failed"))
+        case aiohttp.ConnectionTimeoutError():
+            return FetchError(PageStatus.CONNECT_FAILURE, "no connection within connect_timeout_s")
+        case aiohttp.SocketTimeoutError():
+            return FetchError(PageStatus.TIMEOUT, "silent for read_timeout_s", status)
+        case asyncio.TimeoutError():
+            return FetchError(PageStatus.TIMEOUT, "longer than total_timeout_s", status)
+        case aiohttp.InvalidURL():
+            return FetchError(PageStatus.PROTOCOL_ERROR, "not a URL that can be asked for")
+        case _:
+            # How far a broken answer was understood depends on its packets, so nothing of it is told.
+            is_lost = isinstance(error, aiohttp.ServerDisconnectedError | OSError) and status is None
+            return FetchError(PageStatus.PROTOCOL_ERROR, "not valid HTTP, or cut off", lost=is_lost)
 
 
 def resolve_redirect(base: str, location: str) -> str | None:

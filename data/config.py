@@ -55,6 +55,9 @@ class PagesConfig:
     user_agent: str = "WebTextBot"  # the product token robots.txt is matched with
     max_wire_bytes: int = 10_000_000
     max_decoded_bytes: int = 40_000_000
+    max_ratio: int = (
+        200  # decoded to wire bytes, above 1 MiB; prose has 3 to 10, gzip at most 1,032
+    )
     max_redirects: int = 8
     max_robots_bytes: int = 512_000  # RFC 9309 asks for at least 500 KiB
     max_crawl_delay_s: float = 30.0
@@ -77,7 +80,7 @@ class PagesConfig:
     network_pause_s: float = operational(900.0)  # how long an outage of our own network is waited for
     robots_lifetime_s: float = operational(86_400.0)  # RFC 9309, section 2.4: not above 24 hours
     robots_failure_lifetime_s: float = operational(300.0)
-    robots_cache_bytes: int = operational(64_000_000)  # source text of the rules one crawl task holds
+    robots_cache_bytes: int = operational(64_000_000)  # memory for the rules that one crawl task holds, about
     max_connections: int = operational(256)  # of one crawl task, busy and idle
     max_hosts_per_domain: int = operational(4)  # of one registrable domain, worked on at once
     segment_bytes: int = operational(1_000_000_000)  # a WARC file is sealed at this size,
@@ -93,6 +96,7 @@ class PagesConfig:
             self,
             "max_wire_bytes",
             "max_decoded_bytes",
+            "max_ratio",
             "total_timeout_s",
             "read_timeout_s",
             "connect_timeout_s",

@@ -3,7 +3,7 @@
     links/<snapshot>/part-00007.parquet  ->  pages/<snapshot>/part-00007.parquet           a row for each link settled
                                                               part-00007-00000.warc.gz ..   the pages received whole
                                                               handoff/part-00007.parquet    links gone to another domain
-                                                              dead/part-00007.parquet       links to look for in archives
+                                                              dead/part-00007.parquet       links for the archives
 
 Links are partitioned by registrable domain, so a domain is asked from one part alone and politeness needs no state that
 is shared. A redirect to another domain therefore leaves its part: it is handed off to the next round, whose parts
@@ -26,16 +26,17 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from data.answers import BlockReason
+from data.answers import BlockReason, Known
 from data.config import LinksConfig, PagesConfig
 from data.crawllog import CrawlLog, CrawlStats
 from data.errors import InputError
-from data.fetch import Budget, Job, fetch_links
+from data.fetch import fetch_links
 from data.frontier import Link
 from data.guard import Guard
 from data.known import earlier_pages, known_pages
 from data.lake import Dataset, Lake, is_part_name, parse_part_name, part_name
 from data.manifest import Manifest, Part
+from data.outcomes import Budget, Job
 from data.politeness import HostMemory
 from data.segments import Segments, remove_segments
 from data.stage import Mapper, Outcome, in_turn, run_stage
@@ -109,8 +110,10 @@ def make_part(
     ):
         tasks, n_parts, share = _tasks(dataset, manifest, name)
         settled = segments.settled_urls()
-        domains = {domain_of(link.url) for link in tasks}
-        index = parse_part_name(name)[1]
+        known: dict[str, Known] = {}
+        if earlier:
+            domains = {domain_of(link.url) for link in tasks}
+            known = known_pages(lake, earlier, domains, parse_part_name(name)[1], n_parts)
         job = Job(
             config=config,
             scratch=scratch,
@@ -120,7 +123,7 @@ def make_part(
             log=crawl_log,
             block_reason=_block_reason(manifest),
             budget=_budget(dataset, config, deadline_at, name, share, segments.wire_bytes),
-            known=known_pages(lake, earlier, domains, index, n_parts) if earlier else {},
+            known=known,
         )
         fetch_links((link for link in tasks if link.canonical_url not in settled), job)
         return segments.finish()

@@ -89,7 +89,7 @@ def note_failure(host: Host, status: PageStatus, config: PagesConfig) -> str:
 
 
 class HostMemory:
-    """What hosts asked for, kept in ``state/hosts/<snapshot>/<part>.json`` of the lake: how long not to come, how often.
+    """What hosts asked for: how long not to come, how often. In ``state/hosts/<snapshot>/<part>.json`` of the lake.
 
         {"www.example.com": {"until": 1795000000.0, "wait_s": 120.0, "delay_s": 5.0}}
 

@@ -55,7 +55,10 @@ class PageStatus(Status):
     FORBIDDEN_ADDRESS = "forbidden_address", "the address is not public, or the port is not 80 or 443"
     TIMEOUT = "timeout", "the page took longer than total_timeout_s, or the server was silent too long"
     TOO_SLOW = "too_slow", "fewer than min_bytes_per_s after slow_after_s"
-    HOST_FAILING = "host_failing", "not asked: the host failed breaker_failures times in a row, and again when tried later"
+    HOST_FAILING = (
+        "host_failing",
+        "not asked: the host failed breaker_failures times in a row, and again later",
+    )
     PROTOCOL_ERROR = "protocol_error", "the answer is not valid HTTP, or was cut off"
     REDIRECT_LOOP = "redirect_loop", "a redirect leads back to a URL already seen for this link"
     REDIRECT_LIMIT = "redirect_limit", "more than max_redirects redirects"
@@ -71,7 +74,10 @@ class PageStatus(Status):
     DECODED_TOO_LARGE = "decoded_too_large", "the body decompresses to more than max_decoded_bytes (a compression bomb)"
     BAD_ENCODING = "bad_encoding", "the content encoding is unknown or its data is broken"
     EMPTY_BODY = "empty_body", "200 with nothing in it"
-    DEFERRED = "deferred", "left for the next refresh, where it comes first: the reason names the limit that was reached"
+    DEFERRED = (
+        "deferred",
+        "left for the next refresh, where it comes first; the reason names the limit",
+    )
 
 
 class TextStatus(Status):

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from data.config import PagesConfig
 from data.frontier import Link
 from data.lake import Dataset, code_version, write_parquet
-from data.manifest import File, Part
+from data.manifest import Part
 from data.schema import PAGES
 from data.warc import IDENTICAL_PAYLOAD, HeaderList, WarcWriter
 

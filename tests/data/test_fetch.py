@@ -21,9 +21,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from data.config import PagesConfig
 from data.crawllog import CrawlLog, CrawlStats
-from data.fetch import Budget, Job, fetch_links
+from data.fetch import fetch_links
 from data.frontier import Link
 from data.lake import Lake
+from data.outcomes import Budget, Job
 from data.politeness import HostMemory
 from data.segments import Segments
 from data.warc import read_payload
@@ -205,10 +206,10 @@ CASES = [
          200, SHORT, "longer than total_timeout_s"),
     Case("silent_in_body", _page(raw(LENGTH_100, then="hang")), "timeout", 200, SHORT, "silent for read_timeout_s"),
     Case("headers_byte_by_byte", _page(_drip(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.05)), "timeout", None, SHORT,
-         "longer than total_timeout_s"),
+         "no answer within read_timeout_s"),
     Case("endless_headers", _page(_drip(b"HTTP/1.1 200 OK\r\n", b"X: a\r\n" * 100, 0)), "protocol_error"),
     Case("endless_100_continue", _page(_drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02)), "timeout", None, SHORT),
-    Case("silent", _page(raw(b"", then="hang")), "timeout", None, SHORT, reason="silent for read_timeout_s"),
+    Case("silent", _page(raw(b"", then="hang")), "timeout", None, SHORT, reason="no answer within read_timeout_s"),
     Case("length_cut_off", _page(raw(LENGTH_100, then="close")), "protocol_error"),
     Case("reset_in_body", _page(raw(LENGTH_100, then="reset")), "protocol_error"),
     Case("chunk_size_broken", _page(raw(CHUNKED + b"zz\r\nabc\r\n", then="close")), "protocol_error"),

@@ -1,0 +1,207 @@
+"""One turn of a host: robots.txt, the reservations of its origin, or a page; whatever comes first in its queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from data.answers import NOT_MODIFIED, wants_html, wants_success
+from data.client import REDIRECTS, Answer, Client, FetchError, Limits
+from data.frontier import Frontier, Host, Link
+from data.optout import parse_tdmrep, tdmrep_opt_out
+from data.outage import UNREACHED, Outage
+from data.outcomes import Failure, Job, Outcomes, fast_host_of
+from data.politeness import note_success
+from data.robots import Robots, RobotsCache, fetch_robots
+from data.schema import PageStatus
+
+MAX_TDMREP_BYTES = 65_536
+MAX_FOREIGN = 10_000  # hosts of other domains whose last request is remembered (redirects of robots.txt)
+
+Held = tuple[Host, Link, Failure]
+
+
+class Turns:
+    """Takes turns; each ends with the host given back to the frontier, or held back by the outage."""
+
+    def __init__(
+        self,
+        job: Job,
+        client: Client,
+        frontier: Frontier,
+        robots: RobotsCache,
+        outage: Outage[Held],
+        outcomes: Outcomes,
+    ) -> None:
+        self.job, self.config, self.client = job, job.config, client
+        self.frontier, self.robots, self.outage, self.outcomes = frontier, robots, outage, outcomes
+        self.n_active = 0  # turns under way, counted by the caller
+        self.held_since = 0.0
+        self.foreign: OrderedDict[str, float] = OrderedDict()  # when a host of another domain may be asked again
+        self.idle: OrderedDict[str, float] = OrderedDict()  # origins whose connection was kept, until when
+        config = job.config
+        self.page_limits = Limits(config.max_wire_bytes, config.max_decoded_bytes, config.max_ratio)
+        self.robots_limits = Limits(config.max_robots_bytes, config.max_robots_bytes, cut=True)
+        self.tdmrep_limits = Limits(MAX_TDMREP_BYTES, MAX_TDMREP_BYTES, cut=True)
+
+    async def turn(self, host: Host) -> None:
+        while host.queue:
+            link = host.queue.pop()
+            origin = _origin_of(link.url)
+            robots = self.robots.get(origin)
+            if robots is None:
+                return await self._ask_robots(host, link, origin)
+            refusal = robots.refusal(link.url)
+            if refusal is None:
+                if host.reservations is None or origin not in host.reservations:
+                    return await self._ask_reservations(host, link, origin, robots)
+                path = link.url[len(origin) :]
+                refusal = tdmrep_opt_out(host.reservations[origin], path)
+            if refusal is None:
+                return await self._ask_page(host, link, origin)
+            self.outcomes.settle(host, link, *refusal)
+            if self.job.segments.is_due():
+                break
+        return self.outcomes.give_back(host)
+
+    async def _ask_robots(self, host: Host, link: Link, origin: str) -> None:
+        async def get(url: str) -> Answer:
+            hop = fast_host_of(url)
+            if hop == host.name:
+                await asyncio.sleep(max(0.0, host.free_at - time.monotonic()))
+            else:
+                await self._wait_for_foreign(hop)
+            timeout_s = self.config.total_timeout_s
+            return await self._get(host, url, origin, timeout_s, wants_success, self.robots_limits)
+
+        robots = await fetch_robots(origin, get, self.config)
+        if robots.failure is not None and robots.is_failure:
+            status, reason = robots.failure
+            code = reason.removeprefix("robots.txt: ")
+            http_status = int(code) if code.isdigit() else None
+            failure = Failure(status, reason, http_status, False, robots.retry_after, robots, origin)
+            return await self._failed(host, link, failure)
+        await self._answered(host, origin)
+        self.outcomes.learn(host, origin, robots)
+        self.frontier.requeue(link, host)
+        return self.outcomes.give_back(host)
+
+    async def _ask_reservations(self, host: Host, link: Link, origin: str, robots: Robots) -> None:
+        """tdmrep.json, once for each origin of which a page may be fetched; whatever is none reserves nothing."""
+        if host.reservations is None:
+            host.reservations = {}
+        host.reservations[origin] = ()
+        url = f"{origin}/.well-known/tdmrep.json"
+        if robots.refusal(url) is None:
+            try:
+                timeout_s = self.config.total_timeout_s
+                answer = await self._get(host, url, origin, timeout_s, wants_success, self.tdmrep_limits)
+            except FetchError as error:
+                if error.status in UNREACHED or error.lost:
+                    del host.reservations[origin]
+                return await self._failed(
+                    host, link, Failure(error.status, error.reason, error.http_status, error.lost)
+                )
+            with answer:
+                if answer.http_status == 200 and answer.body is not None:
+                    host.reservations[origin] = parse_tdmrep(answer.body.read())
+            await self._answered(host, origin)
+        self.frontier.requeue(link, host)
+        return self.outcomes.give_back(host)
+
+    async def _ask_page(self, host: Host, link: Link, origin: str) -> None:
+        known = self.job.known.get(link.url)
+        began = time.monotonic()
+        try:
+            conditions = known.conditions() if known is not None else {}
+            answer = await self._get(
+                host, link.url, origin, link.left_s, wants_html, self.page_limits, conditions, bool(host.queue)
+            )
+        except FetchError as error:
+            link.left_s -= time.monotonic() - began
+            failure = Failure(error.status, error.reason, error.http_status, error.lost)
+            return await self._failed(host, link, failure)
+        link.left_s -= time.monotonic() - began
+        with answer:
+            await self._answered(host, origin)
+            try:
+                if answer.http_status in REDIRECTS:
+                    return self.outcomes.follow(host, link, answer)
+                if answer.http_status == NOT_MODIFIED and known is not None:
+                    self.outcomes.keep_known(host, link, answer, known)
+                else:
+                    self.outcomes.keep(host, link, answer)
+            except FetchError as error:
+                retry_after = answer.headers.get("Retry-After")
+                failure = Failure(error.status, error.reason, answer.http_status, retry_after=retry_after)
+                return await self._failed(host, link, failure)
+        if note_success(host):
+            self.job.log.event(self.job.stats, "breaker_closed", host=host.name)
+        return self.outcomes.give_back(host)
+
+    async def _get(
+        self,
+        host: Host,
+        url: str,
+        origin: str,
+        timeout_s: float,
+        wants: Any,
+        limits: Limits,
+        extra: Mapping[str, str] | None = None,
+        has_more: bool = True,
+    ) -> Answer:
+        """One exchange; the host's delay begins when it ends."""
+        if timeout_s <= 0:
+            raise FetchError(PageStatus.TIMEOUT, "longer than total_timeout_s")
+        self.idle.pop(origin, None)
+        keep = has_more and self.n_active + self._n_idle() < self.config.max_connections
+        try:
+            answer = await self.client.get(
+                url, timeout_s=timeout_s, wants=wants, limits=limits, extra=extra or {}, keep=keep
+            )
+        finally:
+            host.free_at = time.monotonic() + host.delay_s
+        if keep:
+            self.idle[origin] = host.free_at
+        return answer
+
+    def _n_idle(self) -> int:
+        """Connections that were kept and not used since; the client closes them some time after their host's turn."""
+        now = time.monotonic()
+        while self.idle and next(iter(self.idle.values())) + self.client.idle_s < now:
+            self.idle.popitem(last=False)
+        return len(self.idle)
+
+    async def _wait_for_foreign(self, name: str) -> None:
+        """Many a robots.txt may redirect to one host: it is asked no more often than any other."""
+        now = time.monotonic()
+        at = max(now, self.foreign.pop(name, 0.0))
+        self.foreign[name] = at + self.config.host_delay_s
+        if len(self.foreign) > MAX_FOREIGN:
+            self.foreign.popitem(last=False)
+        if at - now > self.config.total_timeout_s:
+            raise FetchError(PageStatus.TIMEOUT, "too many others ask the host that it redirects to")
+        await asyncio.sleep(at - now)
+
+    async def _answered(self, host: Host, origin: str) -> None:
+        """A host has answered, so failures that were held back are what they look like."""
+        for held in self.outage.answered(host.domain.name, origin):
+            await self.outcomes.judge(*held)
+
+    async def _failed(self, host: Host, link: Link, failure: Failure) -> None:
+        """The turn failed: it is judged, or held back until it is known whether it was the network's fault."""
+        is_unreached = failure.status in UNREACHED or failure.lost or "timeout" in failure.reason
+        if is_unreached and self.outage.may_hold:
+            if not self.outage.held:
+                self.held_since = time.monotonic()
+            self.outage.held.append((host, link, failure))
+        else:
+            await self.outcomes.judge(host, link, failure)
+
+
+def _origin_of(url: str) -> str:
+    """``https://host:port`` of a URL as a parser writes it."""
+    return url[: url.index("/", 8)]
