@@ -7,6 +7,7 @@ A field is a *content* setting, which decides the result and is part of the dige
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,9 +32,15 @@ class LinksConfig:
     public_suffix_list: str = PUBLIC_SUFFIX_LIST  # what says where a registrable domain ends
     part_links: int = 20_000  # links a part aims at; a part is one crawl task and holds whole domains
     spill_rows: int = operational(200_000)  # rows held in memory before they are spilled to disk
+    workers: int = operational(0)  # child processes that judge lines; 0: one a core, at most 3
+    max_download_bytes: int = operational(200_000_000_000)  # of a dump that is named by its URL
+    hn_search_url: str = operational("https://hn.algolia.com/api/v1")
+    hn_items_url: str = operational("https://hacker-news.firebaseio.com/v0")
+    reddit_url: str = operational("https://www.reddit.com")
 
     def __post_init__(self) -> None:
-        _positive(self, "part_links", "spill_rows")
+        _positive(self, "part_links", "spill_rows", "max_download_bytes")
+        _not_negative(self, "workers")
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class PagesConfig:
     robots_lifetime_s: float = operational(86_400.0)  # RFC 9309, section 2.4: not above 24 hours
     robots_failure_lifetime_s: float = operational(300.0)
     robots_cache_bytes: int = operational(64_000_000)  # memory for the rules that one crawl task holds, about
+    max_hosts: int = operational(10_000)  # of one crawl task, worked on at once: asked in turns
     max_connections: int = operational(256)  # of one crawl task, busy and idle
     max_hosts_per_domain: int = operational(4)  # of one registrable domain, worked on at once
     segment_bytes: int = operational(1_000_000_000)  # a WARC file is sealed at this size,
@@ -109,6 +117,7 @@ class PagesConfig:
             "robots_lifetime_s",
             "robots_failure_lifetime_s",
             "robots_cache_bytes",
+            "max_hosts",
             "max_connections",
             "max_hosts_per_domain",
             "segment_bytes",
@@ -124,6 +133,8 @@ class PagesConfig:
             "max_retry_after_s",
             "min_bytes_per_s",
         )
+        if not re.fullmatch(r"[A-Za-z_-]+", self.user_agent):  # RFC 9309, section 2.2.1: a product token
+            raise InputError(f"user_agent must be letters, - and _, got {self.user_agent!r}; the version is added")
         if self.robots_lifetime_s > 86_400:
             raise InputError(f"robots_lifetime_s must be at most 86400 (RFC 9309), got {self.robots_lifetime_s}")
 

@@ -77,7 +77,7 @@ class Crawl:
 
     def __init__(self, job: Job, client: Client) -> None:
         self.job, self.config, self.client, self.stats = job, job.config, client, job.stats
-        self.frontier = Frontier(job.config.max_hosts_per_domain, job.config.host_delay_s)
+        self.frontier = Frontier(job.config.max_hosts, job.config.max_hosts_per_domain, job.config.host_delay_s)
         self.outage: Outage[Held] = Outage(client.connects)
         robots = RobotsCache(job.config)
         self.outcomes = Outcomes(job, self.frontier, robots, self._noticed)
@@ -96,9 +96,7 @@ class Crawl:
             links, domain = by_host.pop(name), registrable_domain(name)
             self.stats.links += len(links)
             for link in links[config.max_links_per_host :]:
-                self.outcomes.row(
-                    link, domain, PageStatus.DEFERRED, f"more than {config.max_links_per_host} links of its host"
-                )
+                self.outcomes.row(link, domain, PageStatus.DEFERRED, "more than max_links_per_host")
             links = links[: config.max_links_per_host]
             wait_s = self.job.memory.wait_s(name)
             if wait_s > config.max_retry_after_s:
@@ -108,9 +106,7 @@ class Crawl:
             for link in links:
                 link.left_s = config.total_timeout_s
             delay_s = max(config.host_delay_s, self.job.memory.delay_s(name))
-            host = self.frontier.host(domain, name, self.started + max(delay_s, wait_s))
-            host.delay_s = delay_s
-            self.frontier.fill(host, links)
+            self.frontier.fill(self.outcomes.host(domain, name, self.started + delay_s), links)
 
     async def run(self, group: asyncio.TaskGroup) -> None:
         """Settle everything that is queued."""

@@ -5,7 +5,7 @@ Every host with links left is in exactly one place:
     ready     its turn may come now; the host with the most links left is first (it takes longest to finish)
     waiting   not before some time: politeness delay, back-off, Retry-After, an open breaker
     busy      an exchange with it is under way, or its failure is held back (data/outage.py)
-    pending   as many hosts of its registrable domain as are allowed are worked on already
+    pending   as many hosts, of its registrable domain or in all, as are allowed are worked on already
 
 So a host that waits holds nobody up, and a slow one holds one connection. A host that is parked (a long wait) leaves
 its place in the domain to another one.
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from data.optout import TdmRule
+from data.robots import Robots
 
 
 @dataclass(slots=True, eq=False)
@@ -61,18 +62,25 @@ class Host:
     was_opened: bool = False  # its breaker, since the last success
     robots_attempts: int = 0
     reservations: dict[str, tuple[TdmRule, ...]] | None = None  # by origin, of those that were asked
+    pinned: tuple[str, Robots] | None = None  # what it said last, until a page was asked for by it
+
+    def robots_of(self, origin: str) -> Robots | None:
+        """The rules of an origin if they are pinned: a cache that is full must not make a host say them for ever."""
+        return self.pinned[1] if self.pinned is not None and self.pinned[0] == origin else None
 
 
 class Frontier:
     """All hosts of a crawl task. Times are those of the caller's clock."""
 
-    def __init__(self, max_hosts_per_domain: int, delay_s: float) -> None:
-        self.max_hosts_per_domain, self.delay_s = max_hosts_per_domain, delay_s
+    def __init__(self, max_hosts: int, max_hosts_per_domain: int, delay_s: float) -> None:
+        self.max_hosts, self.max_hosts_per_domain, self.delay_s = max_hosts, max_hosts_per_domain, delay_s
+        self.n_active = 0
         self.domains: dict[str, Domain] = {}
         self.hosts: dict[str, Host] = {}
         self.n_links = 0  # not settled
         self._ready: list[tuple[int, int, Host]] = []
         self._waiting: list[tuple[float, int, Host]] = []
+        self._crowd: list[tuple[int, int, Host]] = []  # whose domain has a place for them, and the frontier none
         self._number = itertools.count()
 
     def host(self, domain_name: str, host_name: str, free_at: float) -> Host:
@@ -152,17 +160,27 @@ class Frontier:
             if domain.n_active >= self.max_hosts_per_domain:
                 domain.pending.insert(0, host)
                 return
+            if self.n_active >= self.max_hosts:
+                heapq.heappush(self._crowd, self._rank(host))
+                return
             host.is_active = True
             domain.n_active += 1
-        heapq.heappush(self._ready, (-len(host.queue).bit_length(), next(self._number), host))
+            self.n_active += 1
+        heapq.heappush(self._ready, self._rank(host))
 
     def _leave(self, host: Host) -> None:
         if not host.is_active:
             return
         host.is_active = False
         host.domain.n_active -= 1
+        self.n_active -= 1
         if host.domain.pending:
             self._enter(host.domain.pending.pop())
+        while self._crowd and self.n_active < self.max_hosts:
+            self._enter(heapq.heappop(self._crowd)[2])
+
+    def _rank(self, host: Host) -> tuple[int, int, Host]:
+        return -len(host.queue).bit_length(), next(self._number), host
 
     def _forget(self, domain: Domain) -> None:
         if self.domains.pop(domain.name, None) is not None:

@@ -80,14 +80,26 @@ class Outcomes:
         self.frontier.give_back(host, park=park)
         self.noticed(host)
 
+    def host(self, domain: str, name: str, free_at: float) -> Host:
+        """The host in the frontier; a new one with the manners that are remembered of it, free ``free_at`` at first."""
+        memory = self.job.memory
+        if name in self.frontier.hosts:
+            return self.frontier.hosts[name]
+        host = self.frontier.host(domain, name, free_at + memory.wait_s(name))
+        host.delay_s = max(self.config.host_delay_s, memory.delay_s(name))
+        return host
+
     def follow(self, host: Host, link: Link, answer: Answer) -> None:
         seen = (*link.seen, link.url)
         target = redirect_target(answer, seen, self.config.max_redirects, self.job.block_reason)
         link.url, link.seen = target, seen
         note_success(host)
         if domain_of(target) == host.domain.name:
-            other = self.frontier.host(host.domain.name, fast_host_of(target), time.monotonic())
-            self.frontier.requeue(link, other)
+            other = self.host(host.domain.name, fast_host_of(target), time.monotonic())
+            if self.job.memory.wait_s(other.name) > self.config.max_retry_after_s:
+                self.settle(host, link, PageStatus.DEFERRED, LONG_PAUSE)
+            else:
+                self.frontier.requeue(link, other)
         else:
             self.frontier.settled(host)
             self.stats.settled += 1
@@ -211,6 +223,7 @@ class Outcomes:
 
     def learn(self, host: Host, origin: str, robots: Robots) -> None:
         self.robots.put(origin, robots)
+        host.pinned = (origin, robots)
         host.robots_attempts = 0
         if robots.crawl_delay_s > host.delay_s:
             host.delay_s = robots.crawl_delay_s

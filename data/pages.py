@@ -21,9 +21,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.answers import BlockReason, Known
@@ -38,6 +41,7 @@ from data.lake import Dataset, Lake, is_part_name, parse_part_name, part_name
 from data.manifest import Manifest, Part
 from data.outcomes import Budget, Job
 from data.politeness import HostMemory
+from data.revive import LOOKED_UP, look_up
 from data.segments import Segments, remove_segments
 from data.stage import Mapper, Outcome, in_turn, run_stage
 from data.urls import block_reason, domain_of, partition_of
@@ -69,6 +73,8 @@ def run(
         yield _link_parts(links)
         for round_ in range(1, config.max_redirects + 1):
             yield [part_name(index, round_) for index in range(_n_parts(_parts_of_round(dataset, round_ - 1)))]
+        for name in _archive_parts(dataset, config):
+            yield [name]  # one at a time: an archive is one host
         parts = _parts(dataset)
         n_rows = sum(part.rows_in for part in parts)
         if n_rows != links.rows_out:
@@ -77,14 +83,15 @@ def run(
                 f"after later ones were made from it; remove {dataset.label} and run again"
             )
 
-    outcome = run_stage(
-        dataset,
-        config,
-        {"links": links.digest, **{f"known:{manifest.snapshot}": manifest.digest for manifest in earlier}},
-        rounds,
-        partial(make_part, lake.root, snapshot, config, deadline_at, tuple(m.snapshot for m in earlier), log),
-        mapper,
-    )
+    with lake.lock("crawl"):  # a host knows nothing of snapshots: it is asked by one crawl at a time
+        outcome = run_stage(
+            dataset,
+            config,
+            {"links": links.digest, **{f"known:{manifest.snapshot}": manifest.digest for manifest in earlier}},
+            rounds,
+            partial(make_part, lake.root, snapshot, config, deadline_at, tuple(m.snapshot for m in earlier), log),
+            mapper,
+        )
     if not outcome.skipped:
         remove_segments(dataset, [part for name, part in dataset.sealed().items() if not is_part_name(name)])
     return outcome
@@ -108,8 +115,10 @@ def make_part(
         CrawlLog(log, snapshot) as crawl_log,
         Segments(dataset, name, scratch, config) as segments,
     ):
-        tasks, n_parts, share = _tasks(dataset, manifest, name)
         settled = segments.settled_urls()
+        is_archive_round = parse_part_name(name)[0] > config.max_redirects
+        dead = [] if not is_archive_round else _dead_rows(dataset, config, name)
+        tasks, n_parts, share = ([], 1, 1.0) if is_archive_round else _tasks(dataset, manifest, name)
         known: dict[str, Known] = {}
         if earlier:
             domains = {domain_of(link.url) for link in tasks}
@@ -125,8 +134,12 @@ def make_part(
             budget=_budget(dataset, config, deadline_at, name, share, segments.wire_bytes),
             known=known,
         )
+        if is_archive_round:
+            rows = [row for row in dead if row["canonical_url"] not in settled]
+            look_up(rows, _submitted(dataset, rows), job)
+            return segments.finish()
         fetch_links((link for link in tasks if link.canonical_url not in settled), job)
-        return segments.finish()
+        return segments.finish(LOOKED_UP if config.archives else frozenset())
 
 
 def _tasks(dataset: Dataset, links: Manifest, name: str) -> tuple[list[Link], int, float]:
@@ -153,6 +166,37 @@ def _tasks(dataset: Dataset, links: Manifest, name: str) -> tuple[list[Link], in
                 found.append(Link(row["canonical_url"], row["target_url"], row["karma"], tuple(row["seen"])))
     found.sort(key=lambda link: (-(link.karma or 0), link.canonical_url))
     return found, n_parts, len(found) / max(1, sum(part.extra["handed_off"] for part in sources))
+
+
+def _archive_parts(dataset: Dataset, config: PagesConfig) -> list[str]:
+    """The parts of the archive round, which is the one after all redirects."""
+    n_dead = sum(part.extra["dead"] for part in _parts(dataset)) if config.archives else 0
+    return [part_name(index, config.max_redirects + 1) for index in range(-(-n_dead // ROUND_PART_LINKS))]
+
+
+def _dead_rows(dataset: Dataset, config: PagesConfig, name: str) -> list[dict[str, Any]]:
+    """The rows that a part of the archive round looks up; of higher karma first."""
+    index, n_parts = parse_part_name(name)[1], len(_archive_parts(dataset, config))
+    rows = []
+    for part in _parts(dataset):
+        if parse_part_name(part.name)[0] <= config.max_redirects and part.extra["dead"]:
+            found = dataset.read(f"dead/{part.name}.parquet").to_pylist()
+            rows += [row for row in found if _partition(domain_of(row["canonical_url"]), n_parts) == index]
+    return sorted(rows, key=lambda row: (-(row["karma"] or 0), row["canonical_url"]))
+
+
+def _submitted(dataset: Dataset, rows: list[dict[str, Any]]) -> dict[str, datetime]:
+    """When the links of rows were first submitted, by canonical URL, where that is known."""
+    links = dataset.lake.dataset("links", dataset.snapshot)
+    names = _link_parts(links.require())
+    wanted = {partition_of(domain_of(row["canonical_url"])) * len(names) >> 64 for row in rows}
+    urls = pa.array([row["canonical_url"] for row in rows], pa.string())
+    found: dict[str, datetime] = {}
+    for index in sorted(wanted):
+        table = links.read(f"{names[index]}.parquet", ["canonical_url", "submitted_at"])
+        table = table.filter(pc.and_(pc.is_in(table["canonical_url"], urls), pc.is_valid(table["submitted_at"])))
+        found.update(zip(table["canonical_url"].to_pylist(), table["submitted_at"].to_pylist(), strict=True))
+    return found
 
 
 def _link_parts(links: Manifest) -> list[str]:

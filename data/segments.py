@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.archive import Capture
 from data.config import PagesConfig
 from data.frontier import Link
 from data.lake import Dataset, code_version, write_parquet
@@ -143,6 +144,11 @@ class Segments:
             refers_to_date=refers_to_date,
             profile=profile,
         )
+
+    def capture(self, capture: Capture, taken_at: datetime) -> tuple[str, int]:
+        """Write a page out of a web archive; as ``page``, but never as a revisit."""
+        segment = self._segment()
+        return segment.path.name, capture.write(segment.warc, taken_at)
 
     def settle(self, row: Row) -> None:
         self._segment().rows.append(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from data.politeness import note_success
 from data.robots import Robots, RobotsCache, fetch_robots
 from data.schema import PageStatus
 
-MAX_TDMREP_BYTES = 65_536
+MAX_TDMREP_BYTES = 16_384  # a longer one is not understood, and so reserves everything
+ALL_RESERVED = parse_tdmrep(b'[{"location": "*", "tdm-reservation": 1}]')
 MAX_FOREIGN = 10_000  # hosts of other domains whose last request is remembered (redirects of robots.txt)
 
 Held = tuple[Host, Link, Failure]
@@ -51,7 +53,7 @@ class Turns:
         while host.queue:
             link = host.queue.pop()
             origin = _origin_of(link.url)
-            robots = self.robots.get(origin)
+            robots = host.robots_of(origin) or self.robots.get(origin)
             if robots is None:
                 return await self._ask_robots(host, link, origin)
             refusal = robots.refusal(link.url)
@@ -96,23 +98,19 @@ class Turns:
         host.reservations[origin] = ()
         url = f"{origin}/.well-known/tdmrep.json"
         if robots.refusal(url) is None:
-            try:
+            with contextlib.suppress(FetchError):  # a host that is down shows when its page is asked for
                 timeout_s = self.config.total_timeout_s
                 answer = await self._get(host, url, origin, timeout_s, wants_success, self.tdmrep_limits)
-            except FetchError as error:
-                if error.status in UNREACHED or error.lost:
-                    del host.reservations[origin]
-                return await self._failed(
-                    host, link, Failure(error.status, error.reason, error.http_status, error.lost)
-                )
-            with answer:
-                if answer.http_status == 200 and answer.body is not None:
-                    host.reservations[origin] = parse_tdmrep(answer.body.read())
-            await self._answered(host, origin)
+                with answer:
+                    if answer.http_status == 200 and answer.body is not None:
+                        is_cut = answer.body.decoded_bytes >= MAX_TDMREP_BYTES
+                        host.reservations[origin] = ALL_RESERVED if is_cut else parse_tdmrep(answer.body.read())
+                await self._answered(host, origin)
         self.frontier.requeue(link, host)
         return self.outcomes.give_back(host)
 
     async def _ask_page(self, host: Host, link: Link, origin: str) -> None:
+        host.pinned = None
         known = self.job.known.get(link.url)
         began = time.monotonic()
         try:
