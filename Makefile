@@ -11,14 +11,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := $(VENV)/.installed-peers
 
-.PHONY: demo test check-slow lint bench bench-extraction clean install
+.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl clean install
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(PEERS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev,bench]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -36,10 +41,16 @@ test: lint
 check-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-bench: bench-extraction
+bench: bench-extraction bench-links bench-crawl
 
 bench-extraction: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extraction
+
+bench-links: $(INSTALLED)
+	$(BIN)/python -m benchmarks.links
+
+bench-crawl: $(PEERS)
+	$(BIN)/python -m benchmarks.crawl
 
 clean:
 	-test ! -x $(BIN)/webtext || $(BIN)/webtext ui --stop

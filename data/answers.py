@@ -6,7 +6,8 @@ import base64
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from data.client import Answer, FetchError, resolve_redirect
+from data.client import resolve_redirect
+from data.connection import Answer, FetchError
 from data.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus
 from data.urls import domain_of
@@ -70,6 +71,8 @@ def page_body(answer: Answer, user_agent: str) -> bytes:
     # What declares no type is HTML if it begins as markup does; decided on the whole body, not on its first packet.
     if not content_type and not body.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
         raise FetchError(PageStatus.NOT_HTML, "no content type", 200)
+    if body.lstrip().startswith(b"%PDF-"):
+        raise FetchError(PageStatus.NOT_HTML, "begins as a PDF", 200)
     refusal = header_opt_out(answer.headers, user_agent) or meta_opt_out(body, user_agent)
     if refusal is not None:
         raise FetchError(*refusal, 200)

@@ -1,14 +1,12 @@
-"""One guarded and bounded HTTP exchange: a whole answer, or a typed failure.
+"""A guarded and bounded HTTP/1.1 client: ask for a URL, get a whole answer or a typed failure.
 
-Every limit stands here: address, header size, wire bytes, decoded bytes, silence, total time. Bodies are decompressed
-by us as they stream (data/decode.py), so a compression bomb ends at its limit and not in memory. A body is held in
-memory up to ``SPOOL_BYTES`` and beyond that in a file of the scratch directory: memory is bounded by connections x
-SPOOL_BYTES, and no slow server makes a fast one wait for memory.
+Addresses are checked where the socket is made, whether they were written in the URL or came from a name server. There
+is no proxy, no cookie, no credential, no redirect and no second attempt here. Bodies are decompressed as they come
+(data/connection.py), so a compression bomb ends at its limit and not in memory. A body is held in memory up to
+``SPOOL_BYTES`` and beyond that in a file of the scratch directory: memory is bounded by connections x SPOOL_BYTES, and
+no slow server makes a fast one wait for memory.
 
 Reasons name what happened in fixed words: they are part of a dataset's digest, so no address, port or clock is in them.
-
-aiohttp's own way to send a request again when a connection is lost is switched off, as it would pass by the politeness
-delay; ``FetchError.lost`` tells the caller that it may ask once more.
 
 Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1).
 """
@@ -16,92 +14,40 @@ Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import hashlib
+import re
 import socket
 import ssl
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import IO, Any, Self
+from types import MappingProxyType
+from typing import Self
 
 import ada_url
+import aiohappyeyeballs
 import aiohttp
-from multidict import CIMultiDictProxy
-from yarl import URL
 
 from data.config import PagesConfig
-from data.decode import ACCEPT_ENCODING, DecodeError, decoder_of
+from data.connection import BROKEN, Answer, Connection, Exchange, FetchError, Limits, Traffic, Wants, Watch
+from data.decode import ACCEPT_ENCODING
 from data.errors import InputError
 from data.guard import ForbiddenAddress, Guard, Resolver
 from data.lake import code_version
 from data.schema import PageStatus
 from data.warc import HeaderList
 
-SPOOL_BYTES = 1 << 18
-RATIO_FROM_BYTES = 1 << 20
-LOOK_S = 0.1  # how often exchanges that take too long are looked for
-MAX_HEADER_BYTES = 32_768  # of one header; pages with a Content-Security-Policy above aiohttp's 8,190 are not rare
-MAX_HEADERS = 128
 IDLE_S = 5.0  # an idle connection is kept so long beyond the host's delay
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+AddrInfo = tuple[int, int, int, str, tuple[str, int]]
+"""As ``getaddrinfo`` gives it."""
 
-
-class FetchError(Exception):
-    """An exchange that gave no whole answer. ``lost``: the connection ended before an answer began."""
-
-    def __init__(self, status: PageStatus, reason: str, http_status: int | None = None, *, lost: bool = False) -> None:
-        super().__init__(f"{status}: {reason}")
-        self.status, self.reason, self.http_status, self.lost = status, reason, http_status, lost
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Caps on one body. A body over them is an error, or is cut there if ``cut`` is set."""
-
-    wire_bytes: int
-    decoded_bytes: int
-    ratio: int = 200  # decoded to wire bytes, from RATIO_FROM_BYTES on
-    cut: bool = False
-
-
-@dataclass
-class Answer:
-    """An HTTP answer. ``body`` is decoded; None if it was not wanted."""
-
-    url: str
-    http_status: int
-    status_line: bytes
-    headers: CIMultiDictProxy[str]
-    raw_headers: HeaderList
-    request: tuple[bytes, HeaderList]
-    body: Body | None = None
-    sha1: bytes = b""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.body is not None:
-            self.body.close()
-
-    def content_type(self) -> str:
-        """The header as text that can be stored; empty if there is none."""
-        value: str = self.headers.get("Content-Type", "")
-        return value.encode(errors="surrogateescape").decode(errors="replace").strip()
-
-
-@dataclass
-class Traffic:
-    """What a part has asked of the network so far."""
-
-    requests: int = 0
-    wire_bytes: int = 0
+_UNSENDABLE = re.compile(r"[^\x21-\x7e]")
+_HAPPY_EYEBALLS_S = 0.25  # RFC 8305, section 8
 
 
 @dataclass(frozen=True)
@@ -130,43 +76,29 @@ class Network:
         )
 
 
-Wants = Callable[[int, CIMultiDictProxy[str]], bool]
-"""Says from status and headers whether the body is to be read."""
-
-
 class Client:
-    """The connections of one crawl task. The caller bounds how many are busy, and says which are kept when idle."""
+    """The connections of one crawl task: at most one idle one an origin, and ``max_connections`` with the busy ones.
+
+    The caller bounds how many are busy.
+    """
 
     def __init__(self, network: Network) -> None:
         config = network.config
         self.network = network
         self.idle_s = config.host_delay_s + IDLE_S
-        self.headers = {
-            "User-Agent": network.user_agent,
-            "Accept": "text/html,application/xhtml+xml",
-            "Accept-Encoding": ACCEPT_ENCODING,
-        }
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=network.resolver,
-                socket_factory=network.guard.socket,
-                ssl=network.tls,
-                limit=0,  # the caller lets one request a host through
-                keepalive_timeout=self.idle_s,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-            max_headers=MAX_HEADERS,
-            trust_env=False,
-        )
-        self.session._retry_connection = False
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s)
-        self._watches = _Watches(config.read_timeout_s)
+        self.headers: HeaderList = [
+            (b"User-Agent", network.user_agent.encode()),
+            (b"Accept", b"text/html,application/xhtml+xml"),
+            (b"Accept-Encoding", ACCEPT_ENCODING.encode()),
+        ]
+        self._watch = Watch(config)
+        self._idle: OrderedDict[str, tuple[Connection, float]] = OrderedDict()  # by origin, the oldest first
+        self._n_busy = 0
 
     async def close(self) -> None:
-        await self.session.close()
+        while self._idle:
+            self._idle.popitem()[1][0].abort()
+        await asyncio.sleep(0)  # transports end in the next round of the loop
 
     async def get(
         self,
@@ -178,254 +110,163 @@ class Client:
         extra: Mapping[str, str] = NO_HEADERS,
         keep: bool = True,
     ) -> Answer:
-        """Ask for a URL, with ``extra`` headers. Raises FetchError; redirects are answers.
+        """Ask for a URL, with ``extra`` headers, which replace ours. Raises FetchError; redirects are answers.
 
         ``keep``: the connection may be used again; without it, it is closed after the answer.
         """
+        ends_at = time.monotonic() + timeout_s
         self.network.traffic.requests += 1
-        headers = {**self.headers, **extra} if extra else self.headers
-        watch = self._watches.begin(timeout_s)
-        response: aiohttp.ClientResponse | None = None
-        answer: Answer | None = None
+        if _UNSENDABLE.search(url):
+            raise FetchError(PageStatus.PROTOCOL_ERROR, "not a URL that can be asked for")
+        origin = url[: url.index("/", 8)]
+        request = self._request(url, origin, extra)
+        self._n_busy += 1
         try:
-            with _Typed():
-                response = await self.session.get(
-                    URL(url, encoded=True), headers=headers, allow_redirects=False, timeout=self._timeout
-                )
-            watch.has_headers, watch.last = True, time.monotonic()
-            answer = _head(url, response)
-            if wants(response.status, response.headers):
-                await self._read_body(response, answer, limits, watch)
-        except asyncio.CancelledError as error:
-            self._abandon(response, answer)
-            if not watch.expired:
+            connection = self._take_idle(origin) or await self._connect(origin, timeout_s)
+            exchange = Exchange(url, request, wants, limits, self.network.scratch, self.network.traffic)
+            self._watch.begin(exchange, ends_at)
+            try:
+                connection.send(exchange, _head(request))
+                answer = await exchange.done
+            except BaseException:
+                connection.abort()
+                exchange.fail(FetchError(PageStatus.PROTOCOL_ERROR, "given up"))
                 raise
-            watch.task.uncancel()
-            status = None if response is None else response.status
-            raise FetchError(PageStatus.TIMEOUT, watch.expired, status) from error
-        except BaseException:
-            self._abandon(response, answer)
-            raise
+            finally:
+                self._watch.end(exchange)
+                connection.exchange = None
         finally:
-            self._watches.end(watch)
-        if keep:
-            response.release()
+            self._n_busy -= 1
+        if keep and exchange.is_reusable and connection.is_open:
+            self._keep(origin, connection)
         else:
-            response.close()
+            connection.abort()
         return answer
-
-    def _abandon(self, response: aiohttp.ClientResponse | None, answer: Answer | None) -> None:
-        if response is not None:
-            response.close()
-        if answer is not None and answer.body is not None:
-            answer.body.close()
 
     async def connects(self, origin: str) -> bool:
         """Whether a connection to ``https://host:port`` can be made; nothing is sent."""
-        config, url = self.network.config, URL(origin)
-        assert url.host is not None
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(config.connect_timeout_s):
-                for found in await self.network.resolver.resolve(url.host, url.port or 80):
-                    address = (found["host"], found["port"])
-                    with self.network.guard.socket((found["family"], socket.SOCK_STREAM, 0, "", address)) as opened:
-                        opened.setblocking(False)
-                        await loop.sock_connect(opened, address)
-                    return True
-        except OSError:  # TimeoutError and ForbiddenAddress are such
+            async with asyncio.timeout(self.network.config.connect_timeout_s):
+                opened = await self._socket(await self._addresses(*_target(origin)[:2]))
+        except (FetchError, OSError):  # TimeoutError is an OSError
             return False
-        return False
+        opened.close()
+        return True
 
-    async def _read_body(self, response: aiohttp.ClientResponse, answer: Answer, limits: Limits, watch: _Watch) -> None:
-        status, config, traffic = response.status, self.network.config, self.network.traffic
-        if not limits.cut and (response.content_length or 0) > limits.wire_bytes:
-            raise FetchError(PageStatus.TOO_LARGE, f"more than {limits.wire_bytes} bytes", status)
-        try:
-            decoder = decoder_of(",".join(response.headers.getall("Content-Encoding", ())))
-        except DecodeError as error:
-            raise FetchError(PageStatus.BAD_ENCODING, str(error), status) from error
-        body = answer.body = Body(self.network.scratch, limits, status)
-        began = watch.last
-        while not body.is_full:
-            try:
-                chunk = await response.content.readany()
-            except _OF_THE_NETWORK as error:
-                raise _failure(error, status) from error
-            watch.last = time.monotonic()
-            traffic.wire_bytes += len(chunk)
-            body.count_wire(chunk)
-            elapsed_s = watch.last - began
-            if chunk and elapsed_s > config.slow_after_s and body.wire_bytes < config.min_bytes_per_s * elapsed_s:
-                raise FetchError(PageStatus.TOO_SLOW, f"fewer than {config.min_bytes_per_s} bytes a second", status)
-            try:
-                for piece in decoder.feed(chunk) if chunk else decoder.finish():
-                    body.add(piece)
-            except DecodeError as error:
-                raise FetchError(PageStatus.BAD_ENCODING, str(error), status) from error
-            if not chunk:
+    def _request(self, url: str, origin: str, extra: Mapping[str, str]) -> tuple[bytes, HeaderList]:
+        host = (b"Host", origin[origin.index("//") + 2 :].encode())
+        if extra:
+            replaced = {name.lower().encode() for name in extra}
+            ours = [header for header in self.headers if header[0].lower() not in replaced]
+            theirs = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in extra.items()]
+            if any(b"\r" in value or b"\n" in value for _, value in theirs):
+                raise FetchError(PageStatus.PROTOCOL_ERROR, "a header that cannot be sent")
+            return f"GET {url[len(origin) :]} HTTP/1.1".encode(), [host, *ours, *theirs]
+        return f"GET {url[len(origin) :]} HTTP/1.1".encode(), [host, *self.headers]
+
+    def _take_idle(self, origin: str) -> Connection | None:
+        """The idle connection of an origin; those that are idle for too long are closed."""
+        now = time.monotonic()
+        while self._idle:
+            first = next(iter(self._idle))
+            connection, since = self._idle[first]
+            if (
+                connection.is_open
+                and now - since <= self.idle_s
+                and self._n_open() <= self.network.config.max_connections
+            ):
                 break
-        answer.sha1 = body.sha1.digest()
+            del self._idle[first]
+            connection.abort()
+        found = self._idle.pop(origin, None)
+        return found[0] if found is not None and found[0].is_open else None
 
+    def _keep(self, origin: str, connection: Connection) -> None:
+        before = self._idle.pop(origin, None)
+        if before is not None:
+            before[0].abort()
+        self._idle[origin] = connection, time.monotonic()
+        while self._n_open() > self.network.config.max_connections:
+            self._idle.popitem(last=False)[1][0].abort()
 
-class Body:
-    """A decoded body as it arrives, in memory or beyond SPOOL_BYTES in a file, with its digest and its limits."""
+    def _n_open(self) -> int:
+        return self._n_busy + len(self._idle)
 
-    def __init__(self, scratch: Path, limits: Limits, http_status: int) -> None:
-        self.scratch, self.limits, self.http_status = scratch, limits, http_status
-        self.sha1 = hashlib.sha1(usedforsecurity=False)  # what WARC uses
-        self.wire_bytes = self.decoded_bytes = 0
-        self.is_full = False
-        self._pieces: list[bytes] = []
-        self._file: IO[bytes] | None = None
-
-    def count_wire(self, chunk: bytes) -> None:
-        self.wire_bytes += len(chunk)
-        if self.wire_bytes > self.limits.wire_bytes:
-            self._full(PageStatus.TOO_LARGE, f"more than {self.limits.wire_bytes} bytes")
-
-    def add(self, piece: bytes) -> None:
-        room = self.limits.decoded_bytes - self.decoded_bytes
-        if len(piece) > room:
-            self._full(PageStatus.DECODED_TOO_LARGE, f"more than {self.limits.decoded_bytes} bytes decoded")
-            piece = piece[:room]
-        self.decoded_bytes += len(piece)
-        if self.decoded_bytes > max(RATIO_FROM_BYTES, self.limits.ratio * self.wire_bytes):
-            self._full(PageStatus.DECODED_TOO_LARGE, f"more than {self.limits.ratio} times its size on the wire")
-        self.sha1.update(piece)
-        self._pieces.append(piece)
-        if self._file is not None or self.decoded_bytes > SPOOL_BYTES:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self.scratch)  # noqa: SIM115
-            self._file.writelines(self._pieces)
-            self._pieces.clear()
-
-    def read(self) -> bytes:
-        """All of it."""
-        if self._file is None:
-            return b"".join(self._pieces)
-        self._file.seek(0)
-        return self._file.read()
-
-    def close(self) -> None:
-        self._pieces.clear()
-        if self._file is not None:
-            self._file.close()
-
-    def _full(self, status: PageStatus, reason: str) -> None:
-        if not self.limits.cut:
-            raise FetchError(status, reason, self.http_status)
-        self.is_full = True
-
-
-@dataclass(slots=True)
-class _Watch:
-    """An exchange under way: when it must be over, and since when nothing has come."""
-
-    task: asyncio.Task[Any]
-    ends_at: float
-    last: float
-    has_headers: bool = False
-    expired: str = ""  # the reason
-
-
-class _Watches:
-    """Ends exchanges that take too long.
-
-    One look at all of them, ten times a second, instead of three timers for each: those are a tenth of what an exchange
-    costs. An exchange is ended by cancelling its task, which waits inside it.
-    """
-
-    def __init__(self, read_timeout_s: float) -> None:
-        self.read_timeout_s = read_timeout_s
-        self.by_id: dict[int, _Watch] = {}
-        self.timer: asyncio.TimerHandle | None = None
-
-    def begin(self, timeout_s: float) -> _Watch:
-        task = asyncio.current_task()
-        assert task is not None
-        now = time.monotonic()
-        watch = _Watch(task, now + timeout_s, now)
-        self.by_id[id(watch)] = watch
-        if self.timer is None:
-            self.timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
-        return watch
-
-    def end(self, watch: _Watch) -> None:
-        del self.by_id[id(watch)]
-
-    def _look(self) -> None:
-        now = time.monotonic()
-        for watch in self.by_id.values():
-            if watch.expired:
-                continue
-            if now >= watch.ends_at:
-                watch.expired = "longer than total_timeout_s"
-            elif now - watch.last >= self.read_timeout_s:
-                watch.expired = f"{'silent for' if watch.has_headers else 'no answer within'} read_timeout_s"
-            if watch.expired:
-                watch.task.cancel()
-        self.timer = asyncio.get_running_loop().call_later(LOOK_S, self._look) if self.by_id else None
-
-
-def _head(url: str, response: aiohttp.ClientResponse) -> Answer:
-    version = response.version or aiohttp.HttpVersion11
-    reason = (response.reason or "").encode(errors="surrogateescape")
-    asked = response.request_info
-    return Answer(
-        url=url,
-        http_status=response.status,
-        status_line=b"HTTP/%d.%d %d %b" % (version.major, version.minor, response.status, reason),
-        headers=response.headers,
-        raw_headers=list(response.raw_headers),
-        request=(
-            f"GET {asked.url.raw_path_qs} HTTP/1.1".encode(),
-            [(name.encode(), value.encode()) for name, value in asked.headers.items()],
-        ),
-    )
-
-
-_OF_THE_NETWORK = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
-
-
-class _Typed(contextlib.AbstractContextManager[None]):
-    """Turns what aiohttp raises before an answer has begun into a FetchError."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, _OF_THE_NETWORK):
-            raise _failure(error, None) from error
-
-
-def _failure(error: Exception, status: int | None) -> FetchError:
-    """What aiohttp raised, as an outcome; ``status`` is that of the answer if it had begun."""
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return FetchError(PageStatus.DNS_FAILURE, "the host name does not resolve")
-        case aiohttp.ClientConnectorCertificateError():
-            detail = getattr(error.certificate_error, "verify_message", "does not match the host name")
-            return FetchError(PageStatus.TLS_FAILURE, f"certificate: {detail}")
-        case aiohttp.ClientSSLError():
-            return FetchError(PageStatus.TLS_FAILURE, str(getattr(error.os_error, "reason", "") or "handshake"))
-        case aiohttp.ClientConnectorError(os_error=ForbiddenAddress() as refusal):
-            return FetchError(PageStatus.FORBIDDEN_ADDRESS, str(refusal))
-        case aiohttp.ClientConnectorError():
-            if error.os_error.errno in (errno.EMFILE, errno.ENFILE):
+    async def _connect(self, origin: str, timeout_s: float) -> Connection:
+        """Raises FetchError, InputError if this process may open no more files."""
+        config = self.network.config
+        host, port, is_tls = _target(origin)
+        loop = asyncio.get_running_loop()
+        addresses = await self._addresses(host, port)
+        try:
+            async with asyncio.timeout(min(timeout_s, config.connect_timeout_s)):
+                opened = await self._socket(addresses)
+                try:
+                    _, connection = await loop.create_connection(
+                        Connection,
+                        sock=opened,
+                        ssl=self.network.tls if is_tls else None,
+                        server_hostname=host if is_tls else None,
+                    )
+                except BaseException:
+                    opened.close()
+                    raise
+        except TimeoutError as error:
+            raise FetchError(PageStatus.CONNECT_FAILURE, "no connection within connect_timeout_s") from error
+        except ssl.SSLCertVerificationError as error:
+            raise FetchError(PageStatus.TLS_FAILURE, f"certificate: {error.verify_message}") from error
+        except ssl.SSLError as error:
+            raise FetchError(PageStatus.TLS_FAILURE, str(error.reason or "handshake")) from error
+        except ForbiddenAddress as error:
+            raise FetchError(PageStatus.FORBIDDEN_ADDRESS, str(error)) from error
+        except ConnectionResetError as error:
+            if not is_tls:  # whether it was reset before or after the request began is chance
+                raise FetchError(PageStatus.PROTOCOL_ERROR, BROKEN, lost=True) from error
+            raise FetchError(PageStatus.CONNECT_FAILURE, "ECONNRESET") from error
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise InputError("too many open files: raise `ulimit -n` or lower max_connections") from error
-            return FetchError(PageStatus.CONNECT_FAILURE, errno.errorcode.get(error.os_error.errno or 0, "failed"))
-        case aiohttp.ConnectionTimeoutError():
-            return FetchError(PageStatus.CONNECT_FAILURE, "no connection within connect_timeout_s")
-        case aiohttp.SocketTimeoutError():
-            return FetchError(PageStatus.TIMEOUT, "silent for read_timeout_s", status)
-        case asyncio.TimeoutError():
-            return FetchError(PageStatus.TIMEOUT, "longer than total_timeout_s", status)
-        case aiohttp.InvalidURL():
-            return FetchError(PageStatus.PROTOCOL_ERROR, "not a URL that can be asked for")
-        case _:
-            # How far a broken answer was understood depends on its packets, so nothing of it is told.
-            is_lost = isinstance(error, aiohttp.ServerDisconnectedError | OSError) and status is None
-            return FetchError(PageStatus.PROTOCOL_ERROR, "not valid HTTP, or cut off", lost=is_lost)
+            raise FetchError(PageStatus.CONNECT_FAILURE, errno.errorcode.get(error.errno or 0, "failed")) from error
+        return connection
+
+    async def _socket(self, addresses: list[AddrInfo]) -> socket.socket:
+        """A connected socket; every address was allowed by the guard where its socket was made."""
+        return await aiohappyeyeballs.start_connection(
+            addresses,
+            happy_eyeballs_delay=_HAPPY_EYEBALLS_S,
+            interleave=1,
+            socket_factory=self.network.guard.socket,
+        )
+
+    async def _addresses(self, host: str, port: int) -> list[AddrInfo]:
+        """Of a name or a literal address. Raises FetchError."""
+        try:
+            literal = ip_address(host)
+        except ValueError:
+            try:
+                found = await self.network.resolver.resolve(host, port)
+            except OSError as error:
+                raise FetchError(PageStatus.DNS_FAILURE, "the host name does not resolve") from error
+            return [(f["family"], socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (f["host"], f["port"])) for f in found]
+        family = socket.AF_INET if literal.version == 4 else socket.AF_INET6
+        return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(literal), port))]
+
+
+def _target(origin: str) -> tuple[str, int, bool]:
+    """Host, port and whether TLS is spoken, of ``https://host:port``."""
+    scheme, _, authority = origin.partition("://")
+    if authority.startswith("["):
+        host, _, port = authority[1:].partition("]")
+        port = port.removeprefix(":")
+    else:
+        host, _, port = authority.partition(":")
+    is_tls = scheme == "https"
+    return host.removesuffix("."), int(port) if port else 443 if is_tls else 80, is_tls
+
+
+def _head(request: tuple[bytes, HeaderList]) -> bytes:
+    line, headers = request
+    return b"".join((line, b"\r\n", *(b"%b: %b\r\n" % header for header in headers), b"\r\n"))
 
 
 def resolve_redirect(base: str, location: str) -> str | None:

@@ -79,7 +79,7 @@ class PagesConfig:
     max_links_per_host: int = 10_000  # in one refresh; further ones, those of least karma, are deferred
     archives: tuple[str, ...] = ()  # where dead pages are looked up: commoncrawl, wayback; none by default
     archive_crawls: int = 4  # how many of Common Crawl's crawls are asked for a page: those nearest to its date
-    archive_urls: ArchiveUrls = operational(ARCHIVE_URLS)
+    archive_urls: ArchiveUrls = field(default=ARCHIVE_URLS, metadata={"operational": True})
     contact: str = operational("https://github.com/webtext/webtext")  # shown in the User-Agent header, as (+CONTACT)
     host_delay_s: float = operational(1.0)
     backoff_s: float = operational(5.0)  # before the second attempt; doubles with each, times a random 0.5 to 1.5

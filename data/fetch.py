@@ -110,6 +110,7 @@ class Crawl:
 
     async def run(self, group: asyncio.TaskGroup) -> None:
         """Settle everything that is queued."""
+        self.take_stock()
         self.job.log.event(self.stats, "begin")
         while self.frontier.n_links:
             self._check_budget()
@@ -121,6 +122,7 @@ class Crawl:
                 self._start_turns(group)
             if self.frontier.n_links:
                 await self._sleep()
+        self.take_stock()
         self.job.log.event(self.stats, "end")
 
     async def tick(self) -> None:

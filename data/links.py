@@ -1,27 +1,31 @@
-"""Links: from submission dumps to one row per distinct outbound URL, with its karma and what became of it.
+"""Links: from submissions to one row per distinct outbound URL, with its karma and what became of it.
 
-Two rounds. The first reads each source as a stream; submissions with an outbound link are written sorted by the hash of
-their registrable domain (an external sort: runs of ``spill_rows``, then ranges of the hash). The second makes the link
-parts: part k of 2**b holds the domains whose hash starts with the b bits of k, so whole domains, and reads only the row
-groups of its range. It merges the submissions of a canonical URL, as WebText did (the paper, section 2.1): the karma
-of a URL is the highest score any of its submissions got.
+Three rounds. The first reads the slices of live sources, which are asked once and kept. The second reads each source as
+a stream; submissions with an outbound link are written sorted by the hash of their registrable domain (an external
+sort: runs of ``spill_rows``, then ranges of the hash). The third makes the link parts: part k of 2**b holds the domains
+whose hash starts with the b bits of k, so whole domains, and reads only the row groups of its range. It merges the
+submissions of a canonical URL (data/merge.py).
 
-    source-00000.parquet          SUBMISSIONS with an outbound link
+    live-00001-00000.*            what a slice of source 1 answered, or a dump by URL
+    source-00000.parquet          records.SUBMISSIONS: those with an outbound link
     source-00000.malformed.json   how many lines were malformed, and number and reason of the first NAMED_LINES
     part-00000.parquet            columns of schema.LINKS, sorted by canonical_url
+    part-00000.consumed.json      files of a pattern that an earlier snapshot has read, where there are any
 
-Every line is counted once: in its source, or, if it has an outbound link, in the part of its domain.
+Every line is counted once: in its source, or, if it has an outbound link, in the part of its domain. A deferred link of
+an earlier snapshot is one line.
 
-About 20,000 lines a second and core, JSON and both rounds included. Memory: ``spill_rows`` submissions, or those of the
-largest domain of a source where that is more; a part's submissions as Arrow columns. The order in which the sources are
-given does not matter.
+Cost: benchmarks/links.py. Memory: ``spill_rows`` submissions, or those of the largest domain of a source where that is
+more; a part's submissions as Arrow columns; data/judging.py. The order in which the sources are given does not matter.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,73 +35,82 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.config import LinksConfig
+from data import watermarks
+from data.config import LinksConfig, PagesConfig
 from data.lake import Dataset, Lake, part_name, write_parquet
+from data.linkplan import Plan, make_plan
 from data.manifest import Part
-from data.merge import merged_links
+from data.merge import merged_links, n_lines
+from data.records import NAMED_LINES, SUBMISSIONS, LinkRecords, Malformed
 from data.schema import LinkStatus
-from data.sources import MAX_LINE_BYTES, Source, find_sources, read_lines
+from data.sources import LinkSource, Reading
 from data.stage import Mapper, Outcome, in_turn, run_stage
-from data.submissions import Rejected, Submission, parse_dump_line, parse_url_line
 from data.urls import canonical_url, check_rules, domain_of, partition_of
-
-SUBMISSIONS = pa.schema(
-    [
-        ("partition", pa.uint64()),  # urls.partition_of(domain)
-        ("site", pa.string()),
-        ("id", pa.string()),
-        ("subreddit", pa.string()),
-        ("url", pa.string()),
-        ("canonical_url", pa.string()),
-        ("domain", pa.string()),
-        ("score", pa.int64()),
-        ("created", pa.timestamp("ms", tz="UTC")),
-        ("observed_at", pa.timestamp("ms", tz="UTC")),
-        ("is_listed", pa.bool_()),
-        ("source", pa.string()),
-    ]
-)
-NAMED_LINES = 100
-"""Malformed lines of a source whose number and reason are kept; all are counted."""
 
 _ROW_GROUP = 10_000
 
 
-def run(lake: Lake, snapshot: str, sources: Sequence[str], config: LinksConfig, mapper: Mapper = in_turn) -> Outcome:
-    """Read ``sources`` (paths of dumps, ``urls:FILE``) into ``links/<snapshot>``.
+def run(
+    lake: Lake,
+    snapshot: str,
+    sources: Sequence[str],
+    config: LinksConfig,
+    mapper: Mapper = in_turn,
+    *,
+    network: PagesConfig = PagesConfig(),  # noqa: B008 - frozen
+    state: Lake | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Outcome:
+    """Read ``sources`` (see data/sources.py) and what earlier snapshots deferred into ``links/<snapshot>``.
 
-    Raises InputError for bad settings and for a source that is missing, empty, damaged or of an unknown kind; then
-    nothing is published, and what was sealed before stays.
+    Live sources are asked as ``network`` says, and their watermarks advanced when the dataset is published. ``state``
+    is the lake whose earlier snapshots and watermarks count, by default the same; another one is only read (dry runs).
+    ``clock`` gives seconds since 1970. Raises InputError for bad settings and for a source that is missing, empty,
+    damaged, of an unknown kind, or does not answer; then nothing is published, and what was sealed before stays.
     """
     check_rules(config)
-    found = find_sources(sources)
     dataset = lake.dataset("links", snapshot)
+    if dataset.manifest() is None and not lake.names(*dataset.names("_parts")):
+        lake.remove(*dataset.names("_begun.json"))  # nothing was made: a mended source, of another hash, may begin
+    with lake.scratch() as scratch:
+        reading = Reading(dataset, scratch, config, network, clock)
+        plan = make_plan(sources, state or lake, reading, watermarks.read(state or lake))
 
     def rounds() -> Iterator[list[str]]:
-        yield [_source_name(index) for index in range(len(found))]
-        yield [part_name(index) for index in range(_n_parts(dataset, len(found), config))]
+        for index, source in enumerate(plan.sources):  # in turn: one request at a time to a service
+            for name in _slice_names(index, source):
+                yield [name]
+        yield [_source_name(index) for index in range(len(plan.sources))]
+        yield [part_name(index) for index in range(_n_parts(dataset, len(plan.sources), config))]
 
-    if dataset.manifest() is None and not lake.names(*dataset.names("_parts")):
-        lake.remove(
-            *dataset.names("_begun.json")
-        )  # nothing was made: a mended source, which has another hash, may begin
-    return run_stage(
-        dataset,
-        config,
-        {f"source:{source.label}": source.sha256 for source in found},
-        rounds,
-        functools.partial(make_part, lake.root, snapshot, config, tuple(found)),
-        mapper,
-    )
+    make = functools.partial(make_part, lake.root, snapshot, config, network, clock, plan)
+    outcome = run_stage(dataset, config, plan.inputs, rounds, make, mapper)
+    if state is None:
+        watermarks.advance(lake, snapshot, plan.marks)
+    return outcome
 
 
-def make_part(lake_root: str, snapshot: str, config: LinksConfig, sources: tuple[Source, ...], name: str) -> Part:
-    """Make and seal one part: a source's submissions, or the links of a range of domains."""
+def make_part(
+    lake_root: str,
+    snapshot: str,
+    config: LinksConfig,
+    network: PagesConfig,
+    clock: Callable[[], float],
+    plan: Plan,
+    name: str,
+) -> Part:
+    """Make and seal one part: a slice of a live source, a source's submissions, or the links of a range of domains."""
     dataset = Lake(lake_root).dataset("links", snapshot)
-    kind, _, index = name.partition("-")
-    if kind == "source":
-        return _make_source(dataset, sources[int(index)], config, name)
-    return _make_links(dataset, len(sources), config, int(index))
+    kind, _, rest = name.partition("-")
+    if kind == "part":
+        return _make_links(dataset, plan, config, int(rest))
+    with dataset.lake.scratch() as scratch:
+        reading = Reading(dataset, scratch, config, network, clock)
+        index, _, slice_ = rest.partition("-")
+        source = plan.sources[int(index)]
+        if kind == "live":
+            return source.make_slice(reading, name, int(slice_))
+        return _make_source(reading, source, _slice_names(int(index), source), name)
 
 
 def find_link(lake: Lake, snapshot: str, url: str) -> dict[str, Any] | None:
@@ -125,63 +138,59 @@ def _n_parts(dataset: Dataset, n_sources: int, config: LinksConfig) -> int:
     return 1 << (max(0, outbound - 1) // config.part_links).bit_length()
 
 
-def _make_source(dataset: Dataset, source: Source, config: LinksConfig, name: str) -> Part:
-    """The first round: one source's lines, judged; those with an outbound link are sorted and kept."""
-    parse = parse_url_line if source.is_url_list else parse_dump_line
+def _slice_names(index: int, source: LinkSource) -> list[str]:
+    return [f"live-{index:05d}-{slice_:05d}" for slice_ in range(source.n_slices)]
+
+
+def _make_source(reading: Reading, source: LinkSource, slices: list[str], name: str) -> Part:
+    """One source's lines, judged; those with an outbound link are sorted and kept."""
     counts: Counter[LinkStatus] = Counter()
-    malformed: list[dict[str, int | str]] = []
+    malformed: list[Malformed] = []
     blank = outbound = 0
-    with dataset.lake.scratch() as folder:
-        runs = _Runs(folder, config.spill_rows, source.label)
-        for line in read_lines(source):
-            if line.body is None:
-                found: Submission | Rejected = Rejected(
-                    LinkStatus.MALFORMED_LINE, f"longer than {MAX_LINE_BYTES:,} bytes"
-                )
-            elif not line.body.strip():
-                blank += 1
-                continue
-            else:
-                found = parse(line.body)
-            if isinstance(found, Submission):
-                outbound += 1
-                runs.add(found)
-                continue
-            counts[found.status] += 1
-            if found.status is LinkStatus.MALFORMED_LINE and len(malformed) < NAMED_LINES:
-                malformed.append({"line": line.number, "reason": found.reason})
-        files = {f"{name}.parquet": folder / "submissions.parquet", f"{name}.malformed.json": folder / "malformed.json"}
-        runs.write_sorted(files[f"{name}.parquet"])
-        report = {"source": source.label, "malformed_lines": counts[LinkStatus.MALFORMED_LINE], "first": malformed}
-        files[f"{name}.malformed.json"].write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-        # The rows follow from the source, whose hash is among the inputs: the counts stand for them in the digest.
-        kept = sorted([("outbound", outbound), *((str(status), n) for status, n in counts.items())])
-        return dataset.seal(
-            name,
-            files,
-            pa.table({"what": [what for what, _ in kept], "lines": [n for _, n in kept]}),
-            counts={str(status): n for status, n in counts.items()},
-            rows={f"{name}.parquet": outbound},
-            extra={"lines": sum(counts.values()) + outbound, "blank_lines": blank, "outbound": outbound},
-        )
+    folder = reading.scratch
+    runs = _Runs(folder, reading.config.spill_rows)
+    for records in source.records(reading, slices):
+        runs.add(records)
+        counts.update(records.counts)
+        malformed += records.malformed[: NAMED_LINES - len(malformed)]
+        blank += records.blank
+        outbound += records.outbound
+    files = {f"{name}.parquet": folder / "submissions.parquet", f"{name}.malformed.json": folder / "malformed.json"}
+    n_rows = runs.write_sorted(files[f"{name}.parquet"])
+    first = [line._asdict() for line in malformed]
+    report = {"source": source.label, "malformed_lines": counts[LinkStatus.MALFORMED_LINE], "first": first}
+    files[f"{name}.malformed.json"].write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    # The rows follow from the source, whose hash or slices are in the digest: the counts stand for them.
+    kept = sorted([("outbound", outbound), *((str(status), n) for status, n in counts.items())])
+    return reading.dataset.seal(
+        name,
+        files,
+        pa.table({"what": [what for what, _ in kept], "lines": [n for _, n in kept]}),
+        counts={str(status): n for status, n in counts.items()},
+        rows={f"{name}.parquet": n_rows},
+        extra={"lines": counts.total() + outbound, "blank_lines": blank, "outbound": outbound},
+    )
 
 
 class _Runs:
     """An external sort of submissions by partition; equal ones keep their order. Runs are memory-mapped Arrow files."""
 
-    def __init__(self, folder: Path, spill_rows: int, label: str) -> None:
-        self.folder, self.spill_rows, self.label = folder, spill_rows, label
-        self.rows: list[Submission] = []
+    def __init__(self, folder: Path, spill_rows: int) -> None:
+        self.folder, self.spill_rows = folder, spill_rows
+        self.tables: list[pa.Table] = []
         self.paths: list[Path] = []
-        self.n_rows = 0
+        self.held = self.n_rows = 0
 
-    def add(self, row: Submission) -> None:
-        self.rows.append(row)
-        if len(self.rows) >= self.spill_rows:
-            self._spill()
+    def add(self, records: LinkRecords) -> None:
+        for start in range(0, len(records.table), self.spill_rows):
+            table = records.table.slice(start, self.spill_rows)
+            if self.held + len(table) > self.spill_rows:
+                self._spill()
+            self.tables.append(table)
+            self.held += len(table)
 
-    def write_sorted(self, path: Path) -> None:
-        """All rows as one Parquet file, row groups of at most ``_ROW_GROUP``."""
+    def write_sorted(self, path: Path) -> int:
+        """All rows as one Parquet file, row groups of at most ``_ROW_GROUP``; returns their number."""
         self._spill()
         ranges = 1 << (self.n_rows // self.spill_rows).bit_length()
         with pq.ParquetWriter(path, SUBMISSIONS, compression="zstd") as writer:
@@ -193,21 +202,17 @@ class _Runs:
                 ]
                 table = pa.concat_tables(pieces) if pieces else SUBMISSIONS.empty_table()
                 writer.write_table(_sorted_by_partition(table), row_group_size=_ROW_GROUP)
+        return self.n_rows
 
     def _spill(self) -> None:
-        if not self.rows:
+        if not self.held:
             return
-        columns = dict(zip(Submission._fields, zip(*self.rows, strict=True), strict=True))
-        columns["created"], columns["observed_at"] = columns.pop("created_ms"), columns.pop("observed_ms")
-        columns["partition"] = tuple(partition_of(domain) for domain in columns["domain"])
-        columns["source"] = (self.label,) * len(self.rows)
-        table = pa.table({field.name: pa.array(columns[field.name], field.type) for field in SUBMISSIONS})
         path = self.folder / f"run-{len(self.paths):05d}.arrow"
         with pa.ipc.new_file(str(path), SUBMISSIONS) as writer:
-            writer.write_table(_sorted_by_partition(table))
+            writer.write_table(_sorted_by_partition(pa.concat_tables(self.tables)))
         self.paths.append(path)
-        self.n_rows += len(self.rows)
-        self.rows = []
+        self.n_rows += self.held
+        self.tables, self.held = [], 0
 
 
 def _sorted_by_partition(table: pa.Table) -> pa.Table:
@@ -224,9 +229,9 @@ def _range_start(index: int, ranges: int) -> int:
     return (index << 64) // ranges
 
 
-def _make_links(dataset: Dataset, n_sources: int, config: LinksConfig, index: int) -> Part:
-    """The second round: the submissions of the part's domains, merged by canonical URL."""
-    name = part_name(index)
+def _make_links(dataset: Dataset, plan: Plan, config: LinksConfig, index: int) -> Part:
+    """The submissions of the part's domains, merged by canonical URL."""
+    name, n_sources = part_name(index), len(plan.sources)
     n_parts = _n_parts(dataset, n_sources, config)
     first, last = _range_start(index, n_parts), _range_start(index + 1, n_parts) - 1
     key = pc.field("partition")
@@ -235,16 +240,17 @@ def _make_links(dataset: Dataset, n_sources: int, config: LinksConfig, index: in
     for source in range(n_sources):
         with dataset.lake.open(*dataset.names(f"{_source_name(source)}.parquet")) as file:
             tables.append(pq.read_table(file, filters=within))
-    submissions = pa.concat_tables(tables)
+    submissions = pa.concat_tables(tables) if tables else SUBMISSIONS.empty_table()
     table = merged_links(submissions, config)
     counts = Counter(table["status"].to_pylist())
-    counts[LinkStatus.MERGED] += len(submissions) - len(table)
+    counts[LinkStatus.MERGED] += n_lines(submissions) - len(table)
+    extra = {}
     with dataset.lake.scratch() as folder:
-        write_parquet(table, folder / "links.parquet")
-        return dataset.seal(
-            name,
-            {f"{name}.parquet": folder / "links.parquet"},
-            table,
-            counts=dict(counts),
-            rows={f"{name}.parquet": len(table)},
-        )
+        files = {f"{name}.parquet": folder / "links.parquet"}
+        write_parquet(table, files[f"{name}.parquet"])
+        if plan.consumed and index == 0:
+            files[f"{name}.consumed.json"] = folder / "consumed.json"
+            listed = [dataclasses.asdict(file) for file in plan.consumed]
+            files[f"{name}.consumed.json"].write_bytes(orjson.dumps(listed, option=orjson.OPT_INDENT_2))
+            extra["consumed_files"] = len(listed)
+        return dataset.seal(name, files, table, counts=dict(counts), rows={f"{name}.parquet": len(table)}, extra=extra)

@@ -1,4 +1,10 @@
-"""Submissions of one canonical URL become one link: its karma, who posted it where, and whether it is kept."""
+"""Submissions of one canonical URL become one link: its karma, who posted it where, and whether it is kept.
+
+A submission may have been looked at several times: by two dumps, or by a live source before and after its score had
+settled. Of the looks at one submission, told by site and id, the latest counts, even where its score is lower; looks of
+no known time come before all others, and of those of one time the highest score counts. Then, as WebText did (the
+paper, section 2.1), the karma of a URL is the highest score that any of its submissions has.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data.config import LinksConfig
 from data.schema import LINKS, LinkStatus
@@ -30,22 +37,27 @@ def merged_links(submissions: pa.Table, config: LinksConfig) -> pa.Table:
     return pa.concat_tables([*tables, pa.Table.from_pylist(links, LINKS)])
 
 
+def n_lines(submissions: pa.Table) -> int:
+    """The lines they come from: a new submission is one, and so is a deferred link with all of its submissions."""
+    deferred = submissions.filter(pc.is_valid(submissions["deferred_from"]))
+    links = deferred.group_by(["deferred_from", "canonical_url"]).aggregate([])
+    return len(submissions) - len(deferred) + len(links)
+
+
 def _rows(table: pa.Table) -> Iterator[Row]:
     for batch in table.to_batches(max_chunksize=_BATCH):
         yield from batch.to_pylist()
 
 
 def _link(canonical_url: str, group: Iterable[Row], config: LinksConfig) -> Row:
-    """``karma`` is the highest score. ``karma_sum`` counts a submission that stands in several dumps once.
+    """``karma`` is the highest score, ``karma_sum`` the sum over submissions.
 
     ``url``, ``source`` and ``score_observed_at`` are those of the submission with the highest score.
     """
-    rows = sorted(group, key=_rank)
-    best = rows[0]
-    scores: dict[object, int] = {}
-    for number, row in enumerate(rows):
-        if row["score"] is not None:
-            scores.setdefault(number if row["id"] is None else (row["site"], row["id"]), row["score"])
+    rows = list(group)
+    looks = sorted(_latest_looks(rows), key=_rank)
+    best = looks[0]
+    scores = [row["score"] for row in looks if row["score"] is not None]
     status, reason = _status(canonical_url, best["score"], any(row["is_listed"] for row in rows), config)
     return {
         "url": best["url"],
@@ -53,23 +65,41 @@ def _link(canonical_url: str, group: Iterable[Row], config: LinksConfig) -> Row:
         "domain": best["domain"],
         "source": best["source"],
         "karma": best["score"],
-        "karma_sum": sum(scores.values()) if scores else None,
+        "karma_sum": sum(scores) if scores else None,
         "submission_ids": sorted({row["id"] for row in rows if row["id"] is not None}),
         "subreddits": sorted({row["subreddit"] for row in rows if row["subreddit"] is not None}),
         "submitted_at": min((row["created"] for row in rows if row["created"] is not None), default=None),
         "score_observed_at": best["observed_at"],
+        "deferred_from": min((row["deferred_from"] for row in rows if row["deferred_from"] is not None), default=None),
         "status": str(status),
         "reason": reason,
     }
 
 
+def _latest_looks(rows: list[Row]) -> Iterable[Row]:
+    """One row a submission; one without an id is a submission of its own."""
+    if len(rows) == 1:
+        return rows
+    latest: dict[object, Row] = {}
+    for number, row in enumerate(sorted(rows, key=_rank)):
+        key = number if row["id"] is None else (row["site"], row["id"])
+        known = latest.get(key)
+        if known is None or _observed_s(row) > _observed_s(known):
+            latest[key] = row
+    return latest.values()
+
+
+def _observed_s(row: Row) -> float:
+    return row["observed_at"].timestamp() if row["observed_at"] else 0.0
+
+
 def _rank(row: Row) -> tuple[Any, ...]:
     """Highest score first, then the latest look at it, then names: a total order up to equal rows."""
-    score, observed, created = row["score"], row["observed_at"], row["created"]
+    score, created = row["score"], row["created"]
     return (
         score is None,
         -(score or 0),
-        -(observed.timestamp() if observed else 0.0),
+        -_observed_s(row),
         created.timestamp() if created else 0.0,
         row["id"] or "",
         row["url"],

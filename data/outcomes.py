@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from aiohttp.abc import AbstractResolver
 
 from data.answers import NOT_MODIFIED, BlockReason, Known, page_body, redirect_target
-from data.client import Answer, FetchError
 from data.config import PagesConfig
+from data.connection import Answer, FetchError
 from data.crawllog import CrawlLog, CrawlStats
 from data.frontier import Frontier, Host, Link
 from data.optout import header_opt_out
+from data.outage import UNREACHED
 from data.politeness import TRANSIENT, HostMemory, backoff_s, note_failure, note_success, retry_after_s
 from data.robots import Robots, RobotsCache
 from data.schema import PageStatus
@@ -66,6 +67,12 @@ class Failure(NamedTuple):
     retry_after: str | None = None
     robots: Robots | None = None  # set where it was robots.txt that was asked for
     origin: str = ""
+
+    @property
+    def is_unreached(self) -> bool:
+        """Whether it may be our own network that failed."""
+        is_robots_timeout = self.robots is not None and self.reason.endswith(PageStatus.TIMEOUT)
+        return self.status in UNREACHED or self.lost or is_robots_timeout
 
 
 class Outcomes:
@@ -121,8 +128,8 @@ class Outcomes:
             content_type=answer.content_type(),
             warc_file=warc_file,
             warc_offset=offset,
-            etag=_text(answer, "ETag"),
-            last_modified=_text(answer, "Last-Modified"),
+            etag=answer.text("ETag"),
+            last_modified=answer.text("Last-Modified"),
             fetched_at=exchange.at.replace(microsecond=0),
         )
 
@@ -160,7 +167,7 @@ class Outcomes:
                 return self.defer_host(host, link, failure)
         verdict = note_failure(host, failure.status, config)
         if failure.robots is not None:
-            may_pass = failure.http_status is not None
+            may_pass = failure.http_status is not None or failure.lost
             host.robots_attempts += 1
             attempts = host.robots_attempts
         else:
@@ -229,11 +236,6 @@ class Outcomes:
             host.delay_s = robots.crawl_delay_s
             host.free_at = time.monotonic() + host.delay_s
             self.job.memory.note_delay(host.name, host.delay_s)
-
-
-def _text(answer: Answer, name: str) -> str | None:
-    value: str | None = answer.headers.get(name)
-    return None if value is None else value.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def fast_host_of(url: str) -> str:

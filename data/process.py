@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import multiprocessing
+import os
 import signal
 import sys
 
@@ -13,3 +16,17 @@ def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
     """Ask the kernel to signal this process when the thread that started it ends (prctl(2)); Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+
+
+def die_with_main_process() -> None:
+    """Be killed when the process ends that started this child of multiprocessing, by spawning or the fork server.
+
+    Not covered by the fork server's end: the server lives as long as its children do. The pipe to the main process
+    becomes readable when that ends, and the kernel then sends SIGIO, whose default is to kill, whatever code runs.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a child only"
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    if not parent.is_alive():
+        os._exit(1)

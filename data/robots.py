@@ -1,62 +1,166 @@
-"""robots.txt by RFC 9309: fetched once for each origin (scheme, host, port), asked for each path.
+"""robots.txt by RFC 9309: fetched once for each origin (scheme, host, port) and asked for each path.
 
     2xx                 its rules, of the first max_robots_bytes
     4xx but 429         no rules, all is allowed (section 2.3.1.3)
     more than five redirects, one that leads nowhere, other 3xx: as 4xx (section 2.3.1.2)
-    429, 5xx, time-out, broken answer: nothing is allowed (section 2.3.1.4)
+    429, 5xx, time-out, broken answer: nothing is allowed (section 2.3.1.4), for robots_failure_lifetime_s
 
 Where the host itself cannot be reached (no such name, no connection, TLS, forbidden address), its links get that status
 instead: it is what a person wants to know. Redirects are followed to other hosts, as section 2.3.1.2 asks; that is the
 only request that may leave the registrable domain. Crawl-delay is not in the RFC; it is honoured up to a cap.
+
+The group is chosen here and the rules are matched by Protego, which would take ``User-agent: WebText`` for WebTextBot:
+a group is ours if its name, up to a version, is our product token in any case (section 2.2.1); without such a group the
+one of ``*`` holds. Only the rules of that group are kept, so robots.txt files that list hundreds of robots cost little.
+
+``Content-Signal: ai-train=no`` and ``Content-Usage: train-ai=n`` refuse training without forbidding to crawl, for the
+whole site or for a path. They are rules of a group; those in a group of our own are asked first, then those for ``*``,
+then those outside of any group. Sources: contentsignals.org, draft-ietf-aipref-attach, draft-ietf-aipref-vocab.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 
 from protego import Protego
 
-from data.client import REDIRECTS, Answer, FetchError, resolve_redirect
+from data.client import REDIRECTS, resolve_redirect
 from data.config import PagesConfig
+from data.connection import Answer, FetchError
+from data.optout import Refusal, allows_training
 from data.schema import PageStatus
 
 MAX_REDIRECTS = 5
+# Memory of parsed rules, measured: for each byte of their text, for each rule with a wildcard (a compiled pattern), and
+# for an origin whatever it says.
+_BYTES_PER_BYTE, _WILDCARD_BYTES, ENTRY_BYTES = 10, 1_500, 1_000
 
 _HOST_FAILURES = frozenset(
     {PageStatus.DNS_FAILURE, PageStatus.CONNECT_FAILURE, PageStatus.TLS_FAILURE, PageStatus.FORBIDDEN_ADDRESS}
 )
+_AGENT_LINE = re.compile(r"user[- ]?agent(?:\s*:|\s|$)\s*(.*)", re.IGNORECASE)  # the spellings Protego knows
+_RULE_LINE = re.compile(r"(?:allow|di[as]+l+[ao]w|crawl[- ]delay)(?:\s*:|\s)", re.IGNORECASE)
+_USAGE_LINE = re.compile(r"content-(?:signal|usage)\s*:\s*(?:([/*]\S*)\s+)?(.*)", re.IGNORECASE)
+_TOKEN = re.compile(r"\*(?=\s|$)|[A-Za-z0-9_-]+")
 
 Get = Callable[[str], Awaitable[Answer]]
 """Asks for a robots.txt URL: politely, its body cut at max_robots_bytes. Raises FetchError."""
 
-Refusal = tuple[PageStatus, str]
-
 
 @dataclass(frozen=True)
 class Robots:
-    """What an origin says to us. ``failure`` holds for all its URLs, ``rules`` is None where all is allowed."""
+    """What an origin says to us. ``failure`` holds for all its URLs, ``rules`` is None where all is allowed.
 
-    user_agent: str
+    ``is_failure``: there was no robots.txt to be had, so it has to be asked for again soon; ``retry_after`` is the
+    header of the 429 or 503 that said so. ``size_bytes``: about what the rules take in memory.
+    """
+
     failure: Refusal | None = None
     rules: Protego | None = None
     crawl_delay_s: float = 0.0
+    content_signal: Protego | None = None  # "disallows" the paths that are not to be trained on
+    size_bytes: int = 0
+    is_failure: bool = False
+    retry_after: str | None = None
+    http_status: int | None = None  # 429 or 5xx, of a failure
+    is_lost: bool = False  # the failure: the connection ended before an answer began
 
     def refusal(self, url: str) -> Refusal | None:
         """Why a URL of this origin may not be fetched; None if it may."""
-        if self.rules is not None and not self.rules.can_fetch(url, self.user_agent):
+        if self.rules is not None and not self.rules.can_fetch(url, "*"):
             return PageStatus.ROBOTS_DISALLOWED, "robots.txt"
-        return self.failure
+        if self.failure is not None:
+            return self.failure
+        if self.content_signal is not None and not self.content_signal.can_fetch(url, "*"):
+            return PageStatus.OPT_OUT_CONTENT_SIGNAL, "robots.txt"
+        return None
+
+
+@dataclass(eq=False)
+class _Group:
+    """The lines for one robot, as they stand; its usage rules as (path, may be trained on)."""
+
+    is_named: bool = False
+    rules: list[str] = field(default_factory=list)
+    usage: list[tuple[str, bool]] = field(default_factory=list)
 
 
 def parse_robots(body: bytes, config: PagesConfig) -> Robots:
     """The rules in the bytes of a robots.txt; what is no rule is passed over, in any encoding."""
-    rules = Protego.parse(body.decode("utf-8-sig", errors="replace"))
-    delay_s = rules.crawl_delay(config.user_agent) or 0.0
+    text = body.decode("utf-8-sig", errors="replace")
+    lines = text.splitlines()
+    if len(body) >= config.max_robots_bytes and text[-1:] not in "\r\n":
+        lines.pop()  # it was cut there: half a path is another rule
+    ours, all_robots, outside = _groups(lines, config.user_agent)
+    chosen = ours if ours.is_named else all_robots
+    rules = _protego(chosen.rules)
+    delay_s = rules.crawl_delay("*") or 0.0 if rules else 0.0
     failure = None
     if delay_s > config.max_crawl_delay_s:
         failure = PageStatus.CRAWL_DELAY_TOO_LONG, f"crawl-delay {delay_s:g}"
-    return Robots(config.user_agent, failure, rules, 0.0 if failure else delay_s)
+    usage = ours.usage or all_robots.usage or outside.usage
+    return Robots(
+        failure,
+        rules,
+        crawl_delay_s=0.0 if failure else delay_s,
+        content_signal=_usage_rules(usage),
+        size_bytes=sum(map(_size_bytes, chosen.rules)) + sum(_size_bytes(path) for path, _ in usage),
+    )
+
+
+def _size_bytes(rule: str) -> int:
+    return _BYTES_PER_BYTE * len(rule) + (_WILDCARD_BYTES if "*" in rule or "$" in rule else 0)
+
+
+def _groups(lines: Iterable[str], user_agent: str) -> tuple[_Group, _Group, _Group]:
+    """The rules for our product token, those for ``*``, and the usage rules before any group.
+
+    Consecutive user-agent lines share a group; lines that are no rule do not end it (section 2.2.4).
+    """
+    ours, all_robots, outside = _Group(), _Group(), _Group()
+    current = [outside]
+    is_after_rule = True
+    for raw in lines:
+        line = raw.partition("#")[0].strip()
+        agent = _AGENT_LINE.match(line)
+        if agent:
+            token = _TOKEN.match(agent[1])
+            name = token[0].lower() if token else ""
+            group = ours if name == user_agent.lower() else all_robots if name == "*" else None
+            if is_after_rule:
+                current = []
+            if group is not None and group not in current:
+                group.is_named = True
+                current.append(group)
+            is_after_rule = False
+        elif _RULE_LINE.match(line):
+            is_after_rule = True
+            for group in current:
+                group.rules.append(line)
+        elif usage := _USAGE_LINE.match(line):
+            is_after_rule = True
+            allowed = allows_training(usage[2])
+            if allowed is not None:
+                for group in current:
+                    group.usage.append((usage[1] or "/", allowed))
+    return ours, all_robots, outside
+
+
+def _usage_rules(usage: list[tuple[str, bool]]) -> Protego | None:
+    """Usage rules as rules of a robots.txt: the longest path that matches decides, and of equal ones the refusal."""
+    refused = {path for path, allowed in usage if not allowed}
+    if not refused:
+        return None
+    allowed = {path for path, _ in usage} - refused
+    return _protego([*(f"Disallow: {path}" for path in refused), *(f"Allow: {path}" for path in allowed)])
+
+
+def _protego(rules: list[str]) -> Protego | None:
+    return Protego.parse("\n".join(["User-agent: *", *rules])) if rules else None
 
 
 async def fetch_robots(origin: str, get: Get, config: PagesConfig) -> Robots:
@@ -67,20 +171,65 @@ async def fetch_robots(origin: str, get: Get, config: PagesConfig) -> Robots:
         try:
             answer = await get(url)
         except FetchError as error:
-            return Robots(config.user_agent, failure=_failure(error, is_first=hop == 0))
+            return Robots(_failure(error, is_first=hop == 0), is_failure=True, is_lost=error.lost)
         with answer:
             code = answer.http_status
             if 200 <= code < 300 and answer.body is not None:
                 return parse_robots(answer.body.read(), config)
             if code == 429 or code >= 500:
-                return Robots(config.user_agent, failure=(PageStatus.ROBOTS_UNREACHABLE, f"robots.txt: {code}"))
+                failure = (PageStatus.ROBOTS_UNREACHABLE, f"robots.txt: {code}")
+                retry_after = answer.headers.get("Retry-After") if code in (429, 503) and hop == 0 else None
+                return Robots(failure, is_failure=True, retry_after=retry_after, http_status=code)
             url = resolve_redirect(url, answer.headers.get("Location", "")) if code in REDIRECTS else None
         if url is None:
             break
-    return Robots(config.user_agent)
+    return Robots()
 
 
 def _failure(error: FetchError, *, is_first: bool) -> Refusal:
     if is_first and error.status in _HOST_FAILURES:
         return error.status, error.reason
     return PageStatus.ROBOTS_UNREACHABLE, f"robots.txt: {error.status}"
+
+
+class RobotsCache:
+    """The robots.txt of the origins a crawl task met last, each for as long as it may be believed.
+
+    Bounded by ``robots_cache_bytes`` of memory, an entry counting ENTRY_BYTES beside its rules; what was asked for
+    longest ago goes first. What is put last always stays. ``clock`` gives seconds and never goes back.
+    """
+
+    def __init__(self, config: PagesConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config, self.clock = config, clock
+        self.size_bytes = 0
+        self._entries: OrderedDict[str, tuple[Robots, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, origin: str) -> Robots | None:
+        """What the origin said; None if it has to be asked (again)."""
+        entry = self._entries.get(origin)
+        if entry is None:
+            return None
+        robots, expires_at = entry
+        if self.clock() >= expires_at:
+            self.drop(origin)
+            return None
+        self._entries.move_to_end(origin)
+        return robots
+
+    def put(self, origin: str, robots: Robots) -> None:
+        self.drop(origin)
+        config = self.config
+        lifetime_s = config.robots_failure_lifetime_s if robots.is_failure else config.robots_lifetime_s
+        self._entries[origin] = robots, self.clock() + lifetime_s
+        self.size_bytes += robots.size_bytes + ENTRY_BYTES
+        while self.size_bytes > config.robots_cache_bytes and len(self._entries) > 1:
+            self.drop(next(iter(self._entries)))
+
+    def drop(self, origin: str) -> None:
+        """Forget what the origin said, if it is known."""
+        entry = self._entries.pop(origin, None)
+        if entry is not None:
+            self.size_bytes -= entry[0].size_bytes + ENTRY_BYTES

@@ -2,13 +2,18 @@
 
 Fields come and go over twenty years of Reddit: ``created_utc`` is a number, a float or a string, ``is_self`` and
 ``retrieved_on`` may be absent, Arctic Shift keeps the time of its second look at the score in ``_meta``. Items of
-Hacker News are recognised line by line: they have ``points``, ``time`` or ``dt`` and never ``created_utc``.
+Hacker News are recognised line by line: they have ``points``, ``time`` or ``dt`` and never ``created_utc``; Firebase's
+items, the hits of Algolia's search and older dumps are read. ``retrieved_on`` is when we read them ourselves.
 
-Sources: the dumps of Pushshift and Arctic Shift (file_content_explanations.md), github.com/HackerNews/API.
+These functions are exact and slow, 15 to 20 microseconds a line; data/records.py has a fast path for the plain lines.
+
+Sources: the dumps of Pushshift and Arctic Shift (file_content_explanations.md), github.com/HackerNews/API,
+hn.algolia.com/api, www.reddit.com/dev/api.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -19,8 +24,9 @@ from data.schema import LinkStatus
 from data.urls import UrlParts, is_below, parse_url, registrable_domain
 
 MAX_SCORE = 2**31  # beyond it a number is no score; sums of scores stay far inside 64 bits
+HACKER_NEWS_FIELDS = frozenset({"points", "time", "dt"})
 _HN_HOSTS = frozenset({"news.ycombinator.com"})
-_LAST_MS = 253_402_300_799_000  # the end of the year 9999
+LAST_S = 253_402_300_799  # the end of the year 9999
 
 
 class Submission(NamedTuple):
@@ -53,20 +59,38 @@ def parse_url_line(line: bytes) -> Submission | Rejected:
     except UnicodeDecodeError as error:
         return Rejected(LinkStatus.MALFORMED_LINE, f"not UTF-8: {error}")
     parts = _parts(url)
-    return parts if isinstance(parts, Rejected) else _submission("list", {}, url, parts, None, None, None)
+    return parts if isinstance(parts, Rejected) else _submission("list", None, None, url, parts, None, None, None)
 
 
-def parse_dump_line(line: bytes) -> Submission | Rejected:
-    """A line of a Reddit dump or of Hacker News items."""
+def parse_dump_line(line: bytes) -> Iterator[Submission | Rejected]:
+    """A line of a Reddit dump, of Hacker News items, or of Reddit's API.
+
+    One result; for a whole ``Listing`` of the API, which is saved as one line, one for each of its submissions.
+    """
     try:
         item = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return Rejected(LinkStatus.MALFORMED_LINE, f"not JSON: {error}")
+        yield Rejected(LinkStatus.MALFORMED_LINE, f"not JSON: {error}")
+        return
+    yield from _items(item)
+
+
+def _items(item: Any) -> Iterator[Submission | Rejected]:
     if not isinstance(item, dict):
-        return Rejected(LinkStatus.MALFORMED_LINE, f"JSON, but no object: {type(item).__name__}")
-    if "created_utc" not in item and ("points" in item or "time" in item or "dt" in item):
-        return _hacker_news(item)
-    return _reddit(item)
+        yield Rejected(LinkStatus.MALFORMED_LINE, f"JSON, but no object: {type(item).__name__}")
+    elif "created_utc" in item:
+        yield parse_reddit(item)
+    elif item.get("kind") == "Listing" and isinstance(data := item.get("data"), dict):
+        children = data.get("children")
+        for child in children if isinstance(children, list) else [None]:
+            if isinstance(child, dict) and child.get("kind") == "t3" and isinstance(child.get("data"), dict):
+                yield parse_reddit(child["data"])
+            else:
+                yield Rejected(LinkStatus.MALFORMED_LINE, "in a listing, but no submission")
+    elif not HACKER_NEWS_FIELDS.isdisjoint(item):
+        yield _hacker_news(item)
+    else:
+        yield parse_reddit(item)
 
 
 def _hacker_news(item: dict[str, Any]) -> Submission | Rejected:
@@ -79,10 +103,13 @@ def _hacker_news(item: dict[str, Any]) -> Submission | Rejected:
     if is_below(parts.host, _HN_HOSTS):
         return Rejected(LinkStatus.SELF_POST, "on the site's own hosts")
     score = _score(item.get("points", item.get("score")))
-    return _submission("hackernews", item, url, parts, score, _milliseconds(item.get("time", item.get("dt"))), None)
+    created_ms = _milliseconds(item.get("time", item.get("created_at_i", item.get("dt"))))
+    identity, observed_ms = item.get("id", item.get("objectID")), _milliseconds(item.get("retrieved_on"))
+    return _submission("hackernews", identity, None, url, parts, score, created_ms, observed_ms)
 
 
-def _reddit(item: dict[str, Any]) -> Submission | Rejected:
+def parse_reddit(item: Mapping[str, Any]) -> Submission | Rejected:
+    """A submission as an object of Reddit's API, which is also what dumps hold."""
     url, domain, is_self = item.get("url"), item.get("domain"), item.get("is_self")
     if is_self is True:
         return Rejected(LinkStatus.SELF_POST, "is_self")
@@ -92,7 +119,7 @@ def _reddit(item: dict[str, Any]) -> Submission | Rejected:
         return Rejected(LinkStatus.SELF_POST if is_self_domain else LinkStatus.NO_URL, "")
     if url.startswith("/"):
         return Rejected(LinkStatus.SELF_POST, "relative to the site")
-    url = _unescaped(url)
+    url = unescaped(url)
     parts = _parts(url)
     host = "" if isinstance(parts, Rejected) else parts.host
     if is_below(host, REDDIT_HOSTS):
@@ -103,11 +130,16 @@ def _reddit(item: dict[str, Any]) -> Submission | Rejected:
         return Rejected(LinkStatus.OVER_18, "")
     if isinstance(parts, Rejected):
         return parts
-    meta = item.get("_meta")
-    seen_again = meta.get("retrieved_2nd_on") if isinstance(meta, dict) else None
-    observed_ms = _milliseconds(seen_again or item.get("retrieved_on") or item.get("retrieved_utc"))
+    observed_ms = observed(item.get("_meta"), item.get("retrieved_on"), item.get("retrieved_utc"))
     created_ms = _milliseconds(item.get("created_utc"))
-    return _submission("reddit", item, url, parts, _score(item.get("score")), created_ms, observed_ms)
+    score = _score(item.get("score"))
+    return _submission("reddit", item.get("id"), item.get("subreddit"), url, parts, score, created_ms, observed_ms)
+
+
+def observed(meta: Any, retrieved_on: Any, retrieved_utc: Any) -> int | None:
+    """When the score was looked at, in milliseconds, by the fields of that name; ``meta`` is Arctic Shift's."""
+    seen_again = meta.get("retrieved_2nd_on") if isinstance(meta, dict) else None
+    return _milliseconds(seen_again or retrieved_on or retrieved_utc)
 
 
 def _parts(url: str) -> UrlParts | Rejected:
@@ -119,14 +151,14 @@ def _parts(url: str) -> UrlParts | Rejected:
 
 def _submission(
     site: str,
-    item: dict[str, Any],
+    identity: Any,
+    subreddit: Any,
     url: str,
     parts: UrlParts,
     score: int | None,
     created_ms: int | None,
     observed_ms: int | None,
 ) -> Submission:
-    identity, subreddit = item.get("id"), item.get("subreddit")
     return Submission(
         site,
         str(identity) if isinstance(identity, str | int) and identity != "" else None,
@@ -141,7 +173,7 @@ def _submission(
     )
 
 
-def _unescaped(url: str) -> str:
+def unescaped(url: str) -> str:
     """Reddit's API writes these three characters, and no others, as HTML entities."""
     return url.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") if "&" in url else url
 
@@ -167,4 +199,4 @@ def _milliseconds(value: Any) -> int | None:
         except ValueError:
             return None
         ms = round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
-    return ms if 0 <= ms <= _LAST_MS else None
+    return ms if 0 <= ms <= LAST_S * 1000 else None

@@ -16,7 +16,6 @@ About 25-35 pages a second and core (extraction with metadata, language, signals
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import logging
@@ -41,7 +40,7 @@ from data.config import TextConfig
 from data.extract import Extracted, extract
 from data.lake import Lake, base_snapshot, write_parquet
 from data.manifest import Part
-from data.process import die_with_parent
+from data.process import die_with_main_process, die_with_parent
 from data.schema import TEXT, PageStatus, TextStatus
 from data.signals import Signals
 from data.stage import Mapper, Outcome, in_turn, run_stage
@@ -203,7 +202,7 @@ def _outcome(future: Future[Extracted], config: TextConfig) -> Extracted:
 def _start_child(memory_bytes: int) -> None:
     """What a child does before its first page."""
     die_with_parent()  # with the fork server
-    _die_with_main_process()
+    die_with_main_process()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # at once, even inside a parser; pebble's handler would wait for it
     for name in ("trafilatura", "htmldate", "charset_normalizer"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they have to say of a page is in its row
@@ -212,17 +211,3 @@ def _start_child(memory_bytes: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _die_with_main_process() -> None:
-    """Be killed when the process that started the stage ends.
-
-    Not covered by the fork server's end: the server lives as long as its children do. The pipe to the main process
-    becomes readable when that ends, and the kernel then sends SIGIO, whose default is to kill, whatever code runs.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a child only"
-    fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-    if not parent.is_alive():
-        os._exit(1)

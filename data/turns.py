@@ -7,13 +7,13 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
 
 from data.answers import NOT_MODIFIED, wants_html, wants_success
-from data.client import REDIRECTS, Answer, Client, FetchError, Limits
+from data.client import REDIRECTS, Client
+from data.connection import Answer, FetchError, Limits, Wants
 from data.frontier import Frontier, Host, Link
-from data.optout import parse_tdmrep, tdmrep_opt_out
-from data.outage import UNREACHED, Outage
+from data.optout import TdmRule, parse_tdmrep, tdmrep_opt_out
+from data.outage import Outage
 from data.outcomes import Failure, Job, Outcomes, fast_host_of
 from data.politeness import note_success
 from data.robots import Robots, RobotsCache, fetch_robots
@@ -43,7 +43,6 @@ class Turns:
         self.n_active = 0  # turns under way, counted by the caller
         self.held_since = 0.0
         self.foreign: OrderedDict[str, float] = OrderedDict()  # when a host of another domain may be asked again
-        self.idle: OrderedDict[str, float] = OrderedDict()  # origins whose connection was kept, until when
         config = job.config
         self.page_limits = Limits(config.max_wire_bytes, config.max_decoded_bytes, config.max_ratio)
         self.robots_limits = Limits(config.max_robots_bytes, config.max_robots_bytes, cut=True)
@@ -77,14 +76,13 @@ class Turns:
             else:
                 await self._wait_for_foreign(hop)
             timeout_s = self.config.total_timeout_s
-            return await self._get(host, url, origin, timeout_s, wants_success, self.robots_limits)
+            return await self._get(host, url, timeout_s, wants_success, self.robots_limits)
 
         robots = await fetch_robots(origin, get, self.config)
         if robots.failure is not None and robots.is_failure:
-            status, reason = robots.failure
-            code = reason.removeprefix("robots.txt: ")
-            http_status = int(code) if code.isdigit() else None
-            failure = Failure(status, reason, http_status, False, robots.retry_after, robots, origin)
+            failure = Failure(
+                *robots.failure, robots.http_status, robots.is_lost, robots.retry_after, robots=robots, origin=origin
+            )
             return await self._failed(host, link, failure)
         await self._answered(host, origin)
         self.outcomes.learn(host, origin, robots)
@@ -100,11 +98,10 @@ class Turns:
         if robots.refusal(url) is None:
             with contextlib.suppress(FetchError):  # a host that is down shows when its page is asked for
                 timeout_s = self.config.total_timeout_s
-                answer = await self._get(host, url, origin, timeout_s, wants_success, self.tdmrep_limits)
+                answer = await self._get(host, url, timeout_s, wants_success, self.tdmrep_limits)
                 with answer:
                     if answer.http_status == 200 and answer.body is not None:
-                        is_cut = answer.body.decoded_bytes >= MAX_TDMREP_BYTES
-                        host.reservations[origin] = ALL_RESERVED if is_cut else parse_tdmrep(answer.body.read())
+                        host.reservations[origin] = _reservations(answer.body.read())
                 await self._answered(host, origin)
         self.frontier.requeue(link, host)
         return self.outcomes.give_back(host)
@@ -116,7 +113,7 @@ class Turns:
         try:
             conditions = known.conditions() if known is not None else {}
             answer = await self._get(
-                host, link.url, origin, link.left_s, wants_html, self.page_limits, conditions, bool(host.queue)
+                host, link.url, link.left_s, wants_html, self.page_limits, conditions, bool(host.queue)
             )
         except FetchError as error:
             link.left_s -= time.monotonic() - began
@@ -144,9 +141,8 @@ class Turns:
         self,
         host: Host,
         url: str,
-        origin: str,
         timeout_s: float,
-        wants: Any,
+        wants: Wants,
         limits: Limits,
         extra: Mapping[str, str] | None = None,
         has_more: bool = True,
@@ -154,24 +150,12 @@ class Turns:
         """One exchange; the host's delay begins when it ends."""
         if timeout_s <= 0:
             raise FetchError(PageStatus.TIMEOUT, "longer than total_timeout_s")
-        self.idle.pop(origin, None)
-        keep = has_more and self.n_active + self._n_idle() < self.config.max_connections
         try:
-            answer = await self.client.get(
-                url, timeout_s=timeout_s, wants=wants, limits=limits, extra=extra or {}, keep=keep
+            return await self.client.get(
+                url, timeout_s=timeout_s, wants=wants, limits=limits, extra=extra or {}, keep=has_more
             )
         finally:
             host.free_at = time.monotonic() + host.delay_s
-        if keep:
-            self.idle[origin] = host.free_at
-        return answer
-
-    def _n_idle(self) -> int:
-        """Connections that were kept and not used since; the client closes them some time after their host's turn."""
-        now = time.monotonic()
-        while self.idle and next(iter(self.idle.values())) + self.client.idle_s < now:
-            self.idle.popitem(last=False)
-        return len(self.idle)
 
     async def _wait_for_foreign(self, name: str) -> None:
         """Many a robots.txt may redirect to one host: it is asked no more often than any other."""
@@ -191,13 +175,18 @@ class Turns:
 
     async def _failed(self, host: Host, link: Link, failure: Failure) -> None:
         """The turn failed: it is judged, or held back until it is known whether it was the network's fault."""
-        is_unreached = failure.status in UNREACHED or failure.lost or "timeout" in failure.reason
-        if is_unreached and self.outage.may_hold:
+        if failure.is_unreached and self.outage.may_hold:
             if not self.outage.held:
                 self.held_since = time.monotonic()
             self.outage.held.append((host, link, failure))
         else:
             await self.outcomes.judge(host, link, failure)
+
+
+def _reservations(body: bytes) -> tuple[TdmRule, ...]:
+    """What a tdmrep.json says; a web page in its place says nothing, and JSON that was cut reserves everything."""
+    is_cut = len(body) >= MAX_TDMREP_BYTES and body.lstrip().startswith((b"[", b"{"))
+    return ALL_RESERVED if is_cut else parse_tdmrep(body)
 
 
 def _origin_of(url: str) -> str:

@@ -2,27 +2,32 @@
 
 Parsing follows the WHATWG URL standard (the ada library, as browsers do), since links come as people pasted them.
 What is changed beyond that is what cannot change the page: the fragment, parameters that only track, the spelling
-of percent-encodings (RFC 3986, section 6.2.2). http and https, www and no www, and the order of parameters are kept:
-for many sites they make a difference.
+of percent-encodings (RFC 3986, section 6.2.2), the order of parameters where no program can tell (``_sorted``), and the
+AMP caches and mobile host names of data/variants.py. http and https, www and no www, a slash at the end, and the order
+of all other parameters are kept: for many sites they make a difference.
 
 The registrable domain follows the ICANN part of the public suffix list that tldextract carries; nothing is fetched, and
-nothing is cached on disk. A canonical URL costs about 10 microseconds.
+nothing is cached on disk. Which list that is is a setting (``LinksConfig.public_suffix_list``), so links that were put
+together by another list are never mixed with ours. A canonical URL costs about 10 microseconds.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import pkgutil
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import ada_url
 import tldextract
 
 from data.blocklists import PROFILES, REDDIT_HOSTS
-from data.config import LinksConfig
+from data.config import PUBLIC_SUFFIX_LIST, LinksConfig
 from data.errors import InputError
 from data.schema import LinkStatus
+from data.variants import desktop_host, may_be_rewritten, publisher_url
 
 MAX_URL_CHARS = 8_000  # RFC 9110, section 4.1: what every recipient should be able to take
 
@@ -47,6 +52,12 @@ TRACKING_PARAMETERS = frozenset(
 
 Names that some site uses for content (``ref``, ``source``, ``id``, ``s``) are not among them.
 """
+
+# Fields that every program reads by their names: one value for each name, no names that make arrays (a[], a.b, a1 and
+# a2) or that PHP changes to others, no values that are URLs with fields of their own.
+_PLAIN_FIELD = re.compile(r"([A-Za-z][A-Za-z_-]*)=[A-Za-z0-9._~%+,!*'()@-]+")
+# A signature may be over the query as it stands; image servers apply these operations in their order.
+_ORDERED_NAMES = re.compile(r"sig|hmac|hash|md5|checksum|token|auth|policy|expires|resize|crop|rotate|filter|transform")
 
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})?")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -73,6 +84,20 @@ def parse_url(url: str) -> UrlParts:
     Raises ValueError, saying why, for what cannot be fetched: no absolute http or https URL, credentials inside, a host
     that DNS cannot hold, more than ``MAX_URL_CHARS`` characters.
     """
+    parts = _split(url)
+    while not parts.port and may_be_rewritten(parts.host, parts.path):
+        shown = publisher_url(parts.host, parts.path, parts.query)
+        if shown is None:
+            return parts._replace(host=desktop_host(parts.host))
+        try:
+            parts = _split(shown)  # it has fewer segments, so this ends
+        except ValueError:
+            break
+    return parts
+
+
+def _split(url: str) -> UrlParts:
+    """The parts of a URL in their normal spelling, with the host that it names. Raises ValueError as ``parse_url``."""
     if len(url) > MAX_URL_CHARS:
         raise ValueError(f"longer than {MAX_URL_CHARS} characters")
     try:
@@ -87,7 +112,7 @@ def parse_url(url: str) -> UrlParts:
         raise ValueError("credentials inside")
     host, port = _host_and_port(authority)
     path, _, query = rest.partition("?")
-    parts = UrlParts(scheme, host, port, _normal_percents(f"/{path}"), _without_tracking(query))
+    parts = UrlParts(scheme, host, port, normal_percents(f"/{path}"), normal_query(query))
     if len(parts.url) > MAX_URL_CHARS:  # percent-encoding has made it longer
         raise ValueError(f"longer than {MAX_URL_CHARS} characters")
     return parts
@@ -99,17 +124,20 @@ def canonical_url(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """The host of a URL as it stands in the canonical one. Raises ValueError as ``parse_url``."""
-    return parse_url(url).host
+    """The host that is asked for a URL: lower case, punycode, IPv6 in brackets. Raises ValueError as ``parse_url``.
+
+    Of a URL that is not canonical it is the one it names, and not the one that its canonical URL has.
+    """
+    return _split(url).host
 
 
 def domain_of(url: str) -> str:
-    """The registrable domain of an http(s) URL; for an address the address (IPv6 without brackets).
+    """The registrable domain of ``host_of``; for an address the address (IPv6 without brackets).
 
     The host itself where it is a public suffix or one label; below an unknown top-level domain its last two labels.
     Raises ValueError as ``parse_url``.
     """
-    return registrable_domain(parse_url(url).host)
+    return registrable_domain(_split(url).host)
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -162,7 +190,12 @@ def blocked_by(url: str, config: LinksConfig) -> tuple[LinkStatus, str] | None:
 
 
 def check_rules(config: LinksConfig) -> None:
-    """Raises InputError for an unknown profile, or a ``block_domains`` entry that is no host name."""
+    """Raises InputError for an unknown profile or suffix list, or a ``block_domains`` entry that is no host name."""
+    if config.public_suffix_list != PUBLIC_SUFFIX_LIST:
+        raise InputError(
+            f"public_suffix_list {config.public_suffix_list!r} is not the one of this version: {PUBLIC_SUFFIX_LIST!r}"
+        )
+    _extractor()
     _rules(config.profile, config.block_domains)
 
 
@@ -173,13 +206,45 @@ def _rules(profile: str, block_domains: tuple[str, ...]) -> tuple[frozenset[str]
     own = set()
     for domain in block_domains:
         try:
-            host = parse_url(f"http://{domain}/").host
+            own.add(_domain_name(domain))
         except ValueError as error:
-            raise InputError(f"block_domains: {domain!r} is no domain ({error}); write it like example.com") from error
-        if re.search(r"[/?#:@\\\s]", domain):
-            raise InputError(f"block_domains: {domain!r} is no domain; write it like example.com")
-        own.add(host)
+            raise InputError(f"block_domains: {error}; write it like example.com") from error
     return PROFILES[profile].hosts | REDDIT_HOSTS | own, PROFILES[profile].extensions
+
+
+def read_block_list(path: Path) -> tuple[str, ...]:
+    """A file of domains to drop, as ``LinksConfig.block_domains`` takes them: canonical, sorted, each once.
+
+    One domain a line, which stands for itself and everything below it; ``#`` begins a comment. Raises InputError,
+    naming file and line, for what is no domain, and for a file that cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: the block list cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: the block list is not UTF-8 ({error.reason} at byte {error.start})") from error
+    domains = set()
+    for number, line in enumerate(lines, start=1):
+        domain = line.partition("#")[0].strip()
+        if domain:
+            try:
+                domains.add(_domain_name(domain))
+            except ValueError as error:
+                raise InputError(
+                    f"{path}, line {number}: {error}; write one domain a line, like example.com"
+                ) from error
+    return tuple(sorted(domains))
+
+
+def _domain_name(domain: str) -> str:
+    """A domain as it stands in canonical URLs. Raises ValueError if it is none."""
+    if re.search(r"[/?#:@\\\s%*]", domain):
+        raise ValueError(f"{domain!r} is no domain")
+    try:
+        return _split(f"http://{domain}/").host
+    except ValueError as error:
+        raise ValueError(f"{domain!r} is no domain ({error})") from error
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -195,10 +260,23 @@ def _host_and_port(authority: str) -> tuple[str, str]:
     return host, port
 
 
-def _without_tracking(query: str) -> str:
+def normal_query(query: str) -> str:
     if not query:
         return ""
-    return "&".join(field for field in _normal_percents(query).split("&") if not _is_tracking(field))
+    fields = [field for field in normal_percents(query).split("&") if not _is_tracking(field)]
+    return "&".join(fields if len(fields) < 2 else _sorted(fields))
+
+
+def _sorted(fields: list[str]) -> list[str]:
+    """The fields sorted by name where they are all plain and distinct, as they are otherwise."""
+    names = set()
+    for field in fields:
+        plain = _PLAIN_FIELD.fullmatch(field)
+        name = plain[1].lower() if plain else ""
+        if not name or name in names or _ORDERED_NAMES.search(name):
+            return fields
+        names.add(name)
+    return sorted(fields)
 
 
 def _is_tracking(field: str) -> bool:
@@ -206,7 +284,7 @@ def _is_tracking(field: str) -> bool:
     return name.startswith("utm_") or name in TRACKING_PARAMETERS
 
 
-def _normal_percents(text: str) -> str:
+def normal_percents(text: str) -> str:
     """Unreserved characters bare, other octets in upper case; a percent sign that starts no octet becomes ``%25``.
 
     Without the last one, ``%%32e`` would become ``%2e`` and that, next time, a dot.
@@ -222,6 +300,18 @@ def _normal_percent(match: re.Match[str]) -> str:
     return char if char in _UNRESERVED else f"%{octet.upper()}"
 
 
+def installed_suffix_list() -> str:
+    """The version of the public suffix list that is installed with tldextract, and 16 digits of its sha256."""
+    text = pkgutil.get_data("tldextract", ".tld_set_snapshot") or b""
+    version = re.search(rb"^// VERSION: (\S+)", text, re.MULTILINE)
+    return f"{version[1].decode() if version else 'unknown'} {hashlib.sha256(text).hexdigest()[:16]}"
+
+
 @functools.cache
 def _extractor() -> tldextract.TLDExtract:
+    if (installed := installed_suffix_list()) != PUBLIC_SUFFIX_LIST:
+        raise InputError(
+            f"tldextract brings the public suffix list {installed!r}, this version of webtext goes by "
+            f"{PUBLIC_SUFFIX_LIST!r}: install the tldextract of constraints.txt"
+        )
     return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=False)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, cast
+from uuid import UUID
 
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+
+from flows.crawlview import Numbers
 
 
 def table(what: str, name: str, rows: list[dict[str, Any]]) -> None:
@@ -16,3 +22,32 @@ def table(what: str, name: str, rows: list[dict[str, Any]]) -> None:
 def slug(name: str) -> str:
     """The name as Prefect's keys and our folders take it: lower-case letters, digits and dashes."""
     return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name.lower())
+
+
+class CrawlArtifacts:
+    """A crawl's progress and its outcomes by status, as two artifacts that are made once and then brought up to date.
+
+    To be used inside a flow or task run, which they belong to.
+    """
+
+    def __init__(self, snapshot: str) -> None:
+        self._snapshot = snapshot
+        self._progress: UUID | None = None
+        self._outcomes: UUID | None = None
+
+    def publish(self, numbers: Numbers) -> None:
+        """Raises what Prefect's client raises."""
+        percent, line = numbers.percent, numbers.line()
+        if self._progress is None:
+            key = slug(f"crawl-{self._snapshot}")
+            self._progress = cast(UUID, create_progress_artifact(progress=percent, key=key, description=line))
+        else:
+            update_progress_artifact(self._progress, progress=percent, description=line)
+        rows = [{"status": status, "links": count} for status, count in sorted(numbers.by_status.items())]
+        if self._outcomes is None:
+            key = slug(f"crawl-outcomes-{self._snapshot}")
+            made = create_table_artifact(key=key, table=rows, description=f"outcomes of {self._snapshot}")
+            self._outcomes = cast(UUID, made)
+        else:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._outcomes, ArtifactUpdate(data=json.dumps(rows)))

@@ -18,6 +18,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer import BadParameter
 
+from data.blocklists import PROFILES
+from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
 from flows.settings import Settings
 
@@ -39,7 +41,20 @@ JsonOption = Annotated[
 ]
 RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="A training run's name.")]
 
+_WHICH, _MANNERS, _BUDGET, _NETWORK = "Which links and pages", "Manners", "Budget", "Network"  # panels of --help
+_REFRESH_EPILOG = """**Examples**
+
+Last month's dump and the news since the last time, for at most six hours:
+
+`webtext refresh --links RS_2026-10.zst --links hn: --deadline 6h`
+
+One's own list of URLs, dead ones from the web archives, slower than usual:
+
+`webtext refresh --snapshot mine --links urls:FILE --archive all --host-delay 5`
+"""
+
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_ARCHIVES = ("commoncrawl", "wayback")
 _TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -78,7 +93,7 @@ def demo(lake: LakeOption = None, as_json: JsonOption = False) -> None:
     _result(result, as_json, lambda: _show().demo(result, settings))
 
 
-@app.command()
+@app.command(epilog=_REFRESH_EPILOG)
 def refresh(
     sources: Annotated[
         list[str],
@@ -91,42 +106,112 @@ def refresh(
     snapshot: Annotated[
         str | None, typer.Option(metavar="NAME", help="Such as 2026-11. [default: this ISO week]")
     ] = None,
-    min_karma: Annotated[int, typer.Option(help="Links below are dropped; the paper's value is 3.")] = 3,
-    host_delay: Annotated[float, typer.Option(metavar="SECONDS", help="Pause between two requests to a host.")] = 1.0,
-    deadline: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Such as 6h: links not fetched by then are `deferred`.")
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the links only, and say what would be fetched.")
+    ] = False,
+    min_karma: Annotated[
+        int, typer.Option(help="Links below are dropped; the paper's value is 3.", rich_help_panel=_WHICH)
+    ] = LinksConfig.min_karma,
+    profile: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Which domains and file types are dropped: webtext or openwebtext.",
+            rich_help_panel=_WHICH,
+        ),
+    ] = LinksConfig.profile,
+    block_list: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Further domains to drop, one a line, # for comments; repeatable.",
+            rich_help_panel=_WHICH,
+        ),
     ] = None,
-    max_bytes: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Such as 2T: links beyond about so many bytes are `deferred`.")
-    ] = None,
-    allow_net: Annotated[
-        list[str] | None, typer.Option(metavar="CIDR", help="Non-public addresses that may be reached; repeatable.")
-    ] = None,
-    connect_to: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB=ADDR:PORT", help="Connect there for these host names; repeatable.")
+    archive: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Look dead pages up in a web archive: commoncrawl, wayback, or all; repeatable. [default: none]",
+            rich_help_panel=_WHICH,
+        ),
     ] = None,
     history: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SNAPSHOT", help="Earlier snapshots to compare with; repeatable. [default: all published]"
+            metavar="SNAPSHOT",
+            help="Earlier snapshots to compare with; repeatable. [default: all published]",
+            rich_help_panel=_WHICH,
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read the links only, and say what would be fetched.")
-    ] = False,
+    host_delay: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Pause between two requests to a host.", rich_help_panel=_MANNERS),
+    ] = PagesConfig.host_delay_s,
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Connections of each crawl task, one a host.",
+            rich_help_panel=_MANNERS,
+        ),
+    ] = PagesConfig.max_connections,
+    max_links_per_host: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Further links of a host, those of least karma, are `deferred`.",
+            rich_help_panel=_MANNERS,
+        ),
+    ] = PagesConfig.max_links_per_host,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Such as 6h: links not fetched by then are `deferred`.", rich_help_panel=_BUDGET
+        ),
+    ] = None,
+    max_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Such as 2T: links beyond about so many bytes are `deferred`.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    allow_net: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CIDR",
+            help="Non-public addresses that may be reached, on any port; repeatable.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    connect_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB=ADDR:PORT", help="Connect there for these host names; repeatable.", rich_help_panel=_NETWORK
+        ),
+    ] = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Links to tokens for one snapshot: read, crawl, extract, select, tokenize.
 
     Again with the same arguments: what is done is verified and not done twice. With other settings: refused.
+    What a deadline or a budget cuts off is `deferred` and comes first in the next snapshot.
+    Every limit of the crawl, and why: docs/crawling.md. Set WEBTEXT_CONTACT so that site owners can reach you.
     """
-    from data.config import LinksConfig, PagesConfig
-
     settings = _settings(lake)
-    links = LinksConfig(min_karma=min_karma)
+    if profile not in PROFILES:
+        raise BadParameter(f"--profile {profile}: there are {', '.join(sorted(PROFILES))}")
+    links = LinksConfig(min_karma=min_karma, profile=profile, block_domains=_block_domains(block_list or []))
     pages = PagesConfig(
         host_delay_s=host_delay,
+        max_connections=max_connections,
+        max_links_per_host=max_links_per_host,
+        archives=_archives(archive or []),
         deadline_s=None if deadline is None else _quantity(deadline, _TIMES, "--deadline"),
         max_bytes=None if max_bytes is None else int(_quantity(max_bytes, _UNITS, "--max-bytes")),
         allow_net=tuple(allow_net or ()),
@@ -135,7 +220,7 @@ def refresh(
     if dry_run:
         from flows.plan import refresh_plan
 
-        planned = refresh_plan(sources, links, pages)
+        planned = refresh_plan(sources, links, pages, settings.lake)
         _result(planned, as_json, lambda: _show().plan(planned))
         return
     with _session(settings):
@@ -384,6 +469,23 @@ def _pairs(items: list[str]) -> dict[str, str]:
             raise BadParameter(f"--set {item}: expected KEY=VALUE")
         pairs[key] = value
     return pairs
+
+
+def _block_domains(files: list[Path]) -> tuple[str, ...]:
+    """The domains of all the files, each once; another order or a comment makes no other settings."""
+    if not files:
+        return ()
+    from data.urls import read_block_list
+
+    return tuple(sorted({domain for file in files for domain in read_block_list(file)}))
+
+
+def _archives(names: list[str]) -> tuple[str, ...]:
+    """Always in the same order, which is the order of asking."""
+    for name in names:
+        if name not in (*_ARCHIVES, "all"):
+            raise BadParameter(f"--archive {name}: there are {', '.join(_ARCHIVES)}, and all")
+    return tuple(name for name in _ARCHIVES if name in names or "all" in names)
 
 
 def _quantity(text: str, units: dict[str, int], option: str) -> float:

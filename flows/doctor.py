@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -12,10 +13,12 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from data import bpe
+from data.config import PagesConfig
 from data.errors import InputError
 from data.lake import Lake
 from data.schema import STAGES
 from flows import services
+from flows.crawl import files_needed
 from flows.settings import Settings
 from flows.status import server_state
 
@@ -34,6 +37,7 @@ def examine(settings: Settings) -> list[Check]:
         _accelerator(),
         *_disk(settings, lake),
         *(_service(kind, settings) for kind in services.KINDS),
+        _open_files(),
         _user_agent(settings),
         *_datasets(lake),
     ]
@@ -106,6 +110,14 @@ def _service(kind: services.Kind, settings: Settings) -> Check:
         if outside.startswith("http") and not services.responds(outside.rstrip("/") + "/health"):
             return _check(kind.name, "bad", f"{server['url']} does not answer")
     return _check(kind.name, state, f"{server['state']} {server.get('url', '(started when needed)')}")
+
+
+def _open_files() -> Check:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = files_needed(PagesConfig.max_connections)
+    if hard == resource.RLIM_INFINITY or hard >= needed:
+        return _check("open files", "good", f"a crawl raises its limit to the {needed:,} that it may need")
+    return _check("open files", "note", f"at most {hard:,}, a crawl may need {needed:,}: fewer connections are used")
 
 
 def _user_agent(settings: Settings) -> Check:

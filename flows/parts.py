@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from collections.abc import Sequence
@@ -40,8 +41,8 @@ def part(stage: str, snapshot: str, name: str, make_part: MakePart) -> dict[str,
     return {"name": made.name, "counts": made.counts, "digest": made.digest}
 
 
-def prefect_mapper(stage: str, snapshot: str, at_once: int) -> Mapper:
-    """Maps a stage's parts as task runs, at most ``at_once`` at a time, with a progress bar.
+def prefect_mapper(stage: str, snapshot: str, at_once: int, *, with_bar: bool = True) -> Mapper:
+    """Maps a stage's parts as task runs, at most ``at_once`` at a time; a stage with a view of its own needs no bar.
 
     When one fails, those that run are let finish, no further ones start, and its error is raised.
     """
@@ -50,13 +51,14 @@ def prefect_mapper(stage: str, snapshot: str, at_once: int) -> Mapper:
         slots = threading.BoundedSemaphore(at_once)
         futures: list[PrefectFuture[dict[str, Any]]] = []
         failed = threading.Event()
-        with Bar(stage, len(names), "parts") as bar:
+        with Bar(stage, len(names), "parts") if with_bar else contextlib.nullcontext() as bar:
 
             def done(future: PrefectFuture[dict[str, Any]]) -> None:
                 assert isinstance(future, PrefectConcurrentFuture)
                 error = future.wrapped_future.exception()  # of Prefect itself; raised again by future.result()
                 if error is None and future.wrapped_future.result().is_completed():  # not asked of the server: it lags
-                    bar.advance()
+                    if bar is not None:
+                        bar.advance()
                 else:
                     failed.set()
                 slots.release()

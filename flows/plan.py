@@ -12,11 +12,14 @@ from data.config import LinksConfig, PagesConfig
 from data.lake import Lake
 
 
-def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig) -> dict[str, Any]:
-    """Counts of the links stage, the number of domains, and the least time that politeness alone asks for."""
+def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig, lake_root: str) -> dict[str, Any]:
+    """Counts of the links stage, the number of domains, and the least time that politeness alone asks for.
+
+    Live sources are asked, from the watermarks of the lake at ``lake_root`` on; the lake itself is left as it is.
+    """
     with tempfile.TemporaryDirectory(prefix="webtext-plan-") as folder:
         lake = Lake(folder)
-        manifest = links_stage.run(lake, "plan", sources, links).manifest
+        manifest = links_stage.run(lake, "plan", sources, links, network=pages, state=Lake(lake_root)).manifest
         dataset = lake.dataset("links", "plan")
         domains: Counter[str] = Counter()
         for part in manifest.parts:

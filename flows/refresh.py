@@ -22,11 +22,12 @@ from data.manifest import Manifest
 from data.schema import STAGES
 from data.stage import Mapper, Outcome
 from flows import artifacts
+from flows.crawl import CRAWL_TASKS, allow_files, lacks_contact, log_path, whole_crawl
+from flows.crawlview import CrawlView
 from flows.parts import prefect_mapper
 from flows.progress import say
 from flows.settings import Settings
 
-CRAWL_TASKS = 4  # parts fetched at once; a registrable domain is in one of them only
 CPU_TASKS = os.cpu_count() or 1
 
 AT_ONCE = {
@@ -64,8 +65,8 @@ def refresh(
     store.sweep()
     with store.lock(f"refresh-{base}"):  # variants write their base's first stages
         runs: list[tuple[str, Callable[[Mapper], Outcome]]] = [
-            ("links", lambda mapper: links_stage.run(store, base, sources, links, mapper)),
-            ("pages", lambda mapper: pages_stage.run(store, base, pages, mapper)),
+            ("links", lambda mapper: links_stage.run(store, base, sources, links, mapper, network=pages)),
+            ("pages", lambda mapper: _crawl(store, base, pages, history, settings, mapper)),
             ("text", lambda mapper: text_stage.run(store, base, text, mapper)),
             ("select", lambda mapper: select_stage.run(store, name, history, select, mapper)),
             ("tokens", lambda mapper: tokens_stage.run(store, name, tokens, mapper)),
@@ -91,8 +92,24 @@ def stage_summary(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _crawl(
+    store: Lake, snapshot: str, pages: PagesConfig, history: list[str] | None, settings: Settings, mapper: Mapper
+) -> Outcome:
+    """The pages stage with its view. Runs inside the stage's flow, which the view's artifacts belong to."""
+    if store.dataset("pages", snapshot).manifest() is not None:
+        return pages_stage.run(store, snapshot, pages, mapper, history=history)
+    fitting = allow_files(pages)
+    if fitting != pages:
+        say(f"pages: max_connections {fitting.max_connections}: no more files may be open here; `ulimit -Hn` raises it")
+    if lacks_contact(pages):
+        say("pages: site owners cannot reach you: set WEBTEXT_CONTACT to a page or address of your own")
+    log = log_path(settings, snapshot)
+    with CrawlView(log, whole_crawl(store, snapshot, pages), artifacts.CrawlArtifacts(snapshot).publish):
+        return pages_stage.run(store, snapshot, fitting, mapper, history=history, log=log)
+
+
 def _as_subflow(stage: str, snapshot: str, run: Callable[[Mapper], Outcome]) -> Outcome:
-    mapper = prefect_mapper(stage, snapshot, AT_ONCE[stage])
+    mapper = prefect_mapper(stage, snapshot, AT_ONCE[stage], with_bar=stage != "pages")  # which has a view of its own
     runner: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE[stage])
 
     @flow(name=stage, task_runner=runner, persist_result=False)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import itertools
+import tracemalloc
 from collections.abc import Mapping
 
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from data.client import Answer, FetchError
 from data.config import PagesConfig
-from data.robots import MAX_REDIRECTS, Robots, fetch_robots, parse_robots
+from data.connection import Answer, FetchError
+from data.errors import InputError
+from data.robots import ENTRY_BYTES, MAX_REDIRECTS, Robots, RobotsCache, fetch_robots, parse_robots
 from data.schema import PageStatus
 
 CONFIG = PagesConfig()
@@ -19,8 +21,8 @@ ORIGIN = "http://a.example"
 DENY = b"User-agent: *\nDisallow: /"
 
 
-def _answer(url: str, code: int, body: bytes | None = None, location: str | None = None) -> Answer:
-    headers = CIMultiDictProxy(CIMultiDict({"Location": location} if location is not None else {}))
+def _answer(url: str, code: int, body: bytes | None = None, location: str | None = None, **other: str) -> Answer:
+    headers = CIMultiDictProxy(CIMultiDict(({"Location": location} if location is not None else {}) | other))
     spool = None if body is None else io.BytesIO(body)
     return Answer(url, code, b"", headers, [], (b"", []), spool, len(body or b""))
 
@@ -68,7 +70,23 @@ def _verdict(robots: Robots, path: str = "/page") -> str:
 )
 async def test_status(code: int, verdict: str) -> None:
     body = DENY if 200 <= code < 300 else None
-    assert _verdict(await _robots({f"{ORIGIN}/robots.txt": _answer(ORIGIN, code, body)})) == verdict
+    robots = await _robots({f"{ORIGIN}/robots.txt": _answer(ORIGIN, code, body)})
+    assert _verdict(robots) == verdict
+    assert robots.is_failure == (code == 429 or code >= 500)
+
+
+@pytest.mark.parametrize(("code", "kept"), [(429, "120"), (503, "120"), (500, None), (404, None), (200, None)])
+async def test_retry_after_is_passed_on(code: int, kept: str | None) -> None:
+    answer = _answer(ORIGIN, code, b"" if code == 200 else None, **{"retry-after": "120"})
+    assert (await _robots({f"{ORIGIN}/robots.txt": answer})).retry_after == kept
+
+
+async def test_retry_after_of_another_host_is_not_ours() -> None:
+    first, other = f"{ORIGIN}/robots.txt", "http://b.example/r"
+    answers = {first: _answer(first, 301, location=other), other: _answer(other, 503, **{"Retry-After": "120"})}
+    robots = await _robots(answers)
+    assert robots.is_failure
+    assert robots.retry_after is None
 
 
 @pytest.mark.parametrize(
@@ -90,6 +108,7 @@ async def test_no_answer(status: PageStatus, verdict: str) -> None:
     answers = {first: _answer(first, 301, location=other), other: FetchError(status, "why")}
     robots = await _robots(answers)
     assert robots.failure == (PageStatus.ROBOTS_UNREACHABLE, f"robots.txt: {status}")
+    assert robots.is_failure
 
 
 @pytest.mark.parametrize(("hops", "verdict"), [(1, "robots_disallowed"), (5, "robots_disallowed"), (6, "ok")])
@@ -156,3 +175,189 @@ def test_crawl_delay(delay: str, seconds: float, verdict: str) -> None:
     assert robots.crawl_delay_s == seconds
     assert _verdict(robots) == verdict
     assert _verdict(robots, "/private") == "robots_disallowed"
+    assert not robots.is_failure
+
+
+@pytest.mark.parametrize(
+    ("agent", "verdict"),
+    [
+        ("WebTextBot", "robots_disallowed"),
+        ("webtextbot", "robots_disallowed"),
+        ("WebTextBot/1.0", "robots_disallowed"),
+        ("WebTextBot (+https://e.example)", "robots_disallowed"),
+        ("WebTextBot*", "robots_disallowed"),
+        ("*", "robots_disallowed"),
+        ("WebText", "ok"),  # a prefix is another robot (RFC 9309, section 2.2.1)
+        ("WebTextBotX", "ok"),
+        ("WebTextBot2", "ok"),
+        ("WebTextBot-News", "ok"),
+        ("WebText*", "ok"),
+        ("Bot", "ok"),
+        ("MyWebTextBot", "ok"),
+        ("*Bot", "ok"),
+        ("Mozilla/5.0 (compatible; WebTextBot/1.0)", "ok"),
+        ("", "ok"),
+    ],
+)
+def test_a_group_is_ours_by_its_exact_product_token(agent: str, verdict: str) -> None:
+    assert _verdict(parse_robots(f"User-agent: {agent}\nDisallow: /page".encode(), CONFIG)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        # our group holds instead of the one for all, whichever comes first
+        ("User-agent: *\nDisallow: /\nUser-agent: WebTextBot\nDisallow: /x", "ok"),
+        ("User-agent: WebTextBot\nDisallow: /x\n\nUser-agent: *\nDisallow: /", "ok"),
+        ("User-agent: WebTextBot\nDisallow:\n\nUser-agent: *\nDisallow: /", "ok"),
+        ("User-agent: WebTextBot\n\nUser-agent: x\nAllow: /page\n\nUser-agent: *\nDisallow: /page", "ok"),
+        ("User-agent: WebText\nAllow: /\n\nUser-agent: *\nDisallow: /", "robots_disallowed"),
+        ("User-agent: *\nDisallow: /a\n\nUser-agent: x\nDisallow: /\n\nUser-agent: *\nDisallow: /p",
+         "robots_disallowed"),
+        # groups of several, and lines between that are no rules (section 2.2.4)
+        ("User-agent: a\n\n\nUser-agent: *\n\nDisallow: /page", "robots_disallowed"),
+        ("User-agent: WebTextBot\nSitemap: http://a.example/s\nHost: a\nUser-agent: b\nDisallow: /page",
+         "robots_disallowed"),
+        ("User-agent: *\nCrawl-delay: 1\nUser-agent: EvilBot\nDisallow: /", "ok"),
+        ("User-agent: *\nDisallow: /x\nUser-agent: b\nDisallow: /", "ok"),
+        ("User-agent: a\nAllow: /page\nDisallow: /\nUser-agent: b", "ok"),
+        # spellings
+        ("Useragent: *\nDissallow: /page", "robots_disallowed"),
+        ("user agent *\ndisallow /page", "robots_disallowed"),
+        ("  User-Agent :  * \r  DISALLOW :/page  ", "robots_disallowed"),
+        ("User-agent: *\nDisallow: /page\n" + "x" * 100_000, "robots_disallowed"),
+        ("User-agent: *\x00\nDisallow: /\x00page", "ok"),
+        ("User-agents: *\nDisallow: /page", "ok"),
+    ],
+)  # fmt: skip
+def test_groups(text: str, verdict: str) -> None:
+    assert _verdict(parse_robots(text.encode(), CONFIG)) == verdict
+
+
+def test_what_was_cut_in_the_middle_of_a_line_is_no_rule() -> None:
+    config = PagesConfig(max_robots_bytes=40)
+    whole = b"User-agent: *\nDisallow: /a\nDisallow: /page/private"
+    assert len(whole) > 40
+    robots = parse_robots(whole[:40], config)  # ends in "Disallow: /p"
+    assert _verdict(robots) == "ok"
+    assert _verdict(robots, "/a") == "robots_disallowed"
+    assert _verdict(parse_robots(whole[:39], config)) == "robots_disallowed"  # whole as far as we know
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "verdict"),
+    [
+        ("User-agent: *\nContent-Signal: search=yes, ai-train=no\nAllow: /", "/x", "opt_out_content_signal"),
+        ("User-agent: *\nContent-signal:ai-train=NO", "/x", "opt_out_content_signal"),
+        ("User-agent: *\nContent-Signal: search=no, ai-input=no", "/x", "ok"),
+        ("User-agent: *\nContent-Signal: ai-train=yes, ai-input=no", "/x", "ok"),
+        ("User-agent: *\nContent-Signal: ai-train=maybe", "/x", "ok"),
+        ("# Content-Signal: ai-train=no\nUser-agent: *\nDisallow:", "/x", "ok"),
+        ("Content-Signal: ai-train=no\n\nUser-agent: *\nAllow: /", "/x", "opt_out_content_signal"),  # outside of groups
+        ("User-agent: GPTBot\nContent-Signal: ai-train=no\n\nUser-agent: *\nAllow: /", "/x", "ok"),
+        ("User-agent: *\nContent-Signal: ai-train=no\n\nUser-agent: GPTBot\nDisallow: /", "/x",
+         "opt_out_content_signal"),
+        # ours first; where ours says nothing of training, what is said to all holds
+        ("User-agent: *\nContent-Signal: ai-train=no\n\nUser-agent: WebTextBot\nContent-Signal: ai-train=yes", "/x",
+         "ok"),
+        ("User-agent: *\nContent-Signal: ai-train=yes\n\nUser-agent: webtextbot\nContent-Signal: ai-train=no", "/x",
+         "opt_out_content_signal"),
+        ("User-agent: *\nContent-Signal: ai-train=no\n\nUser-agent: WebTextBot\nDisallow: /y", "/x",
+         "opt_out_content_signal"),
+        # by path, the longest one; of two for one path the refusal
+        ("User-agent: *\nContent-Signal: /blog/ ai-train=no, search=yes", "/blog/1", "opt_out_content_signal"),
+        ("User-agent: *\nContent-Signal: /blog/ ai-train=no, search=yes", "/x", "ok"),
+        ("User-agent: *\nContent-Signal: ai-train=no\nContent-Signal: /open/ ai-train=yes", "/open/1", "ok"),
+        ("User-agent: *\nContent-Signal: ai-train=yes\nContent-Signal: ai-train=no", "/x", "opt_out_content_signal"),
+        ("User-agent: *\nContent-Usage: / train-ai=n\nContent-Usage: /ai-ok/ train-ai=y", "/x",
+         "opt_out_content_signal"),
+        ("User-agent: *\nContent-Usage: / train-ai=n\nContent-Usage: /ai-ok/ train-ai=y", "/ai-ok/x", "ok"),
+        ("User-agent: *\nContent-Usage: /*.html$ train-ai=n", "/a.html", "opt_out_content_signal"),
+        ("User-agent: *\nContent-Usage: search=n", "/x", "ok"),
+        # what may not be fetched at all is said first
+        ("User-agent: *\nContent-Signal: ai-train=no\nDisallow: /x", "/x", "robots_disallowed"),
+        ("User-agent: *\nContent-Signal: ai-train=no\nCrawl-delay: 99", "/x", "crawl_delay_too_long"),
+    ],
+)  # fmt: skip
+def test_content_signals(text: str, path: str, verdict: str) -> None:
+    assert _verdict(parse_robots(text.encode(), CONFIG), path) == verdict
+
+
+def test_a_megabyte_of_rules_is_read_and_its_size_is_about_its_memory() -> None:
+    rules = "".join(f"Disallow: /some/path/{n}/\n" for n in range(40_000))
+    for text in (rules, rules[:2_000], "Disallow: /*.php$\nDisallow: /*?s=*\nDisallow: /cgi-bin/\n"):
+        body = f"User-agent: *\n{text}".encode()
+        parse_robots(body, CONFIG).refusal(ORIGIN + "/page")
+        tracemalloc.start()
+        try:
+            robots = parse_robots(body, CONFIG)
+            robots.refusal(ORIGIN + "/page")
+            taken = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert taken / 3 < robots.size_bytes + ENTRY_BYTES < taken * 3
+    assert parse_robots(b"User-agent: x\n" + rules.encode(), CONFIG).size_bytes == 0  # other robots' rules are not kept
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("agent", ["a", "*", "WebTextBot"])
+def test_many_names_of_a_group_with_many_rules_cost_their_sum(agent: str) -> None:
+    text = f"User-agent: {agent}\n" * 18_000 + "Disallow: /p\nContent-Signal: ai-train=no\n" * 8_000
+    robots = parse_robots(text.encode(), PagesConfig(max_robots_bytes=10_000_000))
+    assert _verdict(robots) == ("ok" if agent == "a" else "robots_disallowed")
+    assert robots.size_bytes < 3_000_000
+
+
+@pytest.mark.parametrize("name", ["", "WebTextBot/1.0", "Web Text", "WebTextBot2", "*", "bot\nHost: x"])
+def test_a_user_agent_that_no_group_could_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="user_agent must be letters"):
+        PagesConfig(user_agent=name)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_cache_forgets_after_a_day_and_failures_sooner() -> None:
+    clock = Clock()
+    cache = RobotsCache(PagesConfig(robots_lifetime_s=3_600, robots_failure_lifetime_s=60), clock)
+    good, failed = Robots(), Robots((PageStatus.ROBOTS_UNREACHABLE, "robots.txt: 503"), is_failure=True)
+    slow = parse_robots(b"User-agent: *\nCrawl-delay: 99", PagesConfig())  # refuses all, but was read
+    for origin, robots in (("good", good), ("failed", failed), ("slow", slow)):
+        cache.put(origin, robots)
+    clock.now += 59.9
+    assert (cache.get("good"), cache.get("failed"), cache.get("slow")) == (good, failed, slow)
+    clock.now += 0.1
+    assert (cache.get("good"), cache.get("failed"), cache.get("slow")) == (good, None, slow)
+    clock.now += 3_539.9
+    assert cache.get("good") is good  # asking does not make it live longer
+    clock.now += 0.1
+    assert cache.get("good") is None
+    assert cache.get("slow") is None
+    assert (len(cache), cache.size_bytes) == (0, 0)
+    assert cache.get("never") is None
+
+
+def test_the_cache_is_bounded_and_forgets_what_was_asked_for_longest_ago() -> None:
+    config = PagesConfig(robots_cache_bytes=3 * (ENTRY_BYTES + 500))
+    cache = RobotsCache(config, Clock())
+    for origin in "abc":
+        cache.put(origin, Robots(size_bytes=500))
+    assert cache.get("a") is not None
+    cache.put("d", Robots(size_bytes=500))
+    assert [origin for origin in "abcd" if cache.get(origin)] == ["a", "c", "d"]
+    for n in range(1_000):
+        cache.put(f"o{n}", Robots(size_bytes=n))
+        assert cache.size_bytes <= config.robots_cache_bytes
+    cache.put("large", Robots(size_bytes=10**9))
+    assert cache.get("large") is not None  # what was put last is there to be asked
+    assert len(cache) == 1
+    cache.put("large", Robots(size_bytes=7))
+    assert cache.size_bytes == ENTRY_BYTES + 7
+    cache.drop("large")
+    cache.drop("large")
+    assert (len(cache), cache.size_bytes) == (0, 0)

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def issue_certificate(folder: Path, host: str) -> tuple[ssl.SSLContext, Path]:
-    """A server context for ``host``, and the file of the authority to trust for it."""
+def issue_certificate(folder: Path, host: str, *, from_day: int = -1, to_day: int = 1) -> tuple[ssl.SSLContext, Path]:
+    """A server context for ``host``, and the file of the authority to trust for it; it is valid between two days,
+    today being 0."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "WebText test")])
     now = datetime.now(UTC)
@@ -23,8 +24,8 @@ def issue_certificate(folder: Path, host: str) -> tuple[ssl.SSLContext, Path]:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now + timedelta(days=from_day))
+        .not_valid_after(now + timedelta(days=to_day))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

@@ -1,0 +1,41 @@
+"""Our pages stage on a links dataset that is there: robots.txt, limits, WARC files, rows, everything sealed.
+
+    python -m benchmarks.crawl_peers.ours LAKE '{"host_delay_s": 0, ...}'     the fields of PagesConfig
+
+``python -m benchmarks.crawl_peers.ours LAKE --links URLS`` makes that dataset: one part, so one crawl task.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pandas  # noqa: F401  # pyarrow imports it at its first comparison, which is no cost of a page
+
+from benchmarks.crawl_peers.meter import Meter
+from data import links, pages
+from data.config import LinksConfig, PagesConfig
+from data.lake import Lake
+
+SNAPSHOT = "bench"
+
+
+def main() -> None:
+    lake = Lake(sys.argv[1])
+    if sys.argv[2] == "--links":
+        config = LinksConfig(part_links=1 << 30)
+        with Meter() as meter:
+            outcome = links.run(lake, SNAPSHOT, [f"urls:{sys.argv[3]}"], config)
+    else:
+        settings = json.loads(sys.argv[2])
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        with Meter() as meter:
+            outcome = pages.run(lake, SNAPSHOT, PagesConfig(**settings))
+    counts = outcome.manifest.counts
+    size = sum(path.stat().st_size for path in Path(sys.argv[1], "pages").rglob("*.warc.gz"))
+    meter.print_result(counts.get("ok", 0), counts=counts, digest=outcome.manifest.digest, warc_bytes=size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""How fast a submission dump is read: rows a second of ours and of a script with json.loads, in turn.
+
+    python -m benchmarks.links [--rows 1000000] [--repeats 3] [--workers N] [--cache DIR]
+
+The dump is made once (benchmarks/links_dump.py) and kept in the cache directory. Each is run ``repeats`` times, in
+turn, each time in a process of its own:
+
+    peer    benchmarks/links_peers/pushshift.py: decompress, json.loads, pick fields, drop low scores and posts of text
+    ours    decompression to judged records: every line has its status, every link its canonical URL and its domain
+    stage   the whole links stage: also sorted by domain, merged by URL, written, hashed, sealed
+
+Medians are compared: seconds from opening the file to the last record, and CPU seconds in between of the process and its
+children, whose start is included. Ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.links_dump import write_dump
+
+ROOT = Path(__file__).parents[1]
+LINKS = ROOT.parent / "shared" / "data" / "links"
+PEER = ROOT / "benchmarks" / "links_peers" / "pushshift.py"
+CACHE = Path(tempfile.gettempdir()) / "webtext-bench"
+
+
+def read_ours(path: Path, workers: int) -> dict[str, Any]:
+    """Lines, outbound links and seconds of decompressing and judging a dump."""
+    from data.blocks import read_blocks
+    from data.judging import judge_blocks
+
+    started = _now()
+    n_lines = n_links = 0
+    with tempfile.TemporaryDirectory() as scratch, path.open("rb") as file:
+        blocks = read_blocks(path, file)
+        for records in judge_blocks(blocks, is_url_list=False, label=path.name, scratch=Path(scratch), workers=workers):
+            n_lines += records.n_lines
+            n_links += records.outbound
+    return _measured(started, lines=n_lines, links=n_links)
+
+
+def run_stage(path: Path, workers: int) -> dict[str, Any]:
+    """Lines, kept links and seconds of the whole links stage."""
+    from data import links
+    from data.config import LinksConfig
+    from data.lake import Lake
+
+    started = _now()
+    with tempfile.TemporaryDirectory(dir=path.parent) as lake:
+        manifest = links.run(Lake(lake), "bench", [str(path)], LinksConfig(workers=workers)).manifest
+        return _measured(started, lines=manifest.rows_in, links=manifest.rows_out)
+
+
+def _now() -> tuple[float, float]:
+    """Seconds, and CPU seconds of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return time.perf_counter(), sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _measured(started: tuple[float, float], **counts: int) -> dict[str, Any]:
+    seconds, cpu_s = (now - then for now, then in zip(_now(), started, strict=True))
+    rss_kb = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {**counts, "seconds": seconds, "cpu_s": cpu_s, "rss_mb": rss_kb / 1024}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=0, help="child processes; 0: one a core, at most 3")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where the dump is kept")
+    parser.add_argument("--run", choices=["ours", "stage"], help=argparse.SUPPRESS)  # one measurement, in a child
+    parser.add_argument("--dump", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        measure = {"ours": read_ours, "stage": run_stage}[arguments.run]
+        print(json.dumps(measure(arguments.dump, arguments.workers)))
+        return
+    if not LINKS.is_dir():
+        parser.error(f"{LINKS}: not there; the dump is made of the real ones in it")
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    dump = arguments.cache / f"submissions-{arguments.rows}.zst"
+    if not dump.exists():
+        n_bytes = write_dump(dump, arguments.rows, LINKS)
+        print(f"made {dump}: {n_bytes / 1e6:,.0f} MB, {dump.stat().st_size / 1e6:,.0f} MB compressed")
+    ours = [sys.executable, "-m", "benchmarks.links", "--workers", str(arguments.workers), "--dump", str(dump), "--run"]
+    commands = {"peer": [sys.executable, str(PEER), str(dump)], "ours": [*ours, "ours"], "stage": [*ours, "stage"]}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for _ in range(arguments.repeats):
+        for name, command in commands.items():
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+            if done.returncode:
+                raise SystemExit(f"{name} failed:\n{done.stderr}")
+            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+    assert {run["lines"] for several in runs.values() for run in several} == {arguments.rows}
+    print(json.dumps(_report(runs, arguments.rows)))
+
+
+def _report(runs: dict[str, list[dict[str, Any]]], rows: int) -> dict[str, Any]:
+    """Prints the table; returns what the last line says."""
+    rates = {name: rows / statistics.median(run["seconds"] for run in several) for name, several in runs.items()}
+    cpu = {name: rows / statistics.median(run["cpu_s"] for run in several) for name, several in runs.items()}
+    print(f"{rows:,} submissions, medians of {len(runs['peer'])} runs in turn")
+    print(f"{'':8}{'rows/s':>12}{'x peer':>9}{'rows/CPU s':>13}{'x peer':>9}{'MB':>8}")
+    for name, several in runs.items():
+        rss_mb = max(run["rss_mb"] for run in several)
+        ratios = rates[name] / rates["peer"], cpu[name] / cpu["peer"]
+        print(f"{name:8}{rates[name]:12,.0f}{ratios[0]:9.2f}{cpu[name]:13,.0f}{ratios[1]:9.2f}{rss_mb:8,.0f}")
+    return {
+        "bench": "links",
+        "ratios": {
+            "parse": round(rates["ours"] / rates["peer"], 2),
+            "parse_cpu": round(cpu["ours"] / cpu["peer"], 2),
+            "stage": round(rates["stage"] / rates["peer"], 2),
+        },
+        "ours": {"parse_rows_per_s": round(rates["ours"]), "stage_rows_per_s": round(rates["stage"])},
+        "peers": {"pushshift_rows_per_s": round(rates["peer"])},
+        "peak_rss_mb": round(max(run["rss_mb"] for name in ("ours", "stage") for run in runs[name]), 1),
+        "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+    }
+
+
+if __name__ == "__main__":
+    main()

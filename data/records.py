@@ -1,0 +1,304 @@
+"""Lines of a dump, judged: link records as columns, and counts of all that is no link.
+
+Most lines of a dump are plain: ``is_self`` is a boolean, the URL is canonical already, numbers are numbers. Those take
+the fast path: only the fields needed are decoded, a whole block of lines in one call (msgspec), and a strict pattern
+says that the URL is its own canonical spelling. Every other line goes through data/submissions.py, which is exact and
+slow; the fast path takes no line of which it would say anything else. One exception: a byte that is no UTF-8 in a
+field that is not needed goes unnoticed.
+
+About 3 microseconds a line of 1.4 kB, where the exact way takes 15 to 20.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from data.blocklists import REDDIT_HOSTS
+from data.schema import LinkStatus
+from data.submissions import (
+    LAST_S,
+    MAX_SCORE,
+    Rejected,
+    Submission,
+    observed,
+    parse_dump_line,
+    parse_reddit,
+    parse_url_line,
+    unescaped,
+)
+from data.urls import MAX_URL_CHARS, is_below, normal_query, partition_of, registrable_domain
+from data.variants import may_be_rewritten
+
+SUBMISSIONS = pa.schema(
+    [
+        ("site", pa.string()),
+        ("id", pa.string()),
+        ("subreddit", pa.string()),
+        ("url", pa.string()),
+        ("canonical_url", pa.string()),
+        ("domain", pa.string()),
+        ("score", pa.int64()),
+        ("created", pa.timestamp("ms", tz="UTC")),
+        ("observed_at", pa.timestamp("ms", tz="UTC")),
+        ("is_listed", pa.bool_()),
+        ("partition", pa.uint64()),  # urls.partition_of(domain)
+        ("source", pa.string()),
+        ("deferred_from", pa.string()),  # the snapshot that did not come to fetch it; null for a new submission
+    ]
+)
+"""A submission with an outbound link: the fields of submissions.Submission, and where it comes from."""
+
+NAMED_LINES = 100
+"""Malformed lines of a source whose number and reason are kept; all are counted."""
+
+
+class Malformed(NamedTuple):
+    line: int
+    reason: str
+
+
+class LinkRecords(NamedTuple):
+    """What some lines of a link source hold: each is outbound, counted by its status, or blank."""
+
+    table: pa.Table  # of SUBMISSIONS: the outbound ones
+    outbound: int  # lines; the rows of the table but for links that were deferred, of which each is one line
+    counts: Counter[LinkStatus]
+    blank: int = 0
+    malformed: Sequence[Malformed] = ()  # the first NAMED_LINES
+
+    @property
+    def n_lines(self) -> int:
+        return self.outbound + self.counts.total() + self.blank
+
+
+class _Row(msgspec.Struct, gc=False):
+    """The fields of a Reddit submission whose ``is_self`` is a boolean. Absent ones are null, as in parse_reddit."""
+
+    url: Any = None
+    id: Any = None
+    subreddit: Any = None
+    is_self: Any = None
+    over_18: Any = None
+    score: Any = None
+    created_utc: Any = msgspec.UNSET
+    retrieved_on: Any = None
+    retrieved_utc: Any = None
+    meta: Any = msgspec.field(name="_meta", default=None)
+
+
+_DECODER = msgspec.json.Decoder(_Row)
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_OPEN, _CLOSE = b"{}"
+
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_PLAIN_HOST = re.compile(rf"(?:{_LABEL}\.)+[a-z]{{2,63}}")  # so no IPv4 address in any spelling
+_PLAIN_URL = re.compile(
+    r"(https?://([a-z0-9.-]+))"
+    r"(/[A-Za-z0-9._~!$'()*+,;=:@/-]*)?"  # what the WHATWG parser leaves alone, but for segments of dots
+    r"(?:\?([A-Za-z0-9._~!$()*+,;=:@/?&-]+))?"
+    r"(?:#[!-~]*)?"
+)
+
+
+class _Host(NamedTuple):
+    is_plain: bool
+    is_reddit: bool
+    domain: str
+    partition: int
+
+
+@functools.lru_cache(maxsize=65_536)
+def _host(host: str) -> _Host:
+    """``is_plain``: the parser leaves it as it is. Not with punycode, whose labels would have to be checked."""
+    if not _PLAIN_HOST.fullmatch(host) or len(host) > 253 or "xn--" in host:
+        return _Host(False, False, "", 0)
+    domain = registrable_domain(host)
+    return _Host(True, is_below(host, REDDIT_HOSTS) is not None, domain, _partition(domain))
+
+
+@functools.lru_cache(maxsize=65_536)
+def _partition(domain: str) -> int:
+    return partition_of(domain)
+
+
+def plain_url(url: str) -> tuple[str, _Host] | None:
+    """The canonical spelling of a URL, the same as ``canonical_url``'s, and its host, where both are certain at a look.
+
+    None where the URL has to be parsed. About 1 microsecond.
+    """
+    match = _PLAIN_URL.fullmatch(url)
+    if match is None:
+        return None
+    origin, name, path, query = match.groups("")
+    host = _host(name)
+    if not host[0] or "/." in path or may_be_rewritten(name, path) or len(url) >= MAX_URL_CHARS:
+        return None
+    if query and (query := normal_query(query)):
+        return f"{origin}{path or '/'}?{query}", host
+    return f"{origin}{path or '/'}", host
+
+
+class _Judged:
+    """Collects what lines turn out to be."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Any, ...]] = []  # Submission's fields and the partition
+        self.counts: Counter[LinkStatus] = Counter()
+        self.malformed: list[Malformed] = []
+        self.blank = 0
+
+    def add(self, number: int, results: Iterable[Submission | Rejected]) -> None:
+        for found in results:
+            if isinstance(found, Submission):
+                self.rows.append((*found, _partition(found.domain)))
+                continue
+            self.counts[found.status] += 1
+            if found.status is LinkStatus.MALFORMED_LINE and len(self.malformed) < NAMED_LINES:
+                self.malformed.append(Malformed(number, found.reason))
+
+    def records(self, label: str) -> LinkRecords:
+        fields = [field for field in SUBMISSIONS if field.name not in ("source", "deferred_from")]
+        columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(fields)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
+        arrays += [pa.repeat(pa.scalar(label), len(self.rows)), pa.nulls(len(self.rows), pa.string())]
+        return LinkRecords(
+            pa.Table.from_arrays(arrays, schema=SUBMISSIONS), len(self.rows), self.counts, self.blank, self.malformed
+        )
+
+
+def too_long(number: int, max_bytes: int, label: str) -> LinkRecords:
+    """The record of a line that was not kept because of its length."""
+    judged = _Judged()
+    judged.add(number, [Rejected(LinkStatus.MALFORMED_LINE, f"longer than {max_bytes:,} bytes")])
+    return judged.records(label)
+
+
+def judge_urls(lines: bytes, first: int, label: str) -> LinkRecords:
+    """Whole lines of a URL list; ``first`` is the number of the first one."""
+    judged = _Judged()
+    for number, line in enumerate(lines.removesuffix(b"\n").split(b"\n"), first):
+        if line.strip():
+            judged.add(number, [parse_url_line(line)])
+        else:
+            judged.blank += 1
+    return judged.records(label)
+
+
+def judge_dump(lines: bytes, first: int, label: str) -> LinkRecords:
+    """Whole lines of a dump; ``first`` is the number of the first one."""
+    judged = _Judged()
+    ends = _line_ends(lines)
+    rows = _decode(lines, ends)
+    counts = Counter[LinkStatus]()
+    append, start = judged.rows.append, 0
+    for index, end in enumerate(ends):
+        row = rows[index] if rows is not None else _decode_one(lines[start:end])
+        if row is None or row.created_utc is msgspec.UNSET or type(row.is_self) is not bool:
+            line = bytes(lines[start:end])
+            if line.strip():
+                judged.add(first + index, parse_dump_line(line))
+            else:
+                judged.blank += 1
+        elif row.is_self:
+            counts[LinkStatus.SELF_POST] += 1
+        else:
+            _add_outbound(row, append, counts, judged, first + index)
+        start = end + 1
+    judged.counts.update(counts)
+    return judged.records(label)
+
+
+def _add_outbound(row: _Row, append: Any, counts: Counter[LinkStatus], judged: _Judged, number: int) -> None:
+    url, score, created, identity, subreddit, seen = (
+        row.url,
+        row.score,
+        row.created_utc,
+        row.id,
+        row.subreddit,
+        row.retrieved_on,
+    )
+    plain = None
+    if (
+        type(url) is type(identity) is type(subreddit) is str
+        and type(score) is type(created) is int
+        and -MAX_SCORE < score < MAX_SCORE
+        and 0 <= created <= LAST_S
+    ):
+        if "&" in url:
+            url = unescaped(url)
+        plain = plain_url(url)
+    if plain is None:
+        judged.add(number, [parse_reddit(_as_item(row))])
+        return
+    canonical, (_, is_reddit, domain, partition) = plain
+    if is_reddit:
+        counts[LinkStatus.SELF_POST] += 1
+        return
+    if row.over_18 is True:
+        counts[LinkStatus.OVER_18] += 1
+        return
+    if row.meta is None and type(seen) is int and 0 < seen <= LAST_S:
+        observed_ms: int | None = seen * 1000
+    else:
+        observed_ms = observed(row.meta, seen, row.retrieved_utc)
+    append(
+        (
+            "reddit",
+            identity or None,
+            subreddit or None,
+            url,
+            canonical,
+            domain,
+            score,
+            created * 1000,
+            observed_ms,
+            False,
+            partition,
+        )
+    )
+
+
+def _line_ends(lines: bytes) -> list[int]:
+    """Where each line ends: at its newline, or at the end of the block."""
+    ends, end = [], lines.find(b"\n")
+    while end >= 0:
+        ends.append(end)
+        end = lines.find(b"\n", end + 1)
+    return ends if ends and ends[-1] == len(lines) - 1 else [*ends, len(lines)]
+
+
+def _decode(lines: bytes, ends: list[int]) -> list[_Row] | None:
+    """A row for each line; None unless every line is one whole object.
+
+    The decoder takes objects apart at any white space or none. Where as many objects as lines come out, and every line
+    begins and ends with a brace, no object can stand on two lines: an opening brace may not follow a closing one.
+    """
+    try:
+        rows = _DECODER.decode_lines(lines)
+    except _UNDECODABLE:
+        return None
+    if len(rows) != len(ends):
+        return None
+    octets, last = np.frombuffer(lines, np.uint8), np.array(ends)
+    first = np.concatenate(([0], last[:-1] + 1))
+    is_whole = (octets[first] == _OPEN).all() and (octets[last - 1] == _CLOSE).all()
+    return rows if is_whole else None
+
+
+def _decode_one(line: bytes) -> _Row | None:
+    try:
+        return _DECODER.decode(line)
+    except _UNDECODABLE:
+        return None
+
+
+def _as_item(row: _Row) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(row), "_meta": row.meta}

@@ -1,0 +1,77 @@
+"""What a crawl needs around it: its log, what its numbers are seen against, open files, and a person to write to."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+from collections import Counter
+from pathlib import Path
+
+from data.config import PagesConfig
+from data.errors import InputError
+from data.guard import Guard
+from data.lake import Lake, base_snapshot, is_part_name
+from data.manifest import add_counts
+from data.segments import PREFIX
+from flows.crawlview import Whole
+from flows.settings import Settings
+
+CRAWL_TASKS = 4  # parts fetched at once; a registrable domain is in one of them only
+FILES_PER_CONNECTION = 2  # the socket, and a body too large for memory or a name server's socket
+FILES_RESERVED = 500  # for all else: the lake, Prefect, libraries
+
+
+def log_path(settings: Settings, snapshot: str) -> Path:
+    """Where the crawl of a snapshot is logged; see data/crawllog.py."""
+    return settings.home.absolute() / "logs" / f"crawl-{base_snapshot(snapshot)}.jsonl"
+
+
+def whole_crawl(lake: Lake, snapshot: str, pages: PagesConfig) -> Whole:
+    """What the numbers of the tasks are seen against, read before the crawl goes on."""
+    sealed = lake.dataset("pages", snapshot).sealed()
+    # Segments of a part that is sealed are still there if a kill came before they were removed.
+    parts = [
+        part
+        for name, part in sealed.items()
+        if is_part_name(name) or name.removeprefix(PREFIX).rpartition("-")[0] not in sealed
+    ]
+    return Whole(
+        links=lake.dataset("links", snapshot).require().rows_out,
+        by_status=Counter(add_counts([part.counts for part in parts])),
+        wire_bytes=sum(part.extra["wire_bytes"] for part in parts),
+        deadline_s=pages.deadline_s,
+        max_bytes=pages.max_bytes,
+    )
+
+
+def files_needed(max_connections: int) -> int:
+    """Open files of one process that runs all crawl tasks."""
+    return CRAWL_TASKS * max_connections * FILES_PER_CONNECTION + FILES_RESERVED
+
+
+def allow_files(pages: PagesConfig) -> PagesConfig:
+    """Raise this process's soft limit of open files to what the crawl may need.
+
+    Where the hard limit is lower, the settings come back with fewer ``max_connections``: a connection that fails for
+    want of a file would be told as a failure of its host. Raises InputError where not even one fits.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = files_needed(pages.max_connections)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return pages
+    limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    if limit >= needed:
+        return pages
+    fit = (limit - FILES_RESERVED) // (CRAWL_TASKS * FILES_PER_CONNECTION)
+    if fit < 1:
+        raise InputError(f"only {limit} files may be open here and a crawl needs {files_needed(1)}: raise `ulimit -Hn`")
+    return dataclasses.replace(pages, max_connections=fit)
+
+
+def lacks_contact(pages: PagesConfig) -> bool:
+    """Whether sites of others would be asked without a contact of the operator's own in the User-Agent."""
+    if pages.contact != PagesConfig.contact:
+        return False
+    targets = Guard.of(pages).connect_to
+    return not targets or not all(to.address.is_loopback for to in targets)

@@ -1,0 +1,296 @@
+"""The fast path says what the exact way says: of URLs, of lines, of blocks, here and in child processes."""
+
+import json
+import lzma
+import string
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import judging
+from data.blocks import Block, read_blocks
+from data.judging import judge_blocks
+from data.records import LinkRecords, judge_dump, plain_url
+from data.schema import LinkStatus
+from data.submissions import Submission, parse_dump_line
+from data.urls import canonical_url, domain_of, host_of, is_below, partition_of
+
+SHARED_LINKS = Path(__file__).parents[2].parent / "shared" / "data" / "links"
+
+
+def exact(lines: list[bytes]) -> tuple[list[tuple[Any, ...]], Counter[LinkStatus], int]:
+    """What data/submissions.py says of lines: submissions, counts, blank lines."""
+    submissions: list[tuple[Any, ...]] = []
+    counts: Counter[LinkStatus] = Counter()
+    for line in lines:
+        for found in parse_dump_line(line) if line.strip() else ():
+            if isinstance(found, Submission):
+                submissions.append((*found, partition_of(found.domain)))
+            else:
+                counts[found.status] += 1
+    return submissions, counts, sum(not line.strip() for line in lines)
+
+
+def rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    table = table.drop_columns(["source", "deferred_from"])
+    for name in ("created", "observed_at"):
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.int64()))
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
+def same(records: LinkRecords, lines: list[bytes]) -> None:
+    submissions, counts, blank = exact(lines)
+    assert rows(records.table) == submissions
+    assert records.outbound == len(submissions)
+    assert records.counts == counts
+    assert records.blank == blank
+
+
+# ---------------------------------------------------------------------------------------------------- URLs
+
+_PIECES = st.sampled_from(
+    [
+        *(
+            "a",
+            "B",
+            "7",
+            "-",
+            ".",
+            "..",
+            "/.",
+            "/",
+            "//",
+            "~",
+            "%41",
+            "%2e",
+            "%",
+            "&",
+            "&amp;",
+            "=",
+            "?",
+            "#",
+            "@",
+            ":",
+        ),
+        *("utm_source=x", "fbclid=1", "b=2", "a=1", "xn--", "é", " ", "\\", "|", "^", "[", "'", '"', "`", "{", "\t"),
+        *("amp/", "m.", ".m.", "mobile.", "c/s/", "0x7f", "127", "youtube.com", "cdn.ampproject.org", "com", "_"),
+    ]
+)
+_HOSTS = st.one_of(
+    st.sampled_from(["example.com", "www.example.co.uk", "m.youtube.com", "en.m.wikipedia.org", "www.google.com"]),
+    st.from_regex(r"[a-z0-9-]{1,5}(\.[a-z0-9-]{1,5}){0,3}", fullmatch=True),
+    st.text(string.ascii_letters + string.digits + "-._%:@é", max_size=12),
+)
+
+
+@given(
+    st.sampled_from(["http://", "https://", "HTTP://", "//", ""]),
+    _HOSTS,
+    st.lists(st.one_of(_PIECES, st.text(max_size=4)), max_size=6),
+)
+@settings(max_examples=700, deadline=None)
+def test_a_url_that_is_plain_is_its_own_canonical_one(scheme: str, host: str, pieces: list[str]) -> None:
+    url = scheme + host + "".join(["/", *pieces] if pieces else [])
+    found = plain_url(url)
+    if found is not None:
+        canonical, about = found
+        assert canonical == canonical_url(url)
+        assert about.domain == domain_of(canonical)
+        assert about.partition == partition_of(about.domain)
+        assert about.is_reddit == (is_below(host_of(canonical), frozenset({"reddit.com", "redd.it"})) is not None)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_plain"),
+    [
+        ("https://www.example.com/a/b-c_d.html", True),
+        ("http://example.com", True),
+        ("http://example.com/?utm_source=x&b=1&a=2#top", True),
+        ("http://example.com/a?url=/b/c,d", True),
+        ("http://example.com/a/../b", False),
+        ("http://example.com/.well-known/x", False),
+        ("http://example.com/%7Eme", False),
+        ("http://example.com:80/", False),
+        ("http://me@example.com/", False),
+        ("http://127.0.0.1/", False),
+        ("http://0x7f.1/", False),
+        ("http://xn--bcher-kva.example/", False),
+        ("http://localhost/", False),
+        ("http://Example.com/", False),
+        ("http://m.example.com/", False),
+        ("https://www.google.com/amp/s/example.com/x", False),
+        (f"http://example.com/{'x' * 8_000}", False),
+        (f"http://{'a.' * 130}com/", False),
+    ],
+)
+def test_which_urls_are_plain(url: str, is_plain: bool) -> None:
+    found = plain_url(url)
+    assert (found is not None) is is_plain
+    if found is not None:
+        assert found[0] == canonical_url(url)
+
+
+# ---------------------------------------------------------------------------------------------------- lines
+
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.just([]),
+    st.just({"retrieved_2nd_on": 1_600_000_000}),
+)
+_URLS = st.sampled_from(
+    [
+        *("https://example.com/a", "http://www.example.com/?b=1&amp;a=2", "https://old.reddit.com/r/x", "/r/news", " "),
+        *("https://i.redd.it/x.png", "http://a.example/%7e", "https://Example.com/", "http://[::1]/", "nonsense"),
+    ]
+)
+_FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "url": st.one_of(_URLS, _VALUES),
+    "id": st.one_of(st.just("abc"), _VALUES),
+    "objectID": _VALUES,
+    "subreddit": st.one_of(st.just("news"), _VALUES),
+    "domain": st.sampled_from(["self.news", "example.com", None, 3]),
+    "is_self": st.one_of(st.booleans(), _VALUES),
+    "over_18": st.one_of(st.booleans(), _VALUES),
+    "score": st.one_of(st.integers(-5, 50), _VALUES),
+    "created_utc": st.one_of(st.just(1_500_000_000), _VALUES),
+    "retrieved_on": st.one_of(st.just(1_500_000_000), _VALUES),
+    "retrieved_utc": _VALUES,
+    "_meta": _VALUES,
+    "points": _VALUES,
+    "time": _VALUES,
+    "created_at_i": _VALUES,
+    "kind": st.sampled_from(["Listing", "t3", "t1", 4]),
+    "data": st.sampled_from(
+        [{}, {"children": []}, {"children": [{"kind": "t3", "data": {"url": "http://b.example"}}]}]
+    ),
+    "title": st.text(max_size=5),
+}
+_PLAIN = {name: _FIELDS[name] for name in ("url", "id", "subreddit", "is_self", "score", "created_utc", "over_18")}
+_OBJECTS = st.fixed_dictionaries({}, optional=_FIELDS) | st.fixed_dictionaries(_PLAIN)
+_LINES = st.one_of(
+    _OBJECTS.map(lambda item: json.dumps(item, ensure_ascii=False).encode()),
+    st.sampled_from([b"", b"  ", b"{", b"}", b"{}{}", b"null", b'{"url":', b'"x"}', b"[{}]", b'{"url": NaN}', b"{}\r"]),
+)
+
+
+@given(st.lists(_LINES, min_size=1, max_size=6), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_every_line_is_judged_as_the_exact_way_judges_it(lines: list[bytes], ends_with_newline: bool) -> None:
+    block = b"\n".join(lines) + b"\n" * (ends_with_newline or not lines[-1])
+    same(judge_dump(block, 1, "x"), lines)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b'{"url":', b'"http://a.example/"}{"a":1}'],  # two objects on two lines, but not one a line
+        [b"{}{}", b""],
+        [b'{"a":[{}', b"{}]}"],
+        [b'{"created_utc":1,"is_self":false,"url":"http://a.example/"}', b""],
+        [b'{"kind":"Listing","data":{"children":[{"kind":"t3","data":{"url":"http://a.example/","score":4}},7]}}'],
+    ],
+)
+def test_lines_that_are_no_single_objects(lines: list[bytes]) -> None:
+    same(judge_dump(b"".join(line + b"\n" for line in lines), 1, "x"), lines)
+
+
+def test_malformed_lines_keep_their_numbers() -> None:
+    records = judge_dump(b'{"is_self":true,"created_utc":1}\n{\n\n{"is_self":true,"created_utc":1}\n[]\n', 10, "x")
+    assert [line for line, _ in records.malformed] == [11, 14]
+    assert records.counts == {LinkStatus.SELF_POST: 2, LinkStatus.MALFORMED_LINE: 2}
+    assert records.n_lines == 5
+
+
+def test_real_dumps_are_judged_as_the_exact_way_judges_them() -> None:
+    path = SHARED_LINKS / "RS_v2_2005-07.xz"
+    if not path.exists():
+        pytest.skip("RS_v2_2005-07.xz is not at ../shared/data/links")
+    body = lzma.decompress(path.read_bytes())
+    records = judge_dump(body, 1, "x")
+    assert records.n_lines == 1_079
+    same(records, body.splitlines())
+
+
+# ---------------------------------------------------------------------------------------------------- children
+
+
+def _many(path: Path, n: int) -> Path:
+    lines = [
+        orjson.dumps(
+            {
+                "id": f"i{number}",
+                "created_utc": 1_500_000_000 + number,
+                "is_self": number % 3 == 0,
+                "score": number % 9,
+                "subreddit": "news",
+                "url": f"https://site{number % 97}.example/{number}?b=1&a=2",
+            }
+        )
+        for number in range(n)
+    ]
+    path.write_bytes(b"\n".join([*lines[: n // 2], b"{broken", b"", *lines[n // 2 :]]) + b"\n")
+    return path
+
+
+def _all(path: Path, scratch: Path, workers: int) -> list[LinkRecords]:
+    with path.open("rb") as file:
+        blocks = read_blocks(path, file)
+        return list(judge_blocks(blocks, is_url_list=False, label="x", scratch=scratch, workers=workers))
+
+
+def test_children_give_the_same_records_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.blocks.BLOCK_BYTES", 2**14)
+    monkeypatch.setattr("data.blocks._PIECE_BYTES", 2**12)
+    path = _many(tmp_path / "dump.ndjson", 12_000)
+    here, there = _all(path, tmp_path, 1), _all(path, tmp_path, 2)
+    assert len(here) == len(there) > 40
+    for one, other in zip(here, there, strict=True):
+        assert one.table.equals(other.table)
+        assert one[1:] == other[1:]
+    assert [line.line for records in there for line in records.malformed] == [6_001]
+    assert not (tmp_path / "blocks").exists()
+    assert not _judging_children()
+
+
+def _judging_children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_blocks_too_large_for_a_slot_and_lines_too_long_keep_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "_SLOT_BYTES", 100)
+    monkeypatch.setattr(judging, "FEW_BLOCKS", 1)
+    line = b'{"created_utc":1,"is_self":true}\n'
+    blocks = [Block(1, 1, [line]), Block(2, 9, [line * 9]), Block(11, 1, None), Block(12, 2, [line, b"{\n"])]
+    found = list(judge_blocks(iter(blocks), is_url_list=False, label="x", scratch=tmp_path, workers=2))
+    assert [records.n_lines for records in found] == [1, 9, 1, 2]
+    assert [line for records in found for line, _ in records.malformed] == [11, 13]
+
+
+def test_children_end_with_a_reader_that_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.blocks.BLOCK_BYTES", 2**14)
+    monkeypatch.setattr("data.blocks._PIECE_BYTES", 2**12)
+    path = _many(tmp_path / "dump.ndjson", 12_000)
+    with path.open("rb") as file:
+        records = judge_blocks(read_blocks(path, file), is_url_list=False, label="x", scratch=tmp_path, workers=2)
+        next(records)
+        assert _judging_children()
+        records.close()  # type: ignore[attr-defined]
+    for _ in range(100):
+        if not _judging_children():
+            break
+        time.sleep(0.1)
+    assert not _judging_children()

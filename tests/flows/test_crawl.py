@@ -1,0 +1,172 @@
+"""Around the crawl: open files, the operator's contact, what earlier runs sealed; and the options of `refresh`."""
+
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from data.config import LinksConfig, PagesConfig
+from flows import cli, services
+from flows.crawl import FILES_RESERVED, allow_files, files_needed, lacks_contact, log_path
+from flows.settings import Settings
+from tests.flows.conftest import webtext
+
+IN_A_PROCESS = """
+import json, resource, sys
+from data.config import PagesConfig
+from data.errors import InputError
+from flows.crawl import allow_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
+try:
+    fitting = allow_files(PagesConfig(max_connections=100)).max_connections
+except InputError as error:
+    fitting = str(error)
+print(json.dumps([fitting, resource.getrlimit(resource.RLIMIT_NOFILE)[0]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [
+        (256, 10_000, [100, files_needed(100)]),  # raised as far as is needed and no further
+        (5_000, 10_000, [100, 5_000]),
+        (256, FILES_RESERVED + 8 * 30 + 7, [30, FILES_RESERVED + 8 * 30 + 7]),  # as many connections as fit
+        (256, 507, ["only 507 files may be open here and a crawl needs 508: raise `ulimit -Hn`", 507]),
+    ],
+)
+def test_the_limit_of_open_files_is_raised_or_fewer_connections_are_used(
+    soft: int, hard: int, expected: list[Any]
+) -> None:
+    command = [sys.executable, "-c", IN_A_PROCESS, str(soft), str(hard)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == expected
+
+
+def test_enough_files_change_nothing() -> None:
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < files_needed(1):
+        pytest.skip("fewer files may be open here than one connection needs")
+    pages = PagesConfig(max_connections=1)
+    assert allow_files(pages) is pages
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"contact": "https://example.org/bot"}, False),
+        ({"connect_to": ("*.example=127.0.0.1:8080",)}, False),
+        ({"connect_to": ("*.example=[::1]:8080",)}, False),
+        ({"connect_to": ("*.example=127.0.0.1:8080", "*=10.0.0.1:80")}, True),
+        ({"allow_net": ("127.0.0.0/8",)}, True),
+    ],
+)
+def test_who_asks_sites_of_others_needs_a_contact(settings: dict[str, Any], expected: bool) -> None:
+    assert lacks_contact(PagesConfig(**settings)) is expected
+
+
+def test_a_variant_has_its_base_s_log(tmp_path: Path) -> None:
+    path = log_path(Settings(home=tmp_path), "2026-11@gopher")
+    assert path == tmp_path / "logs" / "crawl-2026-11.jsonl"
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[LinksConfig, PagesConfig]:
+    """The settings that a command line asks for, from its dry run."""
+    seen: list[Any] = []
+
+    def refresh_plan(_sources: list[str], links: LinksConfig, pages: PagesConfig, _lake: str) -> dict[str, Any]:
+        seen.extend((links, pages))
+        return {"dry_run": True}
+
+    monkeypatch.setattr("flows.plan.refresh_plan", refresh_plan)
+    result = CliRunner().invoke(cli.app, ["refresh", "--links", "x.zst", "--dry-run", "--json", *arguments])
+    assert result.exit_code == 0, result.output
+    return seen[0], seen[1]
+
+
+def test_without_options_the_settings_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(monkeypatch) == (LinksConfig(), PagesConfig())
+
+
+def test_every_option_of_the_crawl_reaches_its_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("# mine\nspam.example\nads.example  # both\n")
+    two.write_text("ads.example\n\nmore.example\n")
+    links, pages = asked(
+        monkeypatch,
+        *("--profile", "openwebtext", "--min-karma", "5", "--block-list", str(one), "--block-list", str(two)),
+        *("--archive", "wayback", "--archive", "commoncrawl", "--archive", "wayback"),
+        *("--host-delay", "2.5", "--max-connections", "17", "--max-links-per-host", "99"),
+        *("--deadline", "1.5h", "--max-bytes", "2G", "--allow-net", "10.0.0.0/8", "--connect-to", "*=127.0.0.1:1"),
+    )
+    blocked = ("ads.example", "more.example", "spam.example")
+    assert links == LinksConfig(min_karma=5, profile="openwebtext", block_domains=blocked)
+    assert pages == PagesConfig(
+        archives=("commoncrawl", "wayback"),
+        host_delay_s=2.5,
+        max_connections=17,
+        max_links_per_host=99,
+        deadline_s=5400.0,
+        max_bytes=2_000_000_000,
+        allow_net=("10.0.0.0/8",),
+        connect_to=("*=127.0.0.1:1",),
+    )
+
+
+def test_all_archives_in_the_order_of_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(monkeypatch, "--archive", "all")[1].archives == ("commoncrawl", "wayback")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--archive", "archive.org"), "--archive archive.org: there are commoncrawl, wayback, and all"),
+        (("--max-connections", "0"), "'--max-connections': Input should be greater than or equal to 1"),
+        (("--profile", "mine"), "--profile mine: there are openwebtext, webtext"),
+        (("--max-bytes", "much"), "expected a number and one of K M G T"),
+    ],
+)
+def test_wrong_usage_is_said(arguments: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(cli.app, ["refresh", "--links", "x.zst", *arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_the_examples_in_the_help_parse() -> None:
+    command = typer.main.get_command(cli.app).commands["refresh"]  # type: ignore[attr-defined]
+    examples = [line.strip("`") for line in str(command.epilog).splitlines() if line.startswith("`webtext")]
+    assert len(examples) == 2
+    for example in examples:
+        program, name, *arguments = shlex.split(example)
+        assert (program, name) == ("webtext", "refresh")
+        assert command.make_context(name, arguments).params["sources"]
+
+
+@pytest.mark.xdist_group("servers")
+def test_a_crawl_without_a_contact_says_so_and_is_logged(servers: services.Servers, home: Path, tmp_path: Path) -> None:
+    """The real command on a host that cannot exist (RFC 6761), so that nobody is asked."""
+    (tmp_path / "urls.txt").write_text("http://a.invalid/\nhttp://b.invalid/\n")
+    (tmp_path / "blocked.txt").write_text("b.invalid\n")
+    environment = {"WEBTEXT_HOME": str(home), "WEBTEXT_LAKE": str(tmp_path / "lake"), "COLUMNS": "200"}
+    run = webtext(
+        {name: value for name, value in os.environ.items() if name != "WEBTEXT_CONTACT"} | environment,
+        *("refresh", "--snapshot", "nowhere", "--links", f"urls:{tmp_path / 'urls.txt'}", "--host-delay", "0"),
+        *("--block-list", str(tmp_path / "blocked.txt"), "--json"),
+    )
+    assert run.returncode == 0, run.stderr
+    stages = json.loads(run.stdout)["stages"]
+    assert (stages["links"]["by_status"]["blocked_domain"], stages["pages"]["by_status"]) == (1, {"dns_failure": 1})
+    log = home / "logs" / "crawl-nowhere.jsonl"
+    said = [line for line in run.stderr.splitlines() if line.startswith("pages: ")]
+    assert said[0] == "pages: site owners cannot reach you: set WEBTEXT_CONTACT to a page or address of your own"
+    assert f"pages: the crawl's log is {log}" in said
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (lines[0]["event"], lines[-1]["event"]) == ("begin", "end")
+    assert (lines[-1]["links"], lines[-1]["settled"], lines[-1]["by_status"]) == (1, 1, {"dns_failure": 1})
