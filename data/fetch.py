@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from data.client import Client, Network
+from data.errors import first_error
 from data.frontier import Frontier, Host, Link
 from data.outage import Outage, pauses
 from data.outcomes import LONG_PAUSE, Job, Outcomes, fast_host_of
@@ -45,11 +46,8 @@ def fetch_links(links: Iterable[Link], job: Job) -> None:
         by_host.setdefault(fast_host_of(link.url), []).append(link)
     try:
         asyncio.run(_fetch_all(by_host, job))
-    except BaseExceptionGroup as group:  # the task group wraps what one of its tasks raised
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from group
+    except BaseExceptionGroup as group:
+        raise first_error(group) from group
 
 
 async def _fetch_all(by_host: dict[str, list[Link]], job: Job) -> None:

@@ -34,7 +34,7 @@ from data.submissions import (
     parse_url_line,
     unescaped,
 )
-from data.urls import MAX_URL_CHARS, is_below, normal_query, partition_of, registrable_domain
+from data.urls import MAX_URL_CHARS, is_below, normal_percents, normal_query, partition_of, registrable_domain
 from data.variants import may_be_rewritten
 
 SUBMISSIONS = pa.schema(
@@ -102,8 +102,8 @@ _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _PLAIN_HOST = re.compile(rf"(?:{_LABEL}\.)+[a-z]{{2,63}}")  # so no IPv4 address in any spelling
 _PLAIN_URL = re.compile(
     r"(https?://([a-z0-9.-]+))"
-    r"(/[A-Za-z0-9._~!$'()*+,;=:@/-]*)?"  # what the WHATWG parser leaves alone, but for segments of dots
-    r"(?:\?([A-Za-z0-9._~!$()*+,;=:@/?&-]+))?"
+    r"(/[A-Za-z0-9._~!$'()*+,;=:@/%-]*)?"  # what the WHATWG parser leaves alone, but for segments of dots
+    r"(?:\?([A-Za-z0-9._~!$()*+,;=:@/?&%-]+))?"
     r"(?:#[!-~]*)?"
 )
 
@@ -139,6 +139,8 @@ def plain_url(url: str) -> tuple[str, _Host] | None:
         return None
     origin, name, path, query = match.groups("")
     host = _host(name)
+    if "%" in path:
+        path = normal_percents(path)
     if not host[0] or "/." in path or may_be_rewritten(name, path) or len(url) >= MAX_URL_CHARS:
         return None
     if query and (query := normal_query(query)):

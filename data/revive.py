@@ -20,6 +20,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from data.archive import DEAD, Archives, Capture
 from data.archivehost import ArchiveUnavailable
 from data.client import Client, Network
+from data.errors import first_error
 from data.optout import header_opt_out, meta_opt_out
 from data.outcomes import Job
 from data.schema import PageStatus
@@ -37,7 +38,7 @@ def look_up(rows: list[Row], submitted: Mapping[str, datetime], job: Job) -> Non
     try:
         asyncio.run(_look_up(rows, submitted, job))
     except BaseExceptionGroup as group:
-        raise group.exceptions[0] from group
+        raise first_error(group) from group
 
 
 async def _look_up(rows: list[Row], submitted: Mapping[str, datetime], job: Job) -> None:
