@@ -9,8 +9,8 @@ turn, each time in a process of its own:
     ours    decompression to judged records: every line has its status, every link its canonical URL and its domain
     stage   the whole links stage: also sorted by domain, merged by URL, written, hashed, sealed
 
-Medians are compared: seconds from opening the file to the last record, and CPU seconds in between of the process and its
-children, whose start is included. Ends with one JSON line.
+Medians are compared: seconds from opening the file to the last record, and CPU seconds in between of the process and
+its children, whose start is included. Ends with one JSON line.
 """
 
 from __future__ import annotations

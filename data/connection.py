@@ -169,7 +169,7 @@ class Exchange:
         self._headers: HeaderList = []
         self._unfinished = 0  # bytes since the last header or piece of the body, about
         self._head_received = 0
-        self._is_interim = self._is_complete = self._ends_with_connection = False
+        self._is_interim = self._is_complete = self._ends_with_connection = self._keeps_alive = False
         self._failure: BaseException | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
@@ -300,6 +300,7 @@ class Exchange:
             self._is_interim = False
             return
         self._is_complete = True
+        self._keeps_alive = self._parser.should_keep_alive()  # it has forgotten after this callback
 
     def _begin_body(self, answer: Answer) -> None:
         code = answer.http_status
@@ -327,7 +328,7 @@ class Exchange:
                 return self.fail(error)
             answer.sha1 = body.sha1.digest()
             self._count_framing(body)
-        self.is_reusable = is_clean and self._is_complete and self._parser.should_keep_alive()
+        self.is_reusable = is_clean and self._is_complete and self._keeps_alive
         self.done.set_result(answer)
         return None
 

@@ -17,6 +17,7 @@ Sources: RFC 9309; the politeness rules of Apache Nutch and StormCrawler.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,7 @@ async def _fetch_all(by_host: dict[str, list[Link]], job: Job) -> None:
         try:
             crawl = Crawl(job, client)
             crawl.fill(by_host)
+            gc.freeze()  # the queue: or each full collection walks all of it
             async with asyncio.TaskGroup() as group:
                 ticker = group.create_task(crawl.tick())
                 await crawl.run(group)
@@ -67,6 +69,7 @@ async def _fetch_all(by_host: dict[str, list[Link]], job: Job) -> None:
             crawl.take_stock()
             await job.segments.settle_all()
         finally:
+            gc.unfreeze()
             await client.close()
 
 

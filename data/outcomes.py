@@ -113,10 +113,15 @@ class Outcomes:
             self.job.segments.hand_off(link)
         self.give_back(host)
 
+    def _now(self) -> datetime:
+        """The time of day, in whole seconds."""
+        now: datetime = self.job.now()
+        return now.replace(microsecond=0)
+
     def keep(self, host: Host, link: Link, answer: Answer) -> None:
         body = page_body(answer, self.config.user_agent)
         response = (answer.status_line, answer.raw_headers)
-        exchange = Exchange(answer.url, self.job.now(), answer.request, response, body, answer.sha1)
+        exchange = Exchange(answer.url, self._now(), answer.request, response, body, answer.sha1)
         warc_file, offset = self.job.segments.page(exchange)
         self.settle(
             host,
@@ -130,7 +135,7 @@ class Outcomes:
             warc_offset=offset,
             etag=answer.text("ETag"),
             last_modified=answer.text("Last-Modified"),
-            fetched_at=exchange.at.replace(microsecond=0),
+            fetched_at=exchange.at,
         )
 
     def keep_known(self, host: Host, link: Link, answer: Answer, known: Known) -> None:
@@ -139,7 +144,7 @@ class Outcomes:
         if refusal is not None:
             raise FetchError(*refusal, NOT_MODIFIED)
         response = (answer.status_line, answer.raw_headers)
-        exchange = Exchange(answer.url, self.job.now(), answer.request, response, b"", known.sha1())
+        exchange = Exchange(answer.url, self._now(), answer.request, response, b"", known.sha1())
         fetched_at = datetime.fromtimestamp(known.fetched_ms / 1000, UTC)
         self.job.segments.revisit(exchange, answer.url, fetched_at, SERVER_NOT_MODIFIED)
         self.settle(
@@ -154,7 +159,7 @@ class Outcomes:
             warc_offset=known.warc_offset,
             etag=known.etag,
             last_modified=known.last_modified,
-            fetched_at=exchange.at.replace(microsecond=0),
+            fetched_at=exchange.at,
         )
 
     async def judge(self, host: Host, link: Link, failure: Failure) -> None:
@@ -218,7 +223,7 @@ class Outcomes:
                 "final_url": link.url,
                 "status": str(status),
                 "reason": reason,
-                "fetched_at": self.job.now().replace(microsecond=0) if is_asked else None,
+                "fetched_at": self._now() if is_asked else None,
                 "domain": domain,
                 "karma": link.karma,
                 **columns,

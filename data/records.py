@@ -141,7 +141,8 @@ def plain_url(url: str) -> tuple[str, _Host] | None:
     host = _host(name)
     if "%" in path:
         path = normal_percents(path)
-    if not host[0] or "/." in path or may_be_rewritten(name, path) or len(url) >= MAX_URL_CHARS:
+    is_long = len(url) * 3 > MAX_URL_CHARS  # a percent sign may become three characters
+    if not host[0] or "/." in path or is_long or may_be_rewritten(name, path):
         return None
     if query and (query := normal_query(query)):
         return f"{origin}{path or '/'}?{query}", host

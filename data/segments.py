@@ -163,7 +163,7 @@ class Segments:
         """Whether the segment has reached its size, number of links or age."""
         segment, config = self._open, self.config
         return segment is not None and (
-            segment.file.tell() >= config.segment_bytes
+            segment.warc.size >= config.segment_bytes
             or len(segment.rows) + len(segment.handoffs) >= config.segment_rows
             or (bool(segment.rows) and time.monotonic() - segment.began >= config.segment_s)
         )

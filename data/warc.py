@@ -27,6 +27,7 @@ WARC-Creation-Date); RFC 1952 (gzip).
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 from collections.abc import Mapping
@@ -58,6 +59,7 @@ class WarcWriter:
 
     def __init__(self, file: BinaryIO, filename: str, fields: Mapping[str, str]) -> None:
         self.file = file
+        self.size = 0  # bytes written
         record = WarcRecord()
         record.init_headers(WarcRecordType.warcinfo)
         record.headers["WARC-Filename"] = filename
@@ -144,13 +146,16 @@ class WarcWriter:
         return offset
 
     def _write(self, record: WarcRecord, payload_sha1: bytes | None = None) -> int:
-        offset = self.file.tell()
+        offset = self.size
         plain = io.BytesIO()
         record.write(plain, checksum_data=True, payload_digest=payload_sha1, chunk_size=_CHUNK_BYTES)
-        self.file.write(igzip_lib.compress(plain.getbuffer(), GZIP_LEVEL, igzip_lib.COMP_GZIP))
+        member = igzip_lib.compress(plain.getbuffer(), GZIP_LEVEL, igzip_lib.COMP_GZIP)
+        self.file.write(member)
+        self.size += len(member)
         return offset
 
 
+@functools.lru_cache(maxsize=64)  # a second has many pages
 def warc_date(moment: datetime) -> str:
     """An aware time as WARC has it, in whole seconds of UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -194,6 +199,7 @@ def read_payload(
     return [(str(name), str(value)) for name, value in record.http_headers.to_tuples()], body
 
 
+@functools.lru_cache(maxsize=64)  # a row and its record have the same; base32 is slow
 def payload_digest(sha1: bytes) -> str:
     """A digest (20 bytes) as WARC and the pages table have it: ``sha1:`` and base32."""
     return f"sha1:{base64.b32encode(sha1).decode()}"

@@ -10,13 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from data.config import PagesConfig
 from data.crawllog import CrawlLog, CrawlStats
 from data.fetch import fetch_links
 from data.frontier import Link
-from data.lake import Lake
+from data.lake import Lake, part_name, write_parquet
+from data.manifest import Manifest
 from data.outcomes import Budget, Job
 from data.politeness import HostMemory
+from data.schema import LINKS
 from data.segments import Segments
 from data.warc import read_payload
 from tests.data.hostile import NET, Handler, Names, Web
@@ -40,6 +44,9 @@ class Fetched:
     rows: list[dict[str, Any]]
     handoffs: list[dict[str, Any]]
     stats: CrawlStats
+
+    def statuses(self) -> list[str]:
+        return [row["status"] for row in self.rows]
 
     def by_status(self) -> dict[str, list[str]]:
         """The paths of the links, by status."""
@@ -68,6 +75,7 @@ class Crawler:
         resolver: Names | None = None,
         known: dict[str, Any] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.time,
         log: Path | None = None,
         part: str | None = None,
         **settings: Any,
@@ -86,7 +94,7 @@ class Crawler:
                 config=config,
                 scratch=scratch,
                 segments=segments,
-                memory=HostMemory(self.lake, "s1", name, time.time),
+                memory=HostMemory(self.lake, "s1", name, clock),
                 stats=stats,
                 log=crawl_log,
                 block_reason=lambda url: "blocked_domain" if "//blocked.example" in url else None,
@@ -120,6 +128,27 @@ class Crawler:
 
 def as_link(handoff: dict[str, Any]) -> Link:
     return Link(handoff["canonical_url"], handoff["target_url"], handoff["karma"], tuple(handoff["seen"]))
+
+
+LINK_SETTINGS = {"profile": "webtext", "block_domains": ["blocked.example"], "min_karma": 3}
+
+
+def publish_links(lake: Lake, parts: Sequence[Sequence[str]], snapshot: str = "s1") -> Manifest:
+    """A published links dataset: the URLs of each part with status ok, one that was dropped, and a source's part."""
+    dataset = lake.dataset("links", snapshot)
+    dataset.begin(LINK_SETTINGS, {})
+    with lake.scratch() as folder:
+        names = []
+        for index, urls in enumerate(parts):
+            names.append(part_name(index))
+            ok = [{"canonical_url": url, "karma": 3 + n, "status": "ok"} for n, url in enumerate(sorted(urls))]
+            dropped = {"canonical_url": f"http://dropped{index}.example/", "karma": 1, "status": "low_karma"}
+            table = pa.Table.from_pylist([*ok, dropped], schema=LINKS)
+            write_parquet(table, folder / "x")
+            counts = {"ok": len(ok), "low_karma": 1}
+            dataset.seal(names[-1], {f"{names[-1]}.parquet": folder / "x"}, table, counts=counts)
+        dataset.seal("source-00000", {}, pa.table({}), counts={"self_post": 2})
+    return dataset.finish([*names, "source-00000"], {}, 0.0)
 
 
 def host_urls(*hosts: str, n: int = 1) -> list[str]:

@@ -268,11 +268,14 @@ class Names(AbstractResolver):
         self.web, self.at_server = web, at_server
         self.left = {name: list(answers) for name, answers in (records or {}).items()}
         self.asked: list[str] = []
+        self.is_down = False  # nothing resolves any more
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         self.asked.append(host)
+        if self.is_down:
+            raise socket.gaierror(socket.EAI_AGAIN, "no name server")
         found: Records = [self.web.address(host)]
         if answers := self.left.get(host):
             found = answers.pop(0) if len(answers) > 1 else answers[0]

@@ -1,0 +1,685 @@
+"""When hosts are asked, and how often: proved by what the server saw."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.lake import Lake
+from data.outcomes import Budget
+from tests.data.crawling import SHORT, URL, Crawler, fill, host_urls, publish_links
+from tests.data.hostile import (
+    PAGE,
+    TDMREP,
+    Handler,
+    Names,
+    Request,
+    Web,
+    drip,
+    gaps_s,
+    in_turn,
+    prove_polite,
+    raw,
+    redirect,
+    reply,
+    rules,
+)
+
+ROOT = Path(__file__).parents[2]
+LONG_PAUSE = "the host asked for a longer pause than max_retry_after_s"
+BUSY = "503 Service Unavailable"
+
+
+def _events(path: Path, *kinds: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if line["event"] in kinds]
+
+
+# Delays
+
+
+def test_delay_and_one_connection_under_concurrency(web: Web, crawl: Crawler) -> None:
+    """Six hosts of one domain that all redirect to a seventh, and a host of another domain."""
+    hosts = [f"h{n}.site.example" for n in range(6)]
+    for host in hosts:
+        for n in range(3):
+            web[f"{host}/{n}"] = redirect(f"http://www.site.example/{host}/{n}")
+            web[f"www.site.example/{host}/{n}"] = reply()
+            web[f"a.other.example/{n}"] = reply()
+    started = time.monotonic()
+    fetched = crawl(*host_urls(*hosts, "a.other.example", n=3), host_delay_s=0.05)
+    assert fetched.statuses() == ["ok"] * 21
+    assert web.log[0].started - started >= 0.05  # a part begins with a delay
+    prove_polite(web, 0.05)
+    assert len(web.asked("www.site.example")) == 20  # its robots.txt and tdmrep.json once
+
+
+def test_crawl_delays(web: Web, crawl: Crawler) -> None:
+    """Each host's own; ours where it asks for less."""
+    delays_s = {"two.example": 2.5, "zero.example": 0.0, "small.example": 0.01, "none.example": 0.0}
+    web["none.example/robots.txt"] = rules("User-agent: *\nAllow: /")
+    for host, delay_s in delays_s.items():
+        if delay_s or host == "zero.example":
+            web[f"{host}/robots.txt"] = rules(f"User-agent: *\nCrawl-delay: {delay_s:g}")
+    fill(web, host_urls(*delays_s, n=2), reply())
+    fetched = crawl(*host_urls("zero.example", "small.example", "none.example", n=2), *host_urls("two.example"),
+                    host_delay_s=0.1)  # fmt: skip
+    assert set(fetched.statuses()) == {"ok"}
+    prove_polite(web, {host: max(0.1, delay_s) for host, delay_s in delays_s.items()})
+    assert max(gaps_s(web.requests("zero.example"))) < 2.0
+
+
+def test_crawl_delay_of_a_day_costs_one_request(web: Web, crawl: Crawler) -> None:
+    web["www.site.example/robots.txt"] = rules("User-agent: *\nCrawl-delay: 86400")
+    fetched = crawl(*host_urls("www.site.example", n=9))
+    assert set(fetched.statuses()) == {"crawl_delay_too_long"}
+    assert web.asked("www.site.example") == ["/robots.txt"]
+
+
+def test_hosts_at_once(web: Web, crawl: Crawler) -> None:
+    """Of one domain two hosts are worked on at once, of all domains three."""
+    active = most = 0
+    active_sites, most_sites = Counter[str](), 0
+
+    async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
+        nonlocal active, most, most_sites
+        site = request.host.split(".", 1)[1]
+        active += 1
+        active_sites[site] += 1
+        most, most_sites = max(most, active), max(most_sites, active_sites[site])
+        await asyncio.sleep(0.1)
+        active -= 1
+        active_sites[site] -= 1
+        await reply()(request, writer)
+
+    urls = fill(web, host_urls(*(f"h{n}.site{site}.example" for site in range(3) for n in range(4))), slow)
+    fetched = crawl(*urls, max_connections=3, max_hosts_per_domain=2)
+    assert set(fetched.statuses()) == {"ok"}
+    assert (most, most_sites) == (3, 2)
+
+
+def test_connections_are_bounded_busy_and_idle(web: Web, crawl: Crawler) -> None:
+    seen: list[int] = []
+
+    async def counting(request: Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.05)  # by now the server has noticed which connections have ended
+        seen.append(web.n_open)
+        await reply()(request, writer)
+
+    urls = fill(web, host_urls(*(f"www.site{n}.example" for n in range(12)), n=2), counting)
+    fetched = crawl(*urls, max_connections=4, host_delay_s=0.02)
+    assert set(fetched.statuses()) == {"ok"}
+    assert max(seen) == 4
+
+
+def test_slow_hosts_hold_up_no_others(web: Web, crawl: Crawler) -> None:
+    """Three hosts at a byte a time, in a task of four connections: the fourth serves all the others meanwhile."""
+    slow = fill(
+        web, host_urls(*(f"www.slow{n}.example" for n in range(3))), drip(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.05)
+    )
+    fast = fill(web, host_urls(*(f"www.fast{n}.example" for n in range(20)), n=2), reply())
+    begun = time.monotonic()
+    fetched = crawl(*slow, *fast, max_connections=4, slow_after_s=2.0, max_attempts=1)
+    took_s = time.monotonic() - begun
+    assert Counter(fetched.statuses()) == {"ok": 40, "too_slow": 3}
+    last = max(request.started for request in web.log if "fast" in request.host)
+    assert last - begun < 2.0 <= took_s
+
+
+# Requests beside those of pages
+
+
+def test_many_robots_that_redirect_to_one_host(web: Web, crawl: Crawler) -> None:
+    """It is asked no more often than any other, nor two at a time."""
+
+    async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.15)
+        await rules("User-agent: *\nDisallow: /x")(request, writer)
+
+    web["cdn.other.example/robots.txt"] = slow
+    hosts = [f"www.site{n}.example" for n in range(5)]
+    for host in hosts:
+        web[f"{host}/robots.txt"] = redirect("http://cdn.other.example/robots.txt")
+    fetched = crawl(*fill(web, host_urls(*hosts), reply()), host_delay_s=0.1)
+    assert fetched.statuses() == ["ok"] * 5
+    assert len(web.requests("cdn.other.example")) == 5
+    assert min(gaps_s(web.requests("cdn.other.example"))) >= 0.1
+
+
+def test_robots_that_redirects_to_a_host_of_the_same_task(web: Web, crawl: Crawler) -> None:
+    """site.example/robots.txt redirects to www.site.example/robots.txt, and both have links."""
+    web["www.site.example/robots.txt"] = rules("")
+    hosts = ["site.example", "a.site.example", "b.site.example"]
+    for host in hosts:
+        web[f"{host}/robots.txt"] = redirect("http://www.site.example/robots.txt")
+    urls = fill(web, [*host_urls("www.site.example", n=8), *host_urls(*hosts)], reply())
+    fetched = crawl(*urls, host_delay_s=0.1)
+    assert fetched.statuses() == ["ok"] * 11
+    assert min(gaps_s(web.requests("www.site.example"))) >= 0.1
+    assert web.most_by_host["www.site.example"] == 1
+
+
+def test_side_requests_wait_like_pages(web: Web, crawl: Crawler) -> None:
+    """robots.txt with redirects within the host, tdmrep.json, a page with redirects: one delay between any two."""
+    web["www.site.example/robots.txt"] = redirect("/r1")
+    web["www.site.example/r1"] = redirect("/r2")
+    web["www.site.example/r2"] = rules("")
+    web[URL] = redirect("/p1")
+    web["www.site.example/p1"] = reply()
+    assert crawl.one(host_delay_s=0.1)["status"] == "ok"
+    assert web.asked("www.site.example") == ["/robots.txt", "/r1", "/r2", TDMREP, "/page", "/p1"]
+    assert min(gaps_s(web.log)) >= 0.1
+
+
+def test_robots_before_every_origin(web: Web, crawl: Crawler) -> None:
+    """Of a host's other scheme too, and of hosts that only redirects lead to."""
+    web[URL] = redirect("http://old.site.example/x")
+    web["old.site.example/robots.txt"] = rules("User-agent: *\nDisallow: /x")
+    web["old.site.example/x"] = reply()
+    assert crawl.one()["status"] == "robots_disallowed"
+    assert web.asked("old.site.example") == ["/robots.txt"]
+
+
+def test_robots_that_expired_is_asked_for_again(web: Web, crawl: Crawler) -> None:
+    """In between pages of the host; the new rules hold for the rest."""
+    urls = fill(web, host_urls("www.site.example", n=8), reply())
+    web["www.site.example/robots.txt"] = in_turn(rules(""), rules("User-agent: *\nDisallow: /"))
+    fetched = crawl(*urls, host_delay_s=0.1, robots_lifetime_s=0.45)
+    found = Counter(fetched.statuses())
+    assert found.keys() == {"ok", "robots_disallowed"}
+    assert web.asked("www.site.example").count("/robots.txt") == 2
+    assert len(web.log) == 3 + found["ok"]
+
+
+# What a host asks for
+
+
+def _date(seconds: float) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize("where", ["/page", "/robots.txt", TDMREP])
+@pytest.mark.parametrize("status", [BUSY, "429 Too Many Requests"])
+def test_retry_after_in_seconds(web: Web, crawl: Crawler, where: str, status: str) -> None:
+    """Whatever was asked for, nothing else is asked of the host meanwhile."""
+    web[URL] = reply()
+    later = reply(b"", status, retry_after="1")
+    web["www.site.example" + where] = in_turn(
+        later, reply() if where == "/page" else raw(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+    )
+    assert crawl.one()["status"] == "ok"
+    asked = web.asked("www.site.example")
+    gap_s = gaps_s(web.log)[asked.index(where)]
+    assert 1.0 <= gap_s < 5.0
+
+
+@pytest.mark.parametrize(
+    ("header", "least_s", "most_s"),
+    [
+        ("0", 0.0, 0.5),
+        (_date(-3600), 0.0, 0.5),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0, 0.5),
+        ("-5", 0.6, 5.0),  # what says nothing is followed by our own back-off
+        ("1.5", 0.6, 5.0),
+        ("soon", 0.6, 5.0),
+        ("", 0.6, 5.0),
+        ("\u00b2", 0.6, 5.0),
+        ("Wed, 21 Oct 99999 07:28:00 GMT", 0.6, 5.0),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999", 0.6, 5.0),
+        ("1, 2", 0.6, 5.0),
+    ],
+    ids="zero past long_past negative fraction word empty superscript year_99999 huge_zone list".split(),
+)
+def test_retry_after_that_says_little(web: Web, crawl: Crawler, header: str, least_s: float, most_s: float) -> None:
+    web[URL] = in_turn(reply(b"", BUSY, retry_after=header), reply())
+    assert crawl.one(backoff_s=0.6)["status"] == "ok"
+    assert least_s <= gaps_s(web.log)[-1] < most_s
+
+
+def test_retry_after_as_a_date(web: Web, crawl: Crawler) -> None:
+    async def later(request: Request, writer: asyncio.StreamWriter) -> None:
+        await reply(b"", BUSY, retry_after=_date(2.0))(request, writer)
+
+    web[URL] = in_turn(later, reply())
+    assert crawl.one()["status"] == "ok"
+    assert gaps_s(web.log)[-1] >= 0.95  # dates are whole seconds
+
+
+@pytest.mark.parametrize(
+    "header", ["601", "999999999999999999999999", "Fri, 31 Dec 2999 23:59:59 GMT"], ids=["above", "huge", "date"]
+)
+def test_retry_after_beyond_our_patience(web: Web, crawl: Crawler, header: str) -> None:
+    """All links of the host are for the next refresh; it is not asked before by the tasks after this one either."""
+    urls = fill(web, host_urls("www.site.example", n=4), reply())
+    web["www.site.example/1"] = reply(b"", BUSY, retry_after=header)
+    fetched = crawl(*urls)
+    assert fetched.by_status() == {"ok": ["/0"], "deferred": ["/1", "/2", "/3"]}
+    assert [row["http_status"] for row in fetched.rows] == [200, 503, None, None]
+    assert {row["reason"] for row in fetched.rows[1:]} == {LONG_PAUSE}
+    assert len(web.log) == 4
+    web["www.site.example/1"] = reply()
+    web["old.site.example/x"] = redirect("http://www.site.example/1")
+    again = crawl(*urls, "http://old.site.example/x")
+    assert again.statuses() == ["deferred"] * 5
+    assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/0", "/1"]
+
+
+def test_retry_after_does_not_hold_up_others(web: Web, crawl: Crawler) -> None:
+    urls = fill(web, host_urls("www.site.example", "www.other.example", "www.third.example", n=3), reply())
+    web["www.site.example/0"] = in_turn(reply(b"", BUSY, retry_after="2"), reply())
+    fetched = crawl(*urls, max_connections=1)
+    assert fetched.statuses() == ["ok"] * 9
+    resumed = web.requests("www.site.example")[3].started
+    assert all(request.started < resumed for request in web.log if request.host != "www.site.example")
+
+
+def test_retry_after_of_an_earlier_task_holds_for_redirects(web: Web, crawl: Crawler) -> None:
+    """A host that only a redirect leads to is as free as it asked to be."""
+    web["old.site.example/x"] = redirect("http://www.site.example/x")
+    web["www.site.example/x"] = in_turn(reply(b"", BUSY, retry_after="1"), reply())
+    crawl("http://old.site.example/x", budget=Budget(deadline_s=0.5))
+    assert web.asked("www.site.example")[-1] == "/x"
+    assert crawl.one("http://old.site.example/x")["status"] == "ok"
+    assert gaps_s(web.requests("www.site.example"))[2] >= 1.0
+
+
+# Failures
+
+
+def test_back_off_grows(web: Web, crawl: Crawler) -> None:
+    web[URL] = reply(b"", "500 Oops")
+    row = crawl.one(backoff_s=0.15, max_attempts=4, breaker_failures=99)
+    assert (row["status"], row["http_status"]) == ("server_error", 500)
+    gaps = gaps_s(web.log)[2:]
+    assert len(gaps) == 3
+    for gap_s, least_s in zip(gaps, (0.15, 0.3, 0.6), strict=True):
+        assert least_s <= gap_s < 2 * least_s + 0.5
+
+
+def test_lost_connection_is_asked_for_once_more_after_the_delay(web: Web, crawl: Crawler) -> None:
+    web[URL] = in_turn(raw(b"", then="close"), reply())
+    assert crawl.one(host_delay_s=0.1, backoff_s=5.0)["status"] == "ok"  # without back-off: as a rule it was idle
+    assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/page", "/page"]
+    assert web.log[3].started - web.log[2].started >= 0.1
+    web.log.clear()
+    web[URL] = raw(b"", then="close")
+    assert crawl.one(max_attempts=2)["status"] == "protocol_error"
+    assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/page", "/page"]  # no third time
+
+
+def _pages_asked(web: Web) -> list[str]:
+    return [path for path in web.asked("www.site.example") if not path.startswith(("/robots", "/."))]
+
+
+def test_breaker_opens_and_gives_up(web: Web, crawl: Crawler, tmp_path: Path) -> None:
+    """Five failures in a row, a pause, one more: the host is left alone, and its other links say so."""
+    urls = fill(web, host_urls("www.site.example", n=9), reply(b"", "500 Oops"))
+    fetched = crawl(*urls, breaker_pause_s=0.8, log=tmp_path / "log")
+    assert _pages_asked(web) == ["/0"] * 3 + ["/1"] * 3
+    assert fetched.by_status() == {"server_error": ["/0", "/1"], "host_failing": [f"/{n}" for n in range(2, 9)]}
+    assert {row["reason"] for row in fetched.rows[2:]} == {"the last failure: server_error"}
+    assert {row["fetched_at"] for row in fetched.rows[2:]} == {None}
+    gaps = gaps_s(web.log)[2:]
+    assert gaps[4] >= 0.8 > max(gaps[:4])
+    assert len(_events(tmp_path / "log", "breaker_open")) == 1
+    assert _events(tmp_path / "log", "breaker_closed") == []
+
+
+def test_breaker_opens_and_recovers(web: Web, crawl: Crawler, tmp_path: Path) -> None:
+    """One good answer closes it, and the count begins anew."""
+    urls = fill(web, host_urls("www.site.example", n=9), reply())
+    bad = reply(b"", "500 Oops")
+    web["www.site.example/0"] = bad
+    web["www.site.example/1"] = in_turn(bad, bad, reply())
+    web["www.site.example/5"] = web["www.site.example/6"] = in_turn(bad, bad, reply())
+    fetched = crawl(*urls, breaker_pause_s=0.3, log=tmp_path / "log")
+    assert fetched.by_status() == {"server_error": ["/0"], "ok": [f"/{n}" for n in range(1, 9)]}
+    assert [event["event"] for event in _events(tmp_path / "log", "breaker_open", "breaker_closed")] == [
+        "breaker_open",
+        "breaker_closed",
+    ]
+
+
+@pytest.mark.parametrize(
+    "status", ["404 No", "410 Gone", "403 Forbidden", "418 Teapot", "204 None", "304 Not Modified"]
+)
+def test_pages_that_are_no_failures_of_the_host(web: Web, crawl: Crawler, status: str) -> None:
+    urls = fill(web, host_urls("www.site.example", n=15), reply(b"", status))
+    assert "host_failing" not in crawl(*urls).statuses()
+    assert len(_pages_asked(web)) == 15
+
+
+def test_silence_counts_twice(web: Web, crawl: Crawler) -> None:
+    """A host that holds connections in silence is given up after four of them, not six."""
+    urls = fill(web, host_urls("www.site.example", n=9), raw(b"", then="hang"))
+    fetched = crawl(*urls, **SHORT | {"read_timeout_s": 0.2})
+    assert Counter(fetched.statuses()) == {"timeout": 4, "host_failing": 5}
+    assert _pages_asked(web) == ["/0", "/1", "/2", "/3"]
+
+
+def test_breaker_of_one_host_is_its_own(web: Web, crawl: Crawler) -> None:
+    fill(web, host_urls("bad.site.example", n=9), reply(b"", "500 Oops"))
+    fill(web, host_urls("www.site.example", n=9), reply())
+    fetched = crawl(*host_urls("bad.site.example", "www.site.example", n=9))
+    assert Counter(fetched.statuses()) == {"ok": 9, "host_failing": 7, "server_error": 2}
+
+
+def test_robots_that_fails_is_asked_three_times_for_all_links(web: Web, crawl: Crawler) -> None:
+    web["www.site.example/robots.txt"] = reply(b"", "500 Oops")
+    fetched = crawl(*host_urls("www.site.example", n=50), backoff_s=0.1)
+    assert set(fetched.statuses()) == {"robots_unreachable"}
+    assert web.asked("www.site.example") == ["/robots.txt"] * 3
+    assert [gap_s >= least_s for gap_s, least_s in zip(gaps_s(web.log), (0.1, 0.2), strict=True)] == [True, True]
+
+
+# Budgets
+
+
+def test_links_per_host(web: Web, crawl: Crawler) -> None:
+    """Those that come last, which are of least karma, are for the next refresh."""
+    urls = fill(web, host_urls("www.site.example", "a.site.example", n=5), reply())
+    fetched = crawl(*urls, max_links_per_host=3)
+    assert fetched.by_status() == {"ok": ["/0", "/1", "/2"] * 2, "deferred": ["/3", "/4"] * 2}
+    assert {row["reason"] for row in fetched.rows if row["status"] == "deferred"} == {"more than max_links_per_host"}
+
+
+def test_deadline_and_bytes_defer_the_rest(web: Web, crawl: Crawler) -> None:
+    urls = fill(web, host_urls("www.site.example", n=5), reply())
+    fetched = crawl(*urls, budget=Budget(deadline_s=0.0))
+    assert fetched.statuses() == ["deferred"] * 5
+    assert {row["reason"] for row in fetched.rows} == {"the deadline"}
+    assert web.log == []
+    whole = crawl(*urls).stats.wire_bytes
+    assert whole >= 5 * len(PAGE)
+    fetched = crawl(*urls, budget=Budget(wire_bytes=whole // 2))
+    n_ok = fetched.statuses().count("ok")
+    assert 1 <= n_ok <= 3
+    assert fetched.statuses() == ["ok"] * n_ok + ["deferred"] * (5 - n_ok)
+    assert {row["reason"] for row in fetched.rows[n_ok:]} == {"max_bytes"}
+    assert whole // 2 <= fetched.stats.wire_bytes < whole
+
+
+def test_deadline_in_the_middle(web: Web, crawl: Crawler) -> None:
+    """What is under way is finished; what waits, backs off or is held in a breaker is deferred at once."""
+    urls = list(fill(web, host_urls(*(f"www.site{n}.example" for n in range(5)), n=40), reply()))
+    urls += fill(web, host_urls("www.busy.example", n=3), reply(b"", BUSY, retry_after="300"))
+    urls += fill(web, host_urls("www.bad.example", n=3), reply(b"", "500 Oops"))
+    begun = time.monotonic()
+    fetched = crawl(*urls, host_delay_s=0.05, backoff_s=60.0, budget=Budget(deadline_s=1.0))
+    assert time.monotonic() - begun < 4.0
+    found = Counter(fetched.statuses())
+    assert found.keys() == {"ok", "deferred"}
+    assert found.total() == len(urls)
+    assert {row["reason"] for row in fetched.rows if row["status"] == "deferred"} == {"the deadline"}
+
+
+# A network that dies
+
+
+@pytest.fixture
+def hosts(web: Web) -> list[str]:
+    """Ten hosts of five domains, with ten pages each."""
+    names = [f"h{n}.site{n % 5}.example" for n in range(10)]
+    fill(web, host_urls(*names, n=10), reply())
+    return names
+
+
+def _dies(web: Web, after_s: float | None) -> Handler:
+    """The whole network dies instead of an answer; and comes back."""
+
+    async def handler(_request: Request, _writer: asyncio.StreamWriter) -> None:
+        await web.go_down()
+        if after_s is not None:
+            await asyncio.sleep(after_s)
+            await web.go_up()
+
+    return handler
+
+
+def test_network_that_comes_back(web: Web, crawl: Crawler, hosts: list[str], tmp_path: Path) -> None:
+    """The task pauses, and nothing is lost: each page is ok, none is asked for twice but those under way."""
+    web["h0.site0.example/5"] = in_turn(_dies(web, 1.5), reply())
+    fetched = crawl(
+        *host_urls(*hosts, n=10), host_delay_s=0.05, breaker_pause_s=30.0, backoff_s=30.0, log=tmp_path / "log"
+    )
+    assert Counter(fetched.statuses()) == {"ok": 100}
+    assert [event["event"] for event in _events(tmp_path / "log", "pause", "resume")] == ["pause", "resume"]
+    asked = Counter(request.host + request.path for request in web.log)
+    assert sum(n - 1 for n in asked.values()) <= len(hosts)
+    assert min(min(gaps_s([r for r in web.requests(host) if r.ended])) for host in hosts) >= 0.05
+
+
+def test_network_that_stays_away(web: Web, crawl: Crawler, hosts: list[str]) -> None:
+    """After the longest pause the rest is deferred: no host is blamed."""
+    web["h0.site0.example/5"] = _dies(web, None)
+    begun = time.monotonic()
+    fetched = crawl(*host_urls(*hosts, n=10), host_delay_s=0.05, network_pause_s=1.5)
+    found = Counter(fetched.statuses())
+    assert found.keys() == {"ok", "deferred"}
+    assert found.total() == 100
+    assert 20 < found["ok"] < 80
+    assert {row["reason"] for row in fetched.rows if row["status"] == "deferred"} == {
+        "the network was down for network_pause_s"
+    }
+    assert 1.5 <= time.monotonic() - begun < 15.0
+
+
+def test_name_servers_that_die_and_come_back(web: Web, crawl: Crawler, hosts: list[str]) -> None:
+    names = Names(web)
+
+    async def dies(request: Request, writer: asyncio.StreamWriter) -> None:
+        names.is_down = True
+        asyncio.get_running_loop().call_later(1.5, setattr, names, "is_down", False)
+        for other in list(web._writers):
+            if other is not writer:
+                other.transport.abort()
+        await reply(connection="close")(request, writer)
+
+    fill(web, host_urls(*hosts, n=10), reply(connection="close"))
+    web["h0.site0.example/5"] = dies
+    fetched = crawl(*host_urls(*hosts, n=10), host_delay_s=0.05, resolver=names)
+    assert Counter(fetched.statuses()) == {"ok": 100}
+
+
+def test_network_that_never_worked(web: Web, crawl: Crawler, hosts: list[str]) -> None:
+    """No outage: typed at once, with one attempt a host."""
+    names = Names(web)
+    names.is_down = True
+    begun = time.monotonic()
+    fetched = crawl(*host_urls(*hosts, n=10), resolver=names)
+    assert Counter(fetched.statuses()) == {"dns_failure": 100}
+    assert len(names.asked) == len(hosts)
+    assert time.monotonic() - begun < 5.0
+
+
+def test_hosts_that_die_in_a_network_that_lives(web: Web, crawl: Crawler, hosts: list[str]) -> None:
+    """Their links get what happened, and nobody waits for them."""
+    dead = {f"www.dead{n}.example": [["127.1.9.9"]] for n in range(12)}
+    begun = time.monotonic()
+    fetched = crawl(*host_urls(*hosts, n=10), *host_urls(*dead, n=3), resolver=Names(web, dead), host_delay_s=0.02)
+    assert Counter(fetched.statuses()) == {"ok": 100, "connect_failure": 36}
+    assert time.monotonic() - begun < 10.0
+
+
+# A clock that jumps
+
+
+@pytest.mark.parametrize("jump_s", [-400 * 86_400.0, 400 * 86_400.0], ids=["back", "forward"])
+def test_clock_that_jumps(web: Web, crawl: Crawler, jump_s: float) -> None:
+    """In the middle of the task. Delays and Retry-After in seconds are as they were; every link has its row."""
+    shift_s = 0.0
+
+    async def jumps(request: Request, writer: asyncio.StreamWriter) -> None:
+        nonlocal shift_s
+        shift_s = jump_s
+        await reply(b"", BUSY, retry_after="1")(request, writer)
+
+    urls = fill(web, host_urls("www.site.example", "www.other.example", n=6), reply())
+    web["www.site.example/2"] = in_turn(jumps, reply())
+    fetched = crawl(
+        *urls,
+        host_delay_s=0.1,
+        now=lambda: datetime.now(UTC) + timedelta(seconds=shift_s),
+        clock=lambda: time.time() + shift_s,
+    )
+    assert Counter(fetched.statuses()) == {"ok": 12}
+    prove_polite(web, 0.1)
+    gap_s = gaps_s(web.requests("www.site.example"))[4]
+    assert 1.0 <= gap_s < 5.0
+    assert {row["fetched_at"].year for row in fetched.rows} == {
+        datetime.now(UTC).year,
+        (datetime.now(UTC) + timedelta(seconds=jump_s)).year,
+    }
+
+
+# kill -9
+
+
+class Crawling:
+    """The pages stage in a process of its own, over a lake with these links."""
+
+    def __init__(self, web: Web, lake: Lake, urls: list[str], **settings: Any) -> None:
+        self.web, self.lake = web, lake
+        publish_links(lake, [urls])
+        hosts = {url.split("/")[2] for url in urls} | {"www.moved.example"}
+        connect_to = [f"{host}={web.address(host)}:{web.port}" for host in sorted(hosts)]
+        self.settings = {"connect_to": connect_to, "backoff_s": 0.1} | settings
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        command = [
+            sys.executable,
+            str(ROOT / "tests" / "crash" / "crawl.py"),
+            self.lake.root,
+            json.dumps(self.settings),
+        ]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        assert self.process.poll() is None, "it ended before it was killed"
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+
+    def digest(self) -> str:
+        """Of the pages, at the end."""
+        assert self.process is not None
+        output = self.process.communicate(timeout=60)[0]
+        assert self.process.returncode == 0
+        return output.strip()
+
+    def sealed(self) -> set[str]:
+        """The links in sealed segments, as ``host/path``."""
+        dataset = self.lake.dataset("pages", "s1")
+        found: set[str] = set()
+        for part in dataset.sealed().values():
+            for file in part.files:
+                if file.path.endswith(".parquet"):
+                    found.update(dataset.read(file.path)["canonical_url"].to_pylist())
+        return {url.removeprefix("http://") for url in found}
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.fixture
+def crawling(web: Web) -> Iterator[list[Crawling]]:
+    begun: list[Crawling] = []
+    yield begun
+    for one in begun:
+        one.close()
+
+
+def _wait_for(condition: Any, what: str, limit_s: float = 30.0) -> None:
+    ends_at = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < ends_at, what
+        time.sleep(0.005)
+
+
+def test_killed_again_and_again(web: Web, tmp_path: Path, crawling: list[Crawling]) -> None:
+    """Two kills at different moments. Over all runs: the delays, robots.txt before pages, no forbidden path, nothing
+    twice that was durable, each host left alone for one delay at first; and the same digest as without."""
+    names = [f"h{n}.site{n % 3}.example" for n in range(6)]
+    urls = list(fill(web, host_urls(*names, n=12), reply()))
+    for url in urls[::5]:
+        web[url] = redirect(url + "/moved")
+        web[url + "/moved"] = reply(b"<p>moved")
+    web["h1.site1.example/robots.txt"] = rules("User-agent: *\nDisallow: /secret")
+    secret = host_urls("h1.site1.example/secret", n=3)
+    fill(web, secret, reply())
+    web["h2.site2.example/robots.txt"] = rules("User-agent: *\nCrawl-delay: 0.3")
+    settings = {"host_delay_s": 0.1, "segment_rows": 4}
+    killed = Crawling(web, Lake(tmp_path / "killed"), [*urls, *secret], **settings)
+    crawling.append(killed)
+    begun_at, ended_at, sealed = [0], [], []
+    for n_more in (25, 30):
+        killed.start()
+        wanted = len(web.log) + n_more
+        _wait_for(lambda wanted=wanted: len(web.log) >= wanted, f"{wanted} requests")
+        killed.kill()
+        ended_at.append(time.monotonic())
+        begun_at.append(len(web.log))
+        sealed.append(killed.sealed())
+    killed.start()
+    digest = killed.digest()
+    prove_polite(web, {name: 0.3 if name == "h2.site2.example" else 0.1 for name in names},
+                 forbidden=["h1.site1.example/secret"])  # fmt: skip
+    runs = [web.log[a:b] for a, b in itertools.pairwise([*begun_at, len(web.log)])]
+    for n, run in enumerate(runs):
+        for name in names:
+            paths = [request.path for request in run if request.host == name]
+            assert not paths or paths[0] == "/robots.txt", (n, name)
+        if n:
+            assert len(sealed[n - 1]) >= 4 * n
+            again = {request.host + request.path for request in run} & sealed[n - 1]
+            assert again == set(), f"run {n} asked for what was durable"
+            assert min(request.started for request in run) - ended_at[n - 1] >= 0.1
+    n_requests = len(web.log)
+    whole = Crawling(web, Lake(tmp_path / "whole"), [*urls, *secret], **settings)
+    crawling.append(whole)
+    whole.start()
+    assert whole.digest() == digest
+    assert len(web.log) - n_requests < n_requests
+
+
+def test_retry_after_is_honoured_after_a_kill(web: Web, tmp_path: Path, crawling: list[Crawling]) -> None:
+    """Of a host with links, and of one that only a redirect leads to."""
+    urls = list(fill(web, host_urls("www.site.example", n=30), reply()))
+    busy = ["www.later.example", "www.moved.example"]
+    for host in busy:
+        web[f"{host}/0"] = in_turn(reply(b"", BUSY, retry_after="4"), reply())
+    web["old.moved.example/0"] = redirect("http://www.moved.example/0")
+    urls += host_urls("www.later.example", "old.moved.example")
+    run = Crawling(web, Lake(tmp_path / "lake"), urls, host_delay_s=0.1)
+    crawling.append(run)
+    run.start()
+    _wait_for(lambda: all(web.asked(host)[-1:] == ["/0"] for host in busy), "the answers 503")
+    answered_at = {host: web.requests(host)[-1].ended for host in busy}
+    time.sleep(max(0.0, max(answered_at.values()) + 0.8 - time.monotonic()))
+    run.kill()
+    n_requests = len(web.log)
+    run.start()
+    run.digest()
+    assert web.log[n_requests].started < min(answered_at.values()) + 4.0, "the run began too late to prove anything"
+    for host in busy:
+        again = [request for request in web.log[n_requests:] if request.host == host]
+        assert again[0].started - answered_at[host] >= 4.0
+        assert [request.path for request in again] == ["/robots.txt", TDMREP, "/0"]
