@@ -123,7 +123,7 @@ class _Download:
         """Ask for one byte: whether ranges are served, how long the file is, and which version of it."""
         url = self.url
         for _ in range(_MAX_REDIRECTS + 1):
-            with await self._get(url, "bytes=0-0", lambda status, _: status == 206, Limits(1, 1), 60.0) as answer:
+            with await self._get(url, "bytes=0-0", lambda status, _: status == 206, _limits(1), 60.0) as answer:
                 if answer.http_status in REDIRECTS:
                     target = resolve_redirect(url, answer.headers.get("Location", ""))
                     if target is None:
@@ -148,10 +148,8 @@ class _Download:
         with self.path.open("ab") as file:
             while (have := file.tell()) < n_bytes:
                 last = min(have + PIECE_BYTES, n_bytes) - 1
-                limits = Limits(last + 1 - have, last + 1 - have)
-                answer = await self._get(
-                    remote.url, f"bytes={have}-{last}", lambda status, _: status == 206, limits, _PIECE_TIMEOUT_S
-                )
+                limits, wanted = _limits(last + 1 - have), f"bytes={have}-{last}"
+                answer = await self._get(remote.url, wanted, lambda status, _: status == 206, limits, _PIECE_TIMEOUT_S)
                 with answer:
                     body = answer.body.read() if answer.body is not None else b""
                     said = answer.headers.get("Content-Range", "")
@@ -167,8 +165,7 @@ class _Download:
                     file.flush()
 
     async def _whole(self, remote: _Remote) -> None:
-        n_bytes = min(WHOLE_BYTES, self.max_bytes)
-        limits = Limits(n_bytes, n_bytes)
+        limits = _limits(min(WHOLE_BYTES, self.max_bytes))
         with await self._get(remote.url, None, lambda status, _: status == 200, limits, _PIECE_TIMEOUT_S) as answer:
             if answer.body is None:
                 raise InputError(f"{self.url}: answered {answer.http_status}; check the address")
@@ -202,3 +199,8 @@ class _Download:
             if attempt < MAX_ATTEMPTS:
                 await asyncio.sleep(backoff_s(attempt, self.config, self.random))
         raise InputError(f"{self.url}: {problem}, {MAX_ATTEMPTS} times; run the same command again later to go on")
+
+
+def _limits(n_bytes: int) -> Limits:
+    """For a body of so many bytes; the wire may have a little more, for the framing of chunks."""
+    return Limits(n_bytes + n_bytes // 8 + 4_096, n_bytes)

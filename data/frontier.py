@@ -15,6 +15,7 @@ Memory: about 0.8 kB a host and 0.3 kB a link, its URL included.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ class Host:
     was_opened: bool = False  # its breaker, since the last success
     robots_attempts: int = 0
     reservations: dict[str, tuple[TdmRule, ...]] | None = None  # by origin, of those that were asked
+    lock: asyncio.Lock | None = None  # held by the one exchange with it; made when it is first asked
     pinned: tuple[str, Robots] | None = None  # what it said last, until a page was asked for by it
 
     def robots_of(self, origin: str) -> Robots | None:

@@ -8,6 +8,7 @@ paper, section 2.1), the karma of a URL is the highest score that any of its sub
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
@@ -18,9 +19,10 @@ import pyarrow.compute as pc
 
 from data.config import LinksConfig
 from data.schema import LINKS, LinkStatus
-from data.urls import blocked_by
+from data.urls import blocked_at
 
 _BATCH = 10_000  # rows that are Python objects at once
+_PORT = re.compile(r":\d+$")
 
 Row = dict[str, Any]
 
@@ -45,6 +47,10 @@ def n_lines(submissions: pa.Table) -> int:
 
 
 def _rows(table: pa.Table) -> Iterator[Row]:
+    """Rows with their times as milliseconds since 1970."""
+    table = table.drop_columns(["partition"])
+    for name in ("created", "observed_at"):
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.int64()))
     for batch in table.to_batches(max_chunksize=_BATCH):
         yield from batch.to_pylist()
 
@@ -55,7 +61,7 @@ def _link(canonical_url: str, group: Iterable[Row], config: LinksConfig) -> Row:
     ``url``, ``source`` and ``score_observed_at`` are those of the submission with the highest score.
     """
     rows = list(group)
-    looks = sorted(_latest_looks(rows), key=_rank)
+    looks = rows if len(rows) == 1 else sorted(_latest_looks(rows), key=_rank)
     best = looks[0]
     scores = [row["score"] for row in looks if row["score"] is not None]
     status, reason = _status(canonical_url, best["score"], any(row["is_listed"] for row in rows), config)
@@ -78,29 +84,23 @@ def _link(canonical_url: str, group: Iterable[Row], config: LinksConfig) -> Row:
 
 def _latest_looks(rows: list[Row]) -> Iterable[Row]:
     """One row a submission; one without an id is a submission of its own."""
-    if len(rows) == 1:
-        return rows
     latest: dict[object, Row] = {}
     for number, row in enumerate(sorted(rows, key=_rank)):
         key = number if row["id"] is None else (row["site"], row["id"])
         known = latest.get(key)
-        if known is None or _observed_s(row) > _observed_s(known):
+        if known is None or (row["observed_at"] or 0) > (known["observed_at"] or 0):
             latest[key] = row
     return latest.values()
 
 
-def _observed_s(row: Row) -> float:
-    return row["observed_at"].timestamp() if row["observed_at"] else 0.0
-
-
 def _rank(row: Row) -> tuple[Any, ...]:
     """Highest score first, then the latest look at it, then names: a total order up to equal rows."""
-    score, created = row["score"], row["created"]
+    score = row["score"]
     return (
         score is None,
         -(score or 0),
-        -_observed_s(row),
-        created.timestamp() if created else 0.0,
+        -(row["observed_at"] or 0),
+        row["created"] or 0,
         row["id"] or "",
         row["url"],
         row["source"],
@@ -109,7 +109,8 @@ def _rank(row: Row) -> tuple[Any, ...]:
 
 def _status(canonical_url: str, karma: int | None, is_listed: bool, config: LinksConfig) -> tuple[LinkStatus, str]:
     """A URL list has no votes: its URLs count as voted up, whatever a dump says of them."""
-    blocked = blocked_by(canonical_url, config)
+    _, _, host, path = canonical_url.partition("?")[0].split("/", 3)
+    blocked = blocked_at(_PORT.sub("", host), path, config)
     if blocked is not None:
         return blocked
     if is_listed or (karma is not None and karma >= config.min_karma):

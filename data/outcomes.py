@@ -92,7 +92,7 @@ class Outcomes:
         memory = self.job.memory
         if name in self.frontier.hosts:
             return self.frontier.hosts[name]
-        host = self.frontier.host(domain, name, free_at + memory.wait_s(name))
+        host = self.frontier.host(domain, name, max(free_at, time.monotonic() + memory.wait_s(name)))
         host.delay_s = max(self.config.host_delay_s, memory.delay_s(name))
         return host
 
@@ -165,11 +165,9 @@ class Outcomes:
     async def judge(self, host: Host, link: Link, failure: Failure) -> None:
         """What a failure means for the link, for robots.txt and for the host."""
         config, job = self.config, self.job
-        asked_s = retry_after_s(failure.retry_after, job.now())
-        if asked_s is not None and asked_s > 0:
-            await job.memory.note_wait(host.name, asked_s)
-            if asked_s > config.max_retry_after_s:
-                return self.defer_host(host, link, failure)
+        asked_s = await self.noted_wait_s(host, failure.retry_after)
+        if asked_s is not None and asked_s > config.max_retry_after_s:
+            return self.defer_host(host, link, failure.http_status)
         verdict = note_failure(host, failure.status, config)
         if failure.robots is not None:
             may_pass = failure.http_status is not None or failure.lost
@@ -200,11 +198,18 @@ class Outcomes:
         host.free_at = max(host.free_at, time.monotonic() + pause_s)
         return self.give_back(host, park=pause_s > PARK_S)
 
-    def defer_host(self, host: Host, link: Link, failure: Failure) -> None:
+    async def noted_wait_s(self, host: Host, retry_after: str | None) -> float | None:
+        """What a Retry-After header asks for, durable in the lake; None if it says nothing."""
+        asked_s = retry_after_s(retry_after, self.job.now())
+        if asked_s:
+            await self.job.memory.note_wait(host.name, asked_s)
+        return asked_s
+
+    def defer_host(self, host: Host, link: Link, http_status: int | None) -> None:
         """It asks for a longer pause than we wait; the next refresh begins with its links."""
-        self.settle(host, link, PageStatus.DEFERRED, LONG_PAUSE, http_status=failure.http_status)
+        self.settle(host, link, PageStatus.DEFERRED, LONG_PAUSE, http_status=http_status)
         self.empty(host, PageStatus.DEFERRED, LONG_PAUSE)
-        self.job.log.event(self.stats, "host_deferred", host=host.name, retry_after=failure.retry_after)
+        self.job.log.event(self.stats, "host_deferred", host=host.name)
         self.give_back(host)
 
     def empty(self, host: Host, status: PageStatus, reason: str) -> None:

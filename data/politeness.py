@@ -56,7 +56,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         return float(text[:12])  # more digits are more than any life
     try:
         date = parsedate_to_datetime(text)
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, TypeError, OverflowError):
         return None
     return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
 

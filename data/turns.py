@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from data.answers import NOT_MODIFIED, wants_html, wants_success
 from data.client import REDIRECTS, Client
 from data.connection import Answer, FetchError, Limits, Wants
-from data.frontier import Frontier, Host, Link
+from data.frontier import Domain, Frontier, Host, Link
 from data.optout import TdmRule, parse_tdmrep, tdmrep_opt_out
 from data.outage import Outage
 from data.outcomes import Failure, Job, Outcomes, fast_host_of
@@ -42,7 +42,7 @@ class Turns:
         self.frontier, self.robots, self.outage, self.outcomes = frontier, robots, outage, outcomes
         self.n_active = 0  # turns under way, counted by the caller
         self.held_since = 0.0
-        self.foreign: OrderedDict[str, float] = OrderedDict()  # when a host of another domain may be asked again
+        self.foreign: OrderedDict[str, Host] = OrderedDict()
         config = job.config
         self.page_limits = Limits(config.max_wire_bytes, config.max_decoded_bytes, config.max_ratio)
         self.robots_limits = Limits(config.max_robots_bytes, config.max_robots_bytes, cut=True)
@@ -70,13 +70,7 @@ class Turns:
 
     async def _ask_robots(self, host: Host, link: Link, origin: str) -> None:
         async def get(url: str) -> Answer:
-            hop = fast_host_of(url)
-            if hop == host.name:
-                await asyncio.sleep(max(0.0, host.free_at - time.monotonic()))
-            else:
-                await self._wait_for_foreign(hop)
-            timeout_s = self.config.total_timeout_s
-            return await self._get(host, url, timeout_s, wants_success, self.robots_limits)
+            return await self._get(host, url, self.config.total_timeout_s, wants_success, self.robots_limits)
 
         robots = await fetch_robots(origin, get, self.config)
         if robots.failure is not None and robots.is_failure:
@@ -103,6 +97,11 @@ class Turns:
                     if answer.http_status == 200 and answer.body is not None:
                         host.reservations[origin] = _reservations(answer.body.read())
                 await self._answered(host, origin)
+                if answer.http_status in (429, 503):
+                    asked_s = await self.outcomes.noted_wait_s(host, answer.headers.get("Retry-After"))
+                    if asked_s is not None and asked_s > self.config.max_retry_after_s:
+                        return self.outcomes.defer_host(host, link, answer.http_status)
+                    host.free_at = max(host.free_at, time.monotonic() + (asked_s or 0.0))
         self.frontier.requeue(link, host)
         return self.outcomes.give_back(host)
 
@@ -147,26 +146,48 @@ class Turns:
         extra: Mapping[str, str] | None = None,
         has_more: bool = True,
     ) -> Answer:
-        """One exchange; the host's delay begins when it ends."""
+        """One exchange, with the host or another that it redirects to; whose delay begins when it ends."""
         if timeout_s <= 0:
             raise FetchError(PageStatus.TIMEOUT, "longer than total_timeout_s")
+        name = fast_host_of(url)
+        asked = host if name == host.name else self.frontier.hosts.get(name) or self._foreign_host(name)
+        if asked.lock is None:
+            asked.lock = asyncio.Lock()
+        await self._wait_for(asked)
         try:
             return await self.client.get(
                 url, timeout_s=timeout_s, wants=wants, limits=limits, extra=extra or {}, keep=has_more
             )
         finally:
-            host.free_at = time.monotonic() + host.delay_s
+            asked.free_at = time.monotonic() + asked.delay_s
+            asked.lock.release()
 
-    async def _wait_for_foreign(self, name: str) -> None:
-        """Many a robots.txt may redirect to one host: it is asked no more often than any other."""
-        now = time.monotonic()
-        at = max(now, self.foreign.pop(name, 0.0))
-        self.foreign[name] = at + self.config.host_delay_s
+    async def _wait_for(self, host: Host) -> None:
+        """Until nobody asks the host and its delay is over; then it is ours. As a rule that is now."""
+        assert host.lock is not None
+        if not host.lock.locked() and host.free_at <= time.monotonic():
+            await host.lock.acquire()
+            return
+        try:
+            async with asyncio.timeout(self.config.total_timeout_s):
+                await host.lock.acquire()
+                try:
+                    await asyncio.sleep(max(0.0, host.free_at - time.monotonic()))
+                except BaseException:
+                    host.lock.release()
+                    raise
+        except TimeoutError as error:
+            raise FetchError(PageStatus.TIMEOUT, "too many others ask the host") from error
+
+    def _foreign_host(self, name: str) -> Host:
+        """A host of another domain, which a robots.txt redirects to: it is asked no more often than any other."""
+        found = self.foreign.pop(name, None) or Host(name, Domain(name), self.config.host_delay_s)
+        self.foreign[name] = found
         if len(self.foreign) > MAX_FOREIGN:
-            self.foreign.popitem(last=False)
-        if at - now > self.config.total_timeout_s:
-            raise FetchError(PageStatus.TIMEOUT, "too many others ask the host that it redirects to")
-        await asyncio.sleep(at - now)
+            first, oldest = next(iter(self.foreign.items()))
+            if oldest.lock is None or not oldest.lock.locked():
+                del self.foreign[first]
+        return found
 
     async def _answered(self, host: Host, origin: str) -> None:
         """A host has answered, so failures that were held back are what they look like."""

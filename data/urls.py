@@ -178,12 +178,17 @@ def block_reason(url: str, config: LinksConfig) -> LinkStatus | None:
 
 def blocked_by(url: str, config: LinksConfig) -> tuple[LinkStatus, str] | None:
     """As ``block_reason``, with the host or extension of the rule that applies."""
-    hosts, extensions = _rules(config.profile, config.block_domains)
     parts = parse_url(url)
-    host = is_below(parts.host, hosts)
-    if host is not None:
-        return LinkStatus.BLOCKED_DOMAIN, host
-    dot, extension = parts.path.rpartition("/")[2].lower().rpartition(".")[1:]
+    return blocked_at(parts.host, parts.path, config)
+
+
+def blocked_at(host: str, path: str, config: LinksConfig) -> tuple[LinkStatus, str] | None:
+    """As ``blocked_by``, for the host and the path of a canonical URL."""
+    hosts, extensions = _rules(config.profile, config.block_domains)
+    blocked_host = is_below(host, hosts)
+    if blocked_host is not None:
+        return LinkStatus.BLOCKED_DOMAIN, blocked_host
+    dot, extension = path.rpartition("/")[2].lower().rpartition(".")[1:]
     if dot and f".{extension}" in extensions:
         return LinkStatus.BLOCKED_EXTENSION, f".{extension}"
     return None

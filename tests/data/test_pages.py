@@ -7,56 +7,30 @@ import itertools
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data import pages, segments
 from data.config import PagesConfig
 from data.errors import InputError
-from data.lake import Lake, part_name, write_parquet
+from data.lake import Lake
 from data.manifest import Manifest, Part
 from data.pages import make_part, run
-from data.schema import LINKS, PAGES
+from data.schema import PAGES
 from data.segments import HANDOFF
 from data.stage import MakePart
 from data.warc import read_payload
-from tests.data.hostile import Request, Web, raw, redirect, reply, serving
-
-LINK_SETTINGS = {"profile": "webtext", "block_domains": ["blocked.example"], "min_karma": 3}
-
-
-@pytest.fixture
-def web() -> Iterator[Web]:
-    with serving(Web()) as served:
-        yield served
-
-
-def _links(lake: Lake, parts: Sequence[Sequence[str]], snapshot: str = "s1") -> Manifest:
-    """A published links dataset: the URLs of each part with status ok, one that was dropped, and a source's part."""
-    dataset = lake.dataset("links", snapshot)
-    dataset.begin(LINK_SETTINGS, {})
-    with lake.scratch() as folder:
-        names = []
-        for index, urls in enumerate(parts):
-            names.append(part_name(index))
-            ok = [{"canonical_url": url, "karma": 3 + n, "status": "ok"} for n, url in enumerate(sorted(urls))]
-            dropped = {"canonical_url": f"http://dropped{index}.example/", "karma": 1, "status": "low_karma"}
-            table = pa.Table.from_pylist([*ok, dropped], schema=LINKS)
-            write_parquet(table, folder / "x")
-            counts = {"ok": len(ok), "low_karma": 1}
-            dataset.seal(names[-1], {f"{names[-1]}.parquet": folder / "x"}, table, counts=counts)
-        dataset.seal("source-00000", {}, pa.table({}), counts={"self_post": 2})
-    return dataset.finish([*names, "source-00000"], {}, 0.0)
+from tests.data.crawling import publish_links
+from tests.data.hostile import ADDRESSES, Request, Web, raw, redirect, reply
 
 
 def _config(web: Web, **settings: Any) -> PagesConfig:
-    to = (f"*.example=127.0.0.1:{web.port}",)
+    to = (f"*.example={ADDRESSES[0]}:{web.port}",)
     fast = {"host_delay_s": 0.0, "backoff_s": 0.0, "breaker_pause_s": 0.0, "max_redirects": 3}
     return PagesConfig(**{"connect_to": to} | fast | settings)
 
@@ -128,7 +102,7 @@ def lake(tmp_path: Path) -> Lake:
 
 def test_each_link_has_one_row_over_all_rounds(web: Web, lake: Lake) -> None:
     _fill(web)
-    links = _links(lake, LINK_PARTS)
+    links = publish_links(lake, LINK_PARTS)
     outcome = run(lake, "s1", _config(web))
     manifest, rows = outcome.manifest, _rows(lake, outcome.manifest)
     assert not outcome.skipped
@@ -149,7 +123,7 @@ def test_each_link_has_one_row_over_all_rounds(web: Web, lake: Lake) -> None:
 
 def test_files_of_a_part(web: Web, lake: Lake) -> None:
     _fill(web)
-    _links(lake, LINK_PARTS)
+    publish_links(lake, LINK_PARTS)
     manifest = run(lake, "s1", _config(web)).manifest
     for part in manifest.parts:
         assert {f.path for f in part.files} == {
@@ -179,7 +153,7 @@ def test_files_of_a_part(web: Web, lake: Lake) -> None:
 
 def test_second_run_does_nothing(web: Web, lake: Lake) -> None:
     _fill(web)
-    _links(lake, LINK_PARTS)
+    publish_links(lake, LINK_PARTS)
     first = run(lake, "s1", _config(web))
     n_requests = len(web.log)
     second = run(lake, "s1", _config(web, max_connections=3))  # an operational setting
@@ -196,7 +170,7 @@ def test_killed_and_run_again(web: Web, tmp_path: Path, dies_at: int) -> None:
     _fill(web)
     whole, killed = Lake(tmp_path / "whole"), Lake(tmp_path / "killed")
     for lake in (whole, killed):
-        _links(lake, LINK_PARTS)
+        publish_links(lake, LINK_PARTS)
     expected = run(whole, "s1", _config(web)).manifest
 
     class Killed(BaseException):
@@ -242,7 +216,7 @@ def test_parts_in_threads_and_out_of_order(web: Web, tmp_path: Path) -> None:
     digests = []
     for name in ("in_turn", "threads"):
         lake = Lake(tmp_path / name)
-        _links(lake, LINK_PARTS)
+        publish_links(lake, LINK_PARTS)
 
         def in_threads(make: MakePart, names: Sequence[str]) -> None:
             with ThreadPoolExecutor(3) as pool:
@@ -261,7 +235,7 @@ def test_rounds_are_partitioned_by_domain(web: Web, lake: Lake, monkeypatch: pyt
     for n, url in enumerate(urls):
         web[url] = redirect(f"http://h{n}.d{n % 9}.example/")
         web[f"h{n}.d{n % 9}.example/"] = reply()
-    _links(lake, [urls])
+    publish_links(lake, [urls])
     manifest = run(lake, "s1", _config(web)).manifest
     assert [part.name for part in manifest.parts] == ["part-00000", *(f"part-1-{n:05d}" for n in range(8))]
     assert manifest.counts == {"ok": 40}
@@ -274,7 +248,7 @@ def test_rounds_are_partitioned_by_domain(web: Web, lake: Lake, monkeypatch: pyt
 
 def test_a_part_that_was_lost_after_others_were_made_from_it(web: Web, lake: Lake) -> None:
     _fill(web)
-    _links(lake, LINK_PARTS)
+    publish_links(lake, LINK_PARTS)
     run(lake, "s1", _config(web))
     for name in ("_manifest.json", "part-00000.parquet"):
         lake.remove("pages", "s1", name)
@@ -289,7 +263,7 @@ def test_bytes_of_the_whole_refresh(web: Web, lake: Lake) -> None:
     parts = [[f"http://h{part}.example/{n}" for n in range(3)] for part in range(3)]
     for url in itertools.chain(*parts):
         web[url] = reply(body)
-    _links(lake, parts)
+    publish_links(lake, parts)
     manifest = run(lake, "s1", _config(web, max_bytes=4_500)).manifest
     assert [part.counts for part in manifest.parts] == [{"deferred": 1, "ok": 2}] * 3  # each has a third of the bytes
     assert manifest.extra["wire_bytes"] == 6_000
@@ -297,7 +271,7 @@ def test_bytes_of_the_whole_refresh(web: Web, lake: Lake) -> None:
 
 def test_deadline(web: Web, lake: Lake) -> None:
     _fill(web)
-    _links(lake, LINK_PARTS)
+    publish_links(lake, LINK_PARTS)
     manifest = run(lake, "s1", _config(web, deadline_s=0.0)).manifest
     assert manifest.counts == {"deferred": 13}
     assert web.log == []
@@ -306,7 +280,7 @@ def test_deadline(web: Web, lake: Lake) -> None:
 def test_no_network_gives_typed_outcomes(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", _raise(socket.gaierror(socket.EAI_AGAIN, "no name server")))
     urls = [f"http://host{n}.invalid/{k}" for n in range(100) for k in range(5)]
-    _links(lake, [urls])
+    publish_links(lake, [urls])
     manifest = run(lake, "s1", PagesConfig(host_delay_s=0.0)).manifest
     assert manifest.counts == {"dns_failure": 500}
     assert manifest.extra["requests"] == 100
@@ -315,7 +289,7 @@ def test_no_network_gives_typed_outcomes(lake: Lake, monkeypatch: pytest.MonkeyP
 def test_bad_input(web: Web, lake: Lake) -> None:
     with pytest.raises(InputError, match="links/s1: no such dataset"):
         run(lake, "s1", _config(web))
-    _links(lake, [["http://a.example/"]])
+    publish_links(lake, [["http://a.example/"]])
     with pytest.raises(InputError, match="--connect-to"):
         run(lake, "s1", _config(web, connect_to=("nonsense",)))
     assert lake.dataset("pages", "s1").begun() is None  # nothing was begun
@@ -331,7 +305,7 @@ def test_part_in_flight_is_dropped_when_interrupted(web: Web, lake: Lake) -> Non
         await asyncio.sleep(60)
 
     web["a.example/1"], web["a.example/2"] = reply(), interrupt
-    _links(lake, [["http://a.example/1", "http://a.example/2"]])
+    publish_links(lake, [["http://a.example/1", "http://a.example/2"]])
     with pytest.raises(KeyboardInterrupt):
         make_part(lake.root, "s1", _config(web), None, (), None, "part-00000")
     assert web.asked("a.example")[-1] == "/2"

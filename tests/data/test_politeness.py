@@ -297,6 +297,19 @@ def test_retry_after_of_an_earlier_task_holds_for_redirects(web: Web, crawl: Cra
     assert gaps_s(web.requests("www.site.example"))[2] >= 1.0
 
 
+def test_retry_after_of_an_earlier_task_is_counted_from_when_it_is_read(web: Web, crawl: Crawler) -> None:
+    """A task that takes its time to queue its links asks no sooner for it."""
+
+    def slow_clock() -> float:
+        time.sleep(0.3)
+        return time.time()
+
+    web[URL] = in_turn(reply(b"", BUSY, retry_after="3"), reply())
+    crawl(URL, budget=Budget(deadline_s=0.5))
+    assert crawl.one(clock=slow_clock)["status"] == "ok"
+    assert gaps_s(web.log)[2] >= 3.0
+
+
 # Failures
 
 
@@ -618,7 +631,8 @@ def test_killed_again_and_again(web: Web, tmp_path: Path, crawling: list[Crawlin
     """Two kills at different moments. Over all runs: the delays, robots.txt before pages, no forbidden path, nothing
     twice that was durable, each host left alone for one delay at first; and the same digest as without."""
     names = [f"h{n}.site{n % 3}.example" for n in range(6)]
-    urls = list(fill(web, host_urls(*names, n=12), reply()))
+    urls = [url for url in host_urls(*names, n=12) if not url.startswith("http://h2.") or url[-1] in "678"]
+    fill(web, urls, reply())
     for url in urls[::5]:
         web[url] = redirect(url + "/moved")
         web[url + "/moved"] = reply(b"<p>moved")
@@ -662,10 +676,10 @@ def test_killed_again_and_again(web: Web, tmp_path: Path, crawling: list[Crawlin
 
 def test_retry_after_is_honoured_after_a_kill(web: Web, tmp_path: Path, crawling: list[Crawling]) -> None:
     """Of a host with links, and of one that only a redirect leads to."""
-    urls = list(fill(web, host_urls("www.site.example", n=30), reply()))
+    urls = list(fill(web, host_urls("www.site.example", n=15), reply()))
     busy = ["www.later.example", "www.moved.example"]
     for host in busy:
-        web[f"{host}/0"] = in_turn(reply(b"", BUSY, retry_after="4"), reply())
+        web[f"{host}/0"] = in_turn(reply(b"", BUSY, retry_after="6"), reply())
     web["old.moved.example/0"] = redirect("http://www.moved.example/0")
     urls += host_urls("www.later.example", "old.moved.example")
     run = Crawling(web, Lake(tmp_path / "lake"), urls, host_delay_s=0.1)
@@ -673,13 +687,13 @@ def test_retry_after_is_honoured_after_a_kill(web: Web, tmp_path: Path, crawling
     run.start()
     _wait_for(lambda: all(web.asked(host)[-1:] == ["/0"] for host in busy), "the answers 503")
     answered_at = {host: web.requests(host)[-1].ended for host in busy}
-    time.sleep(max(0.0, max(answered_at.values()) + 0.8 - time.monotonic()))
+    time.sleep(max(0.0, max(answered_at.values()) + 0.6 - time.monotonic()))
     run.kill()
     n_requests = len(web.log)
     run.start()
     run.digest()
-    assert web.log[n_requests].started < min(answered_at.values()) + 4.0, "the run began too late to prove anything"
+    assert web.log[n_requests].started < min(answered_at.values()) + 6.0, "the run began too late to prove anything"
     for host in busy:
         again = [request for request in web.log[n_requests:] if request.host == host]
-        assert again[0].started - answered_at[host] >= 4.0
+        assert again[0].started - answered_at[host] >= 6.0
         assert [request.path for request in again] == ["/robots.txt", TDMREP, "/0"]
