@@ -165,21 +165,21 @@ class Client:
         return f"GET {url[len(origin) :]} HTTP/1.1".encode(), [host, *self.headers]
 
     def _take_idle(self, origin: str) -> Connection | None:
-        """The idle connection of an origin; those that are idle for too long are closed."""
+        """The idle connection of an origin; others that are idle for too long are closed."""
         now = time.monotonic()
+        found, since = self._idle.pop(origin, (None, now))
         while self._idle:
             first = next(iter(self._idle))
-            connection, since = self._idle[first]
-            if (
-                connection.is_open
-                and now - since <= self.idle_s
-                and self._n_open() <= self.network.config.max_connections
-            ):
+            connection, kept_at = self._idle[first]
+            is_room = self._n_open() <= self.network.config.max_connections
+            if connection.is_open and now - kept_at <= self.idle_s and is_room:
                 break
             del self._idle[first]
             connection.abort()
-        found = self._idle.pop(origin, None)
-        return found[0] if found is not None and found[0].is_open else None
+        if found is None or (found.is_open and now - since <= self.idle_s):
+            return found
+        found.abort()
+        return None
 
     def _keep(self, origin: str, connection: Connection) -> None:
         before = self._idle.pop(origin, None)

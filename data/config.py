@@ -62,9 +62,7 @@ class PagesConfig:
     user_agent: str = "WebTextBot"  # the product token robots.txt is matched with
     max_wire_bytes: int = 10_000_000
     max_decoded_bytes: int = 40_000_000
-    max_ratio: int = (
-        200  # decoded to wire bytes, above 1 MiB; prose has 3 to 10, gzip at most 1,032
-    )
+    max_ratio: int = 200  # decoded to wire bytes, above 1 MiB; prose has 3 to 10, gzip at most 1,032
     max_redirects: int = 8
     max_robots_bytes: int = 512_000  # RFC 9309 asks for at least 500 KiB
     max_crawl_delay_s: float = 30.0

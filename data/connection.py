@@ -196,9 +196,10 @@ class Exchange:
         if self._unfinished > MAX_HEADER_BYTES + _READ_BYTES:
             return self.fail(FetchError(PageStatus.PROTOCOL_ERROR, BROKEN))
         if self.answer is None:
-            self._head_received = self.received
             return None
         body = self.answer.body
+        if not self._head_received:
+            self._head_received = self.received
         if body is not None and self._framed() > self.limits.wire_bytes and not self.limits.cut:
             reason = f"more than {self.limits.wire_bytes} bytes"
             return self.fail(FetchError(PageStatus.TOO_LARGE, reason, self.answer.http_status))

@@ -148,7 +148,9 @@ class WarcWriter:
     def _write(self, record: WarcRecord, payload_sha1: bytes | None = None) -> int:
         offset = self.size
         plain = io.BytesIO()
-        record.write(plain, checksum_data=True, payload_digest=payload_sha1, chunk_size=_CHUNK_BYTES)
+        if payload_sha1 is not None:
+            record.headers["WARC-Payload-Digest"] = payload_digest(payload_sha1)
+        record.write(plain, checksum_data=False, chunk_size=_CHUNK_BYTES)
         member = igzip_lib.compress(plain.getbuffer(), GZIP_LEVEL, igzip_lib.COMP_GZIP)
         self.file.write(member)
         self.size += len(member)
