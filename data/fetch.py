@@ -34,6 +34,7 @@ from data.urls import registrable_domain
 
 GC_THRESHOLD = 20_000  # new objects between collections; an exchange makes few that wait for one, Python's 700 cost 3 %
 _TICK_S = 1.0
+_SLICE = 1_000
 _HOLD_S = 5.0  # failures that nobody's answer has explained so long are looked into
 
 
@@ -60,7 +61,7 @@ async def _fetch_all(by_host: dict[str, list[Link]], job: Job) -> None:
         client = Client(Network.of(config, job.scratch, job.resolver))
         try:
             crawl = Crawl(job, client)
-            crawl.fill(by_host)
+            await crawl.fill(by_host)
             gc.freeze()  # the queue: or each full collection walks all of it
             gc.set_threshold(GC_THRESHOLD)
             async with asyncio.TaskGroup() as group:
@@ -92,7 +93,7 @@ class Crawl:
         self.wake_at = 0.0
         self.counted = (0, 0)
 
-    def fill(self, by_host: dict[str, list[Link]]) -> None:
+    async def fill(self, by_host: dict[str, list[Link]]) -> None:
         """Queue the links, hosts with more of them first. Those above max_links_per_host are deferred."""
         config = self.config
         for name in sorted(by_host, key=lambda name: -len(by_host[name])):
@@ -100,6 +101,8 @@ class Crawl:
             self.stats.links += len(links)
             for link in links[config.max_links_per_host :]:
                 self.outcomes.row(link, domain, PageStatus.DEFERRED, "more than max_links_per_host")
+            if self.job.segments.is_due():
+                await self._breathe()
             links = links[: config.max_links_per_host]
             wait_s = self.job.memory.wait_s(name)
             if wait_s > config.max_retry_after_s:
@@ -198,9 +201,16 @@ class Crawl:
         elif budget.wire_bytes is not None and traffic.wire_bytes >= budget.wire_bytes:
             self.over = "max_bytes"
 
+    async def _breathe(self) -> None:
+        """In long loops: let exchanges that are under way go on, and seal what is due."""
+        await self._rotate_if_due()
+        await asyncio.sleep(0)
+
     async def _defer_rest(self) -> None:
-        for host, link in self.frontier.drain():
+        for number, (host, link) in enumerate(self.frontier.drain()):
             self.outcomes.settle(host, link, PageStatus.DEFERRED, self.over)
+            if number % _SLICE == 0:
+                await self._breathe()
         for host, link, failure in self.outage.release():
             await self.outcomes.judge(host, link, failure)
 
