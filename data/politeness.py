@@ -107,7 +107,9 @@ class HostMemory:
                 if (folder, file) == (snapshot, f"{part}.json"):
                     self.own = known
                 else:
-                    self.others |= {host: entry for host, entry in known.items() if self._left_s(entry) > 0}
+                    for host, entry in known.items():
+                        if self._left_s(entry) > self._left_s(self.others.get(host, {})):
+                            self.others[host] = entry
 
     def wait_s(self, host: str) -> float:
         """How long a host still wants to be left alone."""
@@ -164,6 +166,9 @@ class HostMemory:
     def _read(self, *names: str) -> dict[str, dict[str, float]]:
         value: Any = self.lake.read_json(*names)
         try:
-            return {str(host): {str(k): float(v) for k, v in entry.items()} for host, entry in value.items()}
+            found = {str(host): {str(k): float(v) for k, v in entry.items()} for host, entry in value.items()}
+            if any(("until" in entry) != ("wait_s" in entry) for entry in found.values()):
+                raise ValueError("until and wait_s belong together")
+            return found
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{self.lake.path(*names)}: damaged ({error}); remove it and run again") from error

@@ -4,7 +4,9 @@ import bz2
 import functools
 import gzip
 import io
+import itertools
 import lzma
+import random
 import resource
 import time
 from collections.abc import Sequence
@@ -363,11 +365,11 @@ def test_a_cut_off_file_is_an_error_and_publishes_nothing(suffix: str, cut: floa
     whole = COMPRESSORS[suffix](ndjson(rows))
     path = tmp_path / f"RS_2017-01{suffix}"
     path.write_bytes(whole[: int(len(whole) * cut) if cut > 0 else -1])
-    with pytest.raises(InputError, match=rf"RS_2017-01\{suffix}: damaged or cut off after [\d,]+ lines") as caught:
+    with pytest.raises(InputError, match=rf"RS_2017-01\{suffix}: damaged or cut off after [\d,]+ bytes") as caught:
         build(tmp_path / "lake", [path])
     assert "\n" not in str(caught.value)
     read = int(str(caught.value).split(" after ")[1].split()[0].replace(",", ""))
-    assert 0 < read <= 9_000
+    assert 0 < read <= len(ndjson(rows))
     dataset = Lake(tmp_path / "lake").dataset("links", "demo")
     assert dataset.manifest() is None
     assert dataset.sealed() == {}
@@ -483,30 +485,66 @@ def test_a_line_without_end_is_malformed_and_not_held_in_memory(tmp_path: Path) 
 def test_the_bound_of_a_line_is_exact(extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = orjson.dumps(post(1))
     monkeypatch.setattr(blocks, "MAX_LINE_BYTES", len(line) - extra)
-    monkeypatch.setattr(blocks, "_PIECE_BYTES", 7)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "READ_BYTES", 7)
     path = Path(dump(tmp_path / "a.ndjson", [line, b"{}", line]))
+    assert lines_of(path) == ([None, b"{}\n", None] if extra else [line + b"\n", b"{}\n", line + b"\n"])
+
+
+def lines_of(path: Path) -> list[bytes | None]:
+    """All lines as the blocks hold them, None for one that is too long."""
+    found: list[bytes | None] = []
+    memory = bytearray(2 * blocks.buffer_bytes())
     with path.open("rb") as file:
-        found = [(block.first, b"".join(block.pieces or [b"-"])) for block in blocks.read_blocks(path, file)]
-    assert found == ([(1, b"-"), (2, b"{}\n"), (3, b"-")] if extra else [(1, path.read_bytes())])
+        reader = blocks.BlockReader(path, file)
+        starts = itertools.cycle((0, blocks.buffer_bytes()))
+        while block := reader.fill(blocks.Buffer(memory, next(starts))):
+            lines = bytes(memory[block.start : block.end])
+            assert len(lines) < blocks.BLOCK_BYTES + blocks.MAX_LINE_BYTES + blocks.READ_BYTES
+            found += [None] if block.is_too_long else lines.splitlines(keepends=True)
+        assert reader.fill(blocks.Buffer(memory, 0)) is None
+    return found
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 9])
-def test_blocks_hold_every_line_once(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "_PIECE_BYTES", size)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 12)
+@pytest.mark.parametrize(("block", "size"), [(1, 1), (1, 5), (2, 3), (3, 2), (4, 5), (5, 4), (8, 1)])
+def test_blocks_hold_every_line_once(block: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "READ_BYTES", size)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", block)
     monkeypatch.setattr(blocks, "MAX_LINE_BYTES", 9)
-    lines = [b"one", b"", b"1234567890", b"two", b"123456789", b"x" * 30, b"x" * 30, b"", b"three"]
-    for end in (b"", b"\n", b"\n\n"):
-        path = tmp_path / "a.ndjson"
-        path.write_bytes(b"\n".join(lines) + end)
-        with path.open("rb") as file:
-            found = list(blocks.read_blocks(path, file))
-        expected = [b"-" if len(line) > 9 else line for line in path.read_bytes().removesuffix(b"\n").split(b"\n")]
-        joined = b"".join(b"".join(block.pieces or [b"-\n"]) for block in found)
-        assert joined.removesuffix(b"\n").split(b"\n") == expected
-        assert [block.first for block in found] == [1 + sum(b.n_lines for b in found[:k]) for k in range(len(found))]
-        assert sum(block.n_lines for block in found) == len(expected)
-        assert all(block.pieces is None or block.n_bytes < 12 + 9 + 1 + size for block in found)
+    lines = [b"one", b"", b"1234567890", b"two", b"123456789", b"x" * 30, b"x" * 30, b"", b"three", b"y" * 40]
+    for last in (3, 6, 9, 10):
+        for end in (b"", b"\n", b"\n\n"):
+            path = tmp_path / "a.ndjson"
+            path.write_bytes(b"\n".join(lines[:last]) + end)
+            every = path.read_bytes().splitlines(keepends=True)
+            assert lines_of(path) == [None if len(line.removesuffix(b"\n")) > 9 else line for line in every]
+
+
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbf", b"\xef\xbb\xbfa\n", b"\xef\xbb", b"a", b"ab\n", b"abc\n", b"abcd"])
+def test_a_byte_order_mark_is_no_part_of_a_line(text: bytes, tmp_path: Path) -> None:
+    for suffix in COMPRESSORS:
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes(COMPRESSORS[suffix](text))
+        assert lines_of(path) == text.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
+
+
+def test_a_zstd_file_that_is_cut_off_anywhere_is_an_error(tmp_path: Path) -> None:
+    """Also inside a block that is stored as it is, which takes what follows for its own."""
+    random_ = random.Random(7)
+    bodies = [random_.randbytes(300).hex().encode(), bytes(random_.choices(range(32, 127), k=300)), b"a" * 300]
+    for checksum in (True, False):
+        compressor = zstandard.ZstdCompressor(write_checksum=checksum)
+        frames = [compressor.compress(body + b"\n") for body in bodies]
+        whole = b"".join(frames)
+        ends = set(itertools.accumulate(map(len, frames)))
+        path = tmp_path / "a.zst"
+        for length in range(4, len(whole)):
+            path.write_bytes(whole[:length])
+            if length in ends:
+                assert len(lines_of(path)) == sorted(ends).index(length) + 1
+                continue
+            with pytest.raises(InputError, match=r"a\.zst: damaged or cut off after [\d,]+ bytes"):
+                lines_of(path)
 
 
 # ---------------------------------------------------------------------------------------------------- parts

@@ -5,6 +5,7 @@ import lzma
 import string
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import judging
-from data.blocks import Block, read_blocks
+from data.blocks import BlockReader
 from data.judging import judge_blocks
 from data.records import LinkRecords, judge_dump, plain_url
 from data.schema import LinkStatus
@@ -190,7 +191,7 @@ _LINES = st.one_of(
 @settings(max_examples=400, deadline=None)
 def test_every_line_is_judged_as_the_exact_way_judges_it(lines: list[bytes], ends_with_newline: bool) -> None:
     block = b"\n".join(lines) + b"\n" * (ends_with_newline or not lines[-1])
-    same(judge_dump(block, 1, "x"), lines)
+    same(judge_dump(block, "x"), lines)
 
 
 @pytest.mark.parametrize(
@@ -204,14 +205,15 @@ def test_every_line_is_judged_as_the_exact_way_judges_it(lines: list[bytes], end
     ],
 )
 def test_lines_that_are_no_single_objects(lines: list[bytes]) -> None:
-    same(judge_dump(b"".join(line + b"\n" for line in lines), 1, "x"), lines)
+    same(judge_dump(b"".join(line + b"\n" for line in lines), "x"), lines)
 
 
 def test_malformed_lines_keep_their_numbers() -> None:
-    records = judge_dump(b'{"is_self":true,"created_utc":1}\n{\n\n{"is_self":true,"created_utc":1}\n[]\n', 10, "x")
-    assert [line for line, _ in records.malformed] == [11, 14]
+    records = judge_dump(b'{"is_self":true,"created_utc":1}\n{\n\n{"is_self":true,"created_utc":1}\n[]\n', "x")
+    assert [line for line, _ in records.malformed] == [2, 5]
+    assert [line for line, _ in records.after(10).malformed] == [12, 15]
     assert records.counts == {LinkStatus.SELF_POST: 2, LinkStatus.MALFORMED_LINE: 2}
-    assert records.n_lines == 5
+    assert (records.n_read, records.blank) == (5, 1)
 
 
 def test_real_dumps_are_judged_as_the_exact_way_judges_them() -> None:
@@ -219,8 +221,8 @@ def test_real_dumps_are_judged_as_the_exact_way_judges_them() -> None:
     if not path.exists():
         pytest.skip("RS_v2_2005-07.xz is not at ../shared/data/links")
     body = lzma.decompress(path.read_bytes())
-    records = judge_dump(body, 1, "x")
-    assert records.n_lines == 1_079
+    records = judge_dump(body, "x")
+    assert records.n_read == 1_079
     same(records, body.splitlines())
 
 
@@ -241,55 +243,53 @@ def _many(path: Path, n: int) -> Path:
         )
         for number in range(n)
     ]
-    path.write_bytes(b"\n".join([*lines[: n // 2], b"{broken", b"", *lines[n // 2 :]]) + b"\n")
+    path.write_bytes(b"\n".join([*lines[: n // 2], b"{broken", b"", b"x" * 40_000, *lines[n // 2 :]]) + b"\n")
     return path
 
 
-def _all(path: Path, scratch: Path, workers: int) -> list[LinkRecords]:
-    with path.open("rb") as file:
-        blocks = read_blocks(path, file)
-        return list(judge_blocks(blocks, is_url_list=False, label="x", scratch=scratch, workers=workers))
-
-
-def test_children_give_the_same_records_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.blocks.BLOCK_BYTES", 2**14)
-    monkeypatch.setattr("data.blocks._PIECE_BYTES", 2**12)
-    path = _many(tmp_path / "dump.ndjson", 12_000)
-    here, there = _all(path, tmp_path, 1), _all(path, tmp_path, 2)
-    assert len(here) == len(there) > 40
-    for one, other in zip(here, there, strict=True):
-        assert one.table.equals(other.table)
-        assert one[1:] == other[1:]
-    assert [line.line for records in there for line in records.malformed] == [6_001]
-    assert not (tmp_path / "blocks").exists()
-    assert not _judging_children()
+    monkeypatch.setattr("data.blocks.READ_BYTES", 2**12)
+    monkeypatch.setattr("data.blocks.MAX_LINE_BYTES", 2**15)
+
+
+def _records(path: Path, scratch: Path, workers: int) -> Iterator[LinkRecords]:
+    with path.open("rb") as file:
+        reader = BlockReader(path, file)
+        yield from judge_blocks(reader, is_url_list=False, label="x", scratch=scratch, workers=workers)
 
 
 def _judging_children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_blocks_too_large_for_a_slot_and_lines_too_long_keep_their_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(judging, "_SLOT_BYTES", 100)
-    monkeypatch.setattr(judging, "FEW_BLOCKS", 1)
-    line = b'{"created_utc":1,"is_self":true}\n'
-    blocks = [Block(1, 1, [line]), Block(2, 9, [line * 9]), Block(11, 1, None), Block(12, 2, [line, b"{\n"])]
-    found = list(judge_blocks(iter(blocks), is_url_list=False, label="x", scratch=tmp_path, workers=2))
-    assert [records.n_lines for records in found] == [1, 9, 1, 2]
-    assert [line for records in found for line, _ in records.malformed] == [11, 13]
+@pytest.mark.usefixtures("small_blocks")
+def test_children_give_the_same_records_in_the_same_order(tmp_path: Path) -> None:
+    path = _many(tmp_path / "dump.ndjson", 80_000)
+    n_seen = 0
+    here, there = list(_records(path, tmp_path, 1)), []
+    for records in _records(path, tmp_path, 3):
+        there.append(records)
+        n_seen = max(n_seen, len(_judging_children()))
+        time.sleep(0.005)  # so that the children come up while there are blocks left
+    assert n_seen == 2
+    assert len(here) == len(there) > 300
+    for one, other in zip(here, there, strict=True):
+        assert one.table.equals(other.table)
+        assert one[1:] == other[1:]
+    assert [line.line for records in there for line in records.malformed] == [40_001, 40_003]
+    assert not (tmp_path / "blocks").exists()
+    assert not _judging_children()
 
 
-def test_children_end_with_a_reader_that_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.blocks.BLOCK_BYTES", 2**14)
-    monkeypatch.setattr("data.blocks._PIECE_BYTES", 2**12)
-    path = _many(tmp_path / "dump.ndjson", 12_000)
-    with path.open("rb") as file:
-        records = judge_blocks(read_blocks(path, file), is_url_list=False, label="x", scratch=tmp_path, workers=2)
+@pytest.mark.usefixtures("small_blocks")
+def test_children_end_with_a_reader_that_stops_early(tmp_path: Path) -> None:
+    records = _records(_many(tmp_path / "dump.ndjson", 20_000), tmp_path, 2)
+    for _ in range(judging.FEW_BLOCKS + 2):
         next(records)
-        assert _judging_children()
-        records.close()  # type: ignore[attr-defined]
+    assert _judging_children()
+    records.close()  # type: ignore[attr-defined]
     for _ in range(100):
         if not _judging_children():
             break

@@ -1,0 +1,222 @@
+"""What a failure means, in numbers; and what is remembered of a host."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from data.config import PagesConfig
+from data.errors import InputError
+from data.frontier import Domain, Host
+from data.lake import Lake
+from data.politeness import HostMemory, backoff_s, note_failure, note_success, retry_after_s
+from data.schema import PageStatus
+
+NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+CONFIG = PagesConfig()
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 120 ", 120.0),
+        ("00120", 120.0),
+        ("9" * 500, 999_999_999_999.0),
+        ("Mon, 23 Nov 2026 12:02:00 GMT", 120.0),
+        ("Monday, 23-Nov-26 12:02:00 GMT", 120.0),  # RFC 850
+        ("Mon Nov 23 12:02:00 2026", 120.0),  # asctime
+        ("Mon, 23 Nov 2026 13:02:00 +0100", 120.0),
+        ("Mon, 23 Nov 2026 12:02:00 -0000", 120.0),
+        ("Mon, 23 Nov 2026 11:00:00 GMT", 0.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 251_613_172_799.0 + 0.0),
+        (None, None),
+        ("", None),
+        ("-5", None),
+        ("+5", None),
+        ("1.5", None),
+        ("1e3", None),
+        ("0x10", None),
+        ("soon", None),
+        ("120 seconds", None),
+        ("1, 2", None),
+        ("\u0661\u0662", None),  # digits of another script
+        ("\u00b2", None),
+        ("Mon, 23 Nov 99999 12:00:00 GMT", None),
+        ("Mon, 99 Nov 2026 12:00:00 GMT", None),
+        ("Mon, 23 Nov 2026 25:61:61 GMT", None),
+        ("Mon, 23 Nov 2026 12:00:00 +99999999999999", None),
+        ("\udcff\0", None),
+    ],
+)
+def test_retry_after(header: str | None, seconds: float | None) -> None:
+    found = retry_after_s(header, NOW)
+    if header is not None and "9999 23" in header:
+        assert found is not None
+        assert found > 200_000_000_000
+    else:
+        assert found == seconds
+
+
+def test_back_off_doubles_and_is_spread() -> None:
+    """Between half and one and a half of backoff_s x 2**n; so two hosts that failed together come apart."""
+    rng = random.Random(1)
+    for attempt, least_s in ((1, 2.5), (2, 5.0), (3, 10.0), (4, 20.0)):
+        found = [backoff_s(attempt, CONFIG, rng) for _ in range(500)]
+        assert least_s <= min(found) < 1.05 * least_s
+        assert 2.95 * least_s < max(found) <= 3 * least_s
+    assert backoff_s(10_000, CONFIG, rng) < 5.0 * 2**17  # and does not overflow
+
+
+def _host() -> Host:
+    return Host("www.site.example", Domain("site.example"), 1.0)
+
+
+def _notes(*statuses: PageStatus) -> list[str]:
+    host = _host()
+    return [note_failure(host, status, CONFIG) for status in statuses]
+
+
+def test_the_breaker_opens_at_five_and_gives_up_at_the_next() -> None:
+    error = PageStatus.SERVER_ERROR
+    assert _notes(*[error] * 6) == ["", "", "", "", "open", "give_up"]
+
+
+def test_what_holds_a_connection_counts_twice() -> None:
+    assert _notes(*[PageStatus.TIMEOUT] * 4) == ["", "", "open", "give_up"]
+    assert _notes(PageStatus.TOO_SLOW, PageStatus.SERVER_ERROR, PageStatus.TIMEOUT) == ["", "", "open"]
+
+
+@pytest.mark.parametrize("status", [PageStatus.NOT_FOUND, PageStatus.GONE, PageStatus.NOT_HTML, PageStatus.TOO_LARGE])
+def test_an_answer_about_one_page_ends_the_row_of_failures(status: PageStatus) -> None:
+    error = PageStatus.SERVER_ERROR
+    assert _notes(error, error, error, error, status, error, error, error, error, error) == [""] * 9 + ["open"]
+    assert _notes(*[error] * 5, status, *[error] * 5) == [""] * 4 + ["open"] + [""] * 5 + ["open"]
+
+
+def test_success_says_whether_it_closed_the_breaker() -> None:
+    host = _host()
+    assert not note_success(host)
+    for _ in range(5):
+        note_failure(host, PageStatus.RATE_LIMITED, CONFIG)
+    assert note_success(host)
+    assert not note_success(host)
+    assert (host.failures, host.was_opened) == (0, False)
+
+
+class Clock:
+    """Of the wall; it may be set."""
+
+    def __init__(self) -> None:
+        self.at = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+FILE = ("state", "hosts", "s1", "part-00000.json")
+
+
+async def test_a_wait_is_durable_when_it_is_noted(lake: Lake) -> None:
+    clock = Clock()
+    memory = HostMemory(lake, "s1", "part-00000", clock)
+    await memory.note_wait("a.example", 120.0)
+    assert lake.read_json(*FILE) == {"a.example": {"until": clock.at + 120.0, "wait_s": 120.0}}
+    clock.at += 50.0
+    again = HostMemory(lake, "s1", "part-00000", clock)
+    assert again.wait_s("a.example") == 70.0
+    assert again.wait_s("b.example") == 0.0
+
+
+async def test_waits_that_come_together_share_a_file(lake: Lake) -> None:
+    writes = 0
+    publish = lake.publish_json
+
+    def counting(*arguments: object) -> None:
+        nonlocal writes
+        writes += 1
+        publish(*arguments)  # type: ignore[arg-type]
+
+    lake.publish_json = counting  # type: ignore[method-assign]
+    memory = HostMemory(lake, "s1", "part-00000", Clock())
+    await asyncio.gather(*(memory.note_wait(f"h{n}.example", 10.0 + n) for n in range(200)))
+    assert writes <= 2
+    assert len(lake.read_json(*FILE)) == 200
+
+
+async def test_what_is_noted_while_a_file_is_written_is_in_the_next(lake: Lake) -> None:
+    memory = HostMemory(lake, "s1", "part-00000", Clock())
+
+    async def note(n: int) -> None:
+        await asyncio.sleep(0.03 * n)
+        await memory.note_wait(f"h{n}.example", 100.0)
+        assert f"h{n}.example" in lake.read_json(*FILE)
+
+    await asyncio.gather(*(note(n) for n in range(20)))
+
+
+@pytest.mark.parametrize(("jump_s", "left_s"), [(-1e9, 120.0), (-1.0, 120.0), (60.0, 60.0), (1e9, 0.0)])
+async def test_a_clock_that_jumps_makes_no_wait_longer(lake: Lake, jump_s: float, left_s: float) -> None:
+    clock = Clock()
+    memory = HostMemory(lake, "s1", "part-00000", clock)
+    await memory.note_wait("a.example", 120.0)
+    clock.at += jump_s
+    assert memory.wait_s("a.example") == left_s
+
+
+async def test_no_wait_is_remembered_for_more_than_a_month(lake: Lake) -> None:
+    memory = HostMemory(lake, "s1", "part-00000", Clock())
+    await memory.note_wait("a.example", 1e15)
+    assert memory.wait_s("a.example") == 30 * 86_400.0
+
+
+async def test_crawl_delays_are_of_the_task_and_waits_of_everybody(lake: Lake) -> None:
+    clock = Clock()
+    first = HostMemory(lake, "s1", "part-00000", clock)
+    first.note_delay("a.example", 5.0)
+    await first.note_wait("b.example", 60.0)
+    assert HostMemory(lake, "s1", "part-00000", clock).delay_s("a.example") == 5.0
+    for other in (HostMemory(lake, "s1", "part-1-00000", clock), HostMemory(lake, "s2", "part-00000", clock)):
+        assert (other.delay_s("a.example"), other.wait_s("b.example")) == (0.0, 60.0)
+
+
+async def test_of_several_waits_the_longest_counts(lake: Lake) -> None:
+    """Whatever the names of the tasks that noted them."""
+    clock = Clock()
+    await HostMemory(lake, "s1", "part-00000", clock).note_wait("a.example", 500.0)
+    await HostMemory(lake, "s1", "part-00001", clock).note_wait("a.example", 20.0)
+    assert HostMemory(lake, "s2", "part-00000", clock).wait_s("a.example") == 500.0
+
+
+async def test_a_task_that_is_done_leaves_what_is_not_over(lake: Lake) -> None:
+    clock = Clock()
+    memory = HostMemory(lake, "s1", "part-00000", clock)
+    memory.note_delay("a.example", 5.0)
+    await memory.note_wait("a.example", 60.0)
+    await memory.note_wait("b.example", 600.0)
+    clock.at += 100.0
+    await memory.close()
+    assert list(lake.read_json(*FILE)) == ["b.example"]
+    clock.at += 1000.0
+    await HostMemory(lake, "s1", "part-00000", clock).close()
+    assert not lake.exists(*FILE)
+
+
+@pytest.mark.parametrize("body", ["[]", '{"a": 1}', '{"a": {"until": "x"}}', '{"a": {"until": 5}}', "{", ""])
+def test_a_damaged_file_is_named(lake: Lake, body: str) -> None:
+    path = Path(lake.path(*FILE))
+    path.parent.mkdir(parents=True)
+    path.write_text(body)
+    with pytest.raises(InputError, match=r"part-00000\.json: .*damaged"):
+        HostMemory(lake, "s2", "part-00000", Clock())
