@@ -38,15 +38,15 @@ CACHE = Path(tempfile.gettempdir()) / "webtext-bench"
 
 def read_ours(path: Path, workers: int) -> dict[str, Any]:
     """Lines, outbound links and seconds of decompressing and judging a dump."""
-    from data.blocks import read_blocks
+    from data.blocks import BlockReader
     from data.judging import judge_blocks
 
     started = _now()
     n_lines = n_links = 0
     with tempfile.TemporaryDirectory() as scratch, path.open("rb") as file:
-        blocks = read_blocks(path, file)
+        blocks = BlockReader(path, file)
         for records in judge_blocks(blocks, is_url_list=False, label=path.name, scratch=Path(scratch), workers=workers):
-            n_lines += records.n_lines
+            n_lines += records.n_read
             n_links += records.outbound
     return _measured(started, lines=n_lines, links=n_links)
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=0, help="child processes; 0: one a core, at most 3")
+    parser.add_argument("--workers", type=int, default=0, help="processes that judge; 0: one a core, at most 4")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where the dump is kept")
     parser.add_argument("--run", choices=["ours", "stage"], help=argparse.SUPPRESS)  # one measurement, in a child
     parser.add_argument("--dump", type=Path, help=argparse.SUPPRESS)

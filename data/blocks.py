@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import bz2
 import codecs
-import contextlib
 import gzip
 import lzma
 import mmap
@@ -33,7 +32,6 @@ READ_BYTES = 2**20
 MAX_LINE_BYTES = 16 * 2**20
 MAX_WINDOW_BYTES = 2**31  # Pushshift compressed with zstd --long=31
 
-_MARK_BYTES = 32
 _MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\xfd7zXZ\x00": "xz",
@@ -44,7 +42,7 @@ _OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
     "xz": lzma.open,
     "bzip2": bz2.open,
     "gzip": gzip.open,
-    "plain": contextlib.nullcontext,
+    "plain": lambda file: file,
 }
 _SUFFIXES = {".zst": "zstd", ".xz": "xz", ".bz2": "bzip2", ".gz": "gzip"}
 _CONTROL = frozenset(range(32)) - frozenset(b"\t\n\r")  # in no line of JSON and in no URL
@@ -52,8 +50,8 @@ _BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
 
 def buffer_bytes() -> int:
-    """The size of a buffer: the longest line, and what may be read beyond it."""
-    return MAX_LINE_BYTES + _MARK_BYTES + READ_BYTES
+    """The size of a buffer: the longest line, and what is read at once."""
+    return MAX_LINE_BYTES + READ_BYTES
 
 
 class Buffer(NamedTuple):
@@ -64,7 +62,7 @@ class Buffer(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Whole lines from ``start`` to ``end`` of the buffer's memory; of one that is too long nothing is kept."""
+    """Whole lines, from ``start`` to ``end`` of the buffer's memory; one line of which nothing is kept is too long."""
 
     start: int
     end: int
@@ -75,11 +73,9 @@ class BlockReader:
     """The blocks of an opened file. Raises InputError as ``compression``."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        assert BLOCK_BYTES + READ_BYTES <= MAX_LINE_BYTES, "only the first line of a block may be too long"
-        self._path = path
-        self._stream = _Stream(compression(path, file), file)
+        assert BLOCK_BYTES + READ_BYTES <= MAX_LINE_BYTES, "so that only the first line of a block may be too long"
+        self._stream = _Stream(path, file)
         self._tail = b""  # what was read behind the last block
-        self._is_skipping = False  # in a line that is too long
         self._is_done = False
 
     def fill(self, buffer: Buffer) -> Block | None:
@@ -87,25 +83,127 @@ class BlockReader:
 
         Raises InputError if the file is cut off or damaged.
         """
+        if self._is_done:
+            return None
         memory, start = buffer
-        with memoryview(memory) as view:
-            while not self._is_done:
-                block = self._fill(memory, view, start)
-                if block is not None:
-                    return block
-        return None
-
-    def _fill(self, memory: bytearray | mmap.mmap, view: memoryview, start: int) -> Block | None:
         n = start + len(self._tail)
-        view[start:n] = self._tail
-        if self._is_skipping:
-            first = memory.find(b"\n", start, n)
-            end = memory.rfind(b"\n", start, n) + 1
-        else:
-            first, end = -1, 0
-        return self._read_on(memory, view, start, n, first, end)
+        with memoryview(memory) as view:
+            view[start:n] = self._tail
+            end = start + self._tail.rfind(b"\n") + 1  # of the last whole line
+            while end == start or n - start < BLOCK_BYTES:
+                if end == start and n - start > MAX_LINE_BYTES:
+                    return self._skip(memory, view, start)
+                n_read = self._stream.read_into(view[n : n + READ_BYTES])
+                if not n_read:
+                    self._is_done, end = True, n
+                    break
+                n += n_read
+                if end == start:
+                    newline = memory.find(b"\n", n - n_read, n)
+                    if newline - start > MAX_LINE_BYTES:
+                        self._tail = bytes(view[newline + 1 : n])
+                        return Block(start, start, is_too_long=True)
+                end = max(end, memory.rfind(b"\n", n - n_read, n) + 1)
+            self._tail = bytes(view[end:n])
+        return Block(start, end) if end > start else None
 
-    def _read_on(
-        self, memory: bytearray | mmap.mmap, view: memoryview, start: int, n: int, first: int, end: int
-    ) -> Block | None:
-        raise NotImplementedError
+    def _skip(self, memory: bytearray | mmap.mmap, view: memoryview, start: int) -> Block:
+        """Read to the end of a line that is too long."""
+        newline = -1
+        while newline < 0 and not self._is_done:
+            n_read = self._stream.read_into(view[start : start + READ_BYTES])
+            self._is_done = n_read == 0
+            newline = memory.find(b"\n", start, start + n_read)
+            self._tail = bytes(view[newline + 1 : start + n_read]) if newline >= 0 else b""
+        return Block(start, start, is_too_long=True)
+
+
+def compression(path: Path, file: BinaryIO) -> str:
+    """zstd, xz, bzip2, gzip or plain, by the first bytes; the file is left at its start.
+
+    Raises InputError where none of them is known or the file's name says another.
+    """
+    head = file.read(512)
+    file.seek(0)
+    found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "plain")
+    if head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F:  # a skippable frame before the data (RFC 8878, 3.1.2)
+        found = "zstd"
+    if found == "plain" and _CONTROL.intersection(head):
+        raise InputError(f"{path}: unknown compression; .zst, .xz, .bz2, .gz and plain text are read, convert it first")
+    expected = _SUFFIXES.get(path.suffix.lower(), found)
+    if expected != found:
+        raise InputError(f"{path}: named {path.suffix} but its content is {found}; download it again or rename it")
+    return found
+
+
+class _Stream:
+    """The decompressed bytes of a file, without a byte order mark."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._n_bytes = path, 0
+        name = compression(path, file)
+        self._mark = b""
+        if name == "zstd":
+            self._mark = os.urandom(32)
+            decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+            marked: Any = _Marked(file, self._mark)  # of a file, read() is all that is called
+            self._read_into = decompressor.stream_reader(marked, read_across_frames=True).readinto
+        else:
+            self._read_into = _OPENERS[name](file).readinto1  # readinto would lose what stands before the damage
+        self._held = self._first()  # read and not given: at the end, the mark
+
+    def read_into(self, view: memoryview) -> int:
+        """How many bytes were read; 0 at the end. ``view`` has to be longer than the mark and the byte order mark."""
+        n = len(self._held)
+        view[:n] = self._held
+        while True:
+            n_read = self._more(view[n:])
+            n += n_read
+            given = n - len(self._mark)
+            if n_read == 0 and bytes(view[max(given, 0) : n]) != self._mark:
+                raise self._damaged("the last zstd frame is not complete")
+            if n_read == 0 or given > 0:
+                self._held = bytes(view[given:n])
+                self._n_bytes += given
+                return given
+
+    def _first(self) -> bytes:
+        head = bytearray(len(codecs.BOM_UTF8))
+        n = 0
+        while n < len(head) and (n_read := self._more(memoryview(head)[n:])):
+            n += n_read
+        return b"" if head == codecs.BOM_UTF8 else bytes(head[:n])
+
+    def _more(self, view: memoryview) -> int:
+        try:
+            return self._read_into(view) or 0
+        except _BROKEN as error:
+            raise self._damaged(str(error) or type(error).__name__) from error
+
+    def _damaged(self, why: str) -> InputError:
+        return InputError(
+            f"{self._path}: damaged or cut off after {self._n_bytes:,} bytes of text ({why}); "
+            "nothing of it was kept: download it again and run again"
+        )
+
+
+class _Marked:
+    """A zstd file with two frames behind it that hold the halves of a mark.
+
+    Two, since a frame that is cut off may take what follows for its own content, with all that is between them. The
+    frames come in one piece with what is before them: if a piece ended inside a frame's header and the next one began
+    with a whole frame, libzstd would forget the header.
+    """
+
+    def __init__(self, file: BinaryIO, mark: bytes) -> None:
+        half = len(mark) // 2
+        compressor = zstandard.ZstdCompressor(write_checksum=True)
+        self._file, self._frames = file, compressor.compress(mark[:half]) + compressor.compress(mark[half:])
+        self._next: bytes | None = None
+
+    def read(self, n_bytes: int) -> bytes:
+        found = self._file.read(n_bytes) if self._next is None else self._next
+        self._next = self._file.read(n_bytes) if found else b""
+        if not self._next:
+            found, self._frames = found + self._frames, b""
+        return found

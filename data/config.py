@@ -32,7 +32,7 @@ class LinksConfig:
     public_suffix_list: str = PUBLIC_SUFFIX_LIST  # what says where a registrable domain ends
     part_links: int = 20_000  # links a part aims at; a part is one crawl task and holds whole domains
     spill_rows: int = operational(200_000)  # rows held in memory before they are spilled to disk
-    workers: int = operational(0)  # child processes that judge lines; 0: one a core, at most 3
+    workers: int = operational(0)  # processes that judge lines; 0: one a core, at most 4
     max_download_bytes: int = operational(200_000_000_000)  # of a dump that is named by its URL
     hn_search_url: str = operational("https://hn.algolia.com/api/v1")
     hn_items_url: str = operational("https://hacker-news.firebaseio.com/v0")

@@ -72,11 +72,12 @@ class LinkRecords(NamedTuple):
     outbound: int  # lines; the rows of the table but for links that were deferred, of which each is one line
     counts: Counter[LinkStatus]
     blank: int = 0
-    malformed: Sequence[Malformed] = ()  # the first NAMED_LINES
+    malformed: Sequence[Malformed] = ()  # the first NAMED_LINES, numbered from 1 here
+    n_read: int = 0  # lines; not the sum of the others where a line is a whole listing
 
-    @property
-    def n_lines(self) -> int:
-        return self.outbound + self.counts.total() + self.blank
+    def after(self, n_before: int) -> LinkRecords:
+        """With the malformed lines numbered as they are in a file with ``n_before`` lines before these."""
+        return self._replace(malformed=[Malformed(n_before + line, reason) for line, reason in self.malformed])
 
 
 class _Row(msgspec.Struct, gc=False):
@@ -167,36 +168,36 @@ class _Judged:
             if found.status is LinkStatus.MALFORMED_LINE and len(self.malformed) < NAMED_LINES:
                 self.malformed.append(Malformed(number, found.reason))
 
-    def records(self, label: str) -> LinkRecords:
+    def records(self, label: str, n_read: int) -> LinkRecords:
         fields = [field for field in SUBMISSIONS if field.name not in ("source", "deferred_from")]
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(fields)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
         arrays += [pa.repeat(pa.scalar(label), len(self.rows)), pa.nulls(len(self.rows), pa.string())]
-        return LinkRecords(
-            pa.Table.from_arrays(arrays, schema=SUBMISSIONS), len(self.rows), self.counts, self.blank, self.malformed
-        )
+        table = pa.Table.from_arrays(arrays, schema=SUBMISSIONS)
+        return LinkRecords(table, len(self.rows), self.counts, self.blank, self.malformed, n_read)
 
 
-def too_long(number: int, max_bytes: int, label: str) -> LinkRecords:
+def too_long(max_bytes: int, label: str) -> LinkRecords:
     """The record of a line that was not kept because of its length."""
     judged = _Judged()
-    judged.add(number, [Rejected(LinkStatus.MALFORMED_LINE, f"longer than {max_bytes:,} bytes")])
-    return judged.records(label)
+    judged.add(1, [Rejected(LinkStatus.MALFORMED_LINE, f"longer than {max_bytes:,} bytes")])
+    return judged.records(label, 1)
 
 
-def judge_urls(lines: bytes, first: int, label: str) -> LinkRecords:
-    """Whole lines of a URL list; ``first`` is the number of the first one."""
+def judge_urls(lines: bytes, label: str) -> LinkRecords:
+    """Whole lines of a URL list."""
     judged = _Judged()
-    for number, line in enumerate(lines.removesuffix(b"\n").split(b"\n"), first):
+    every = lines.removesuffix(b"\n").split(b"\n")
+    for number, line in enumerate(every, 1):
         if line.strip():
             judged.add(number, [parse_url_line(line)])
         else:
             judged.blank += 1
-    return judged.records(label)
+    return judged.records(label, len(every))
 
 
-def judge_dump(lines: bytes, first: int, label: str) -> LinkRecords:
-    """Whole lines of a dump; ``first`` is the number of the first one."""
+def judge_dump(lines: bytes, label: str) -> LinkRecords:
+    """Whole lines of a dump."""
     judged = _Judged()
     ends = _line_ends(lines)
     rows = _decode(lines, ends)
@@ -207,19 +208,19 @@ def judge_dump(lines: bytes, first: int, label: str) -> LinkRecords:
         if row is None or row.created_utc is msgspec.UNSET or type(row.is_self) is not bool:
             line = bytes(lines[start:end])
             if line.strip():
-                judged.add(first + index, parse_dump_line(line))
+                judged.add(index + 1, parse_dump_line(line))
             else:
                 judged.blank += 1
         elif row.is_self:
             counts[LinkStatus.SELF_POST] += 1
         else:
-            _add_outbound(row, append, counts, judged, first + index)
+            _add_outbound(row, append, counts, judged)
         start = end + 1
     judged.counts.update(counts)
-    return judged.records(label)
+    return judged.records(label, len(ends))
 
 
-def _add_outbound(row: _Row, append: Any, counts: Counter[LinkStatus], judged: _Judged, number: int) -> None:
+def _add_outbound(row: _Row, append: Any, counts: Counter[LinkStatus], judged: _Judged) -> None:
     url, score, created, identity, subreddit, seen = (
         row.url,
         row.score,
@@ -239,7 +240,7 @@ def _add_outbound(row: _Row, append: Any, counts: Counter[LinkStatus], judged: _
             url = unescaped(url)
         plain = plain_url(url)
     if plain is None:
-        judged.add(number, [parse_reddit(_as_item(row))])
+        judged.add(0, [parse_reddit(_as_item(row))])  # which finds no line malformed
         return
     canonical, (_, is_reddit, domain, partition) = plain
     if is_reddit:

@@ -28,7 +28,7 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
-from data.blocks import compression, read_blocks
+from data.blocks import BlockReader, compression
 from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
 from data.judging import judge_blocks
@@ -120,30 +120,30 @@ def lines_of(
     path: Path, file: BinaryIO, reading: Reading, *, label: str, is_url_list: bool = False
 ) -> Iterator[LinkRecords]:
     """The records of an opened file of lines. Raises InputError if it is damaged or holds no lines."""
-    n_lines = 0
+    n_read = 0
     for records in judge_blocks(
-        read_blocks(path, file),
+        BlockReader(path, file),
         is_url_list=is_url_list,
         label=label,
         scratch=reading.scratch,
         workers=reading.config.workers,
     ):
-        n_lines += records.n_lines
+        n_read += records.n_read
         yield records
-    if n_lines == 0:
+    if n_read == 0:
         raise InputError(f"{path}: holds no lines; remove it from the link sources or download it again")
 
 
 def sealed_records(reading: Reading, label: str, files: list[str]) -> Iterator[LinkRecords]:
     """The records of a live source, from the files of its sealed slices: compressed lines of JSON, each file small."""
-    first = 1
+    n_before = 0
     for name in files:
         with reading.dataset.lake.open(*reading.dataset.names(name)) as file:
             lines = zstandard.ZstdDecompressor().decompress(file.read())
         if lines:
-            records = judge_dump(lines, first, label)
-            first += records.n_lines
-            yield records
+            records = judge_dump(lines, label)
+            yield records.after(n_before)
+            n_before += records.n_read
 
 
 def _existing(spec: str, path: Path) -> Path:

@@ -26,7 +26,13 @@ TOKENS = TokensConfig(val_share=0.05)  # a small corpus: held-out tasks need a f
 def pages_config(connect_to: tuple[str, ...]) -> PagesConfig:
     """Polite in the small: everything is served from this machine, and its slow hosts are slow by seconds."""
     return PagesConfig(
-        host_delay_s=0.02, total_timeout_s=6.0, read_timeout_s=3.0, connect_timeout_s=3.0, connect_to=connect_to
+        host_delay_s=0.02,
+        total_timeout_s=6.0,
+        read_timeout_s=3.0,
+        connect_timeout_s=3.0,
+        backoff_s=0.2,
+        breaker_pause_s=1.0,
+        connect_to=connect_to,
     )
 
 

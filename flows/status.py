@@ -6,6 +6,7 @@ from typing import Any
 
 from data.lake import Lake
 from data.schema import STAGES
+from data.segments import PREFIX as SEGMENT_PREFIX
 from flows import services
 from flows.settings import Settings
 
@@ -33,7 +34,8 @@ def _stages(lake: Lake, snapshot: str) -> dict[str, Any]:
         if manifest is not None:
             stages[stage] = {"state": "done", "rows_in": manifest.rows_in, "rows_out": manifest.rows_out}
         elif dataset.begun() is not None:
-            stages[stage] = {"state": "begun", "parts_sealed": len(dataset.sealed())}
+            parts = [name for name in dataset.sealed() if not name.startswith(SEGMENT_PREFIX)]
+            stages[stage] = {"state": "begun", "parts_sealed": len(parts)}
     return stages
 
 
