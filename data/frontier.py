@@ -56,6 +56,7 @@ class Host:
     domain: Domain
     delay_s: float
     free_at: float = 0.0  # no request before
+    asked_at: float = 0.0
     queue: list[Link] = field(default_factory=list)  # the next one is last
     is_placed: bool = False  # ready, waiting, busy or pending
     is_active: bool = False  # counted in its domain

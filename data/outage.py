@@ -1,10 +1,10 @@
 """Tells a dead network of our own from dead hosts, so that an outage does not become a million typed failures.
 
-A failure to reach a host (no name, no connection, silence) is held back until any other host answers, which as a rule
-takes milliseconds: the network is there, so the failure was the host's. If failures pile up instead, or there is
-nothing else left to ask, hosts that answered before are connected to (a connection, no request). If one of them lets us
-in, the network is there. If none does, it is not: what was held back is asked again later, and the task pauses, looking
-again with growing pauses, for at most network_pause_s.
+A failure to reach a host (no name, no connection, silence) is held back until another host answers what it was asked
+after the failure, which as a rule takes milliseconds: the network is there, so the failure was the host's. If failures
+pile up instead, or there is nothing else left to ask, hosts that answered before are connected to (a connection, no
+request). If one of them lets us in, the network is there. If none does, it is not: what was held back is asked again
+later, and the task pauses, looking again with growing pauses, for at most network_pause_s.
 
 A network that never worked is no outage: failures are typed at once. So is it where fewer than ``MIN_GOOD`` domains
 have answered: then a host that has died cannot be told from a network that has.
@@ -46,13 +46,15 @@ class Outage(Generic[Held]):
     def is_suspicious(self) -> bool:
         return len(self.held) >= MAX_HELD
 
-    def answered(self, domain: str, origin: str) -> list[Held]:
-        """A host answered: what was held back is what it looks like; returns it."""
+    def answered(self, domain: str, origin: str, explains: Callable[[Held], bool] = lambda _: True) -> list[Held]:
+        """A host answered: what was held back is what it looks like, if the answer ``explains`` it; returns that."""
         self.good[domain] = origin
         self.good.move_to_end(domain)
         if len(self.good) > _REMEMBERED:
             self.good.popitem(last=False)
-        return self.release()
+        explained = [held for held in self.held if explains(held)]
+        self.held = [held for held in self.held if not explains(held)]
+        return explained
 
     def release(self) -> list[Held]:
         held, self.held = self.held, []

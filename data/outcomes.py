@@ -67,6 +67,7 @@ class Failure(NamedTuple):
     retry_after: str | None = None
     robots: Robots | None = None  # set where it was robots.txt that was asked for
     origin: str = ""
+    at: float = 0.0  # time.monotonic() of the failure
 
     @property
     def is_unreached(self) -> bool:

@@ -154,6 +154,7 @@ class Turns:
         if asked.lock is None:
             asked.lock = asyncio.Lock()
         await self._wait_for(asked)
+        host.asked_at = time.monotonic()
         try:
             return await self.client.get(
                 url, timeout_s=timeout_s, wants=wants, limits=limits, extra=extra or {}, keep=has_more
@@ -191,7 +192,8 @@ class Turns:
 
     async def _answered(self, host: Host, origin: str) -> None:
         """A host has answered, so failures that were held back are what they look like."""
-        for held in self.outage.answered(host.domain.name, origin):
+        began = host.asked_at
+        for held in self.outage.answered(host.domain.name, origin, lambda held: held[2].at <= began):
             await self.outcomes.judge(*held)
 
     async def _failed(self, host: Host, link: Link, failure: Failure) -> None:
@@ -199,7 +201,7 @@ class Turns:
         if failure.is_unreached and self.outage.may_hold:
             if not self.outage.held:
                 self.held_since = time.monotonic()
-            self.outage.held.append((host, link, failure))
+            self.outage.held.append((host, link, failure._replace(at=time.monotonic())))
         else:
             await self.outcomes.judge(host, link, failure)
 
