@@ -49,7 +49,7 @@ SLOW_NET = "127.200.0.0/16"
 PEERS = {"bare": "benchmarks.crawl_peers.bare", "scrapy": "benchmarks.crawl_peers.scrapy_spider"}
 OURS = "benchmarks.crawl_peers.ours"
 
-_SAMPLE_S = 0.5
+_SAMPLE_S = 0.2
 _LONGEST_S = 3600.0
 
 Result = dict[str, Any]
@@ -145,7 +145,7 @@ def _finish(process: subprocess.Popen[str], module: str) -> Result:
 
 
 def run_sampled(web: Web, module: str, *arguments: str) -> tuple[Result, list[tuple[int, float]]]:
-    """As ``run``; also (requests served, resident MB of the process and its children) every half second."""
+    """As ``run``; also, five times a second, requests served and resident MB of the process and its children."""
     process = _start(module, *arguments)
     samples = []
     while process.poll() is None:
@@ -200,17 +200,16 @@ def memory(size: Size, folder: Path) -> Result:
     expected = size.memory_hosts * size.memory_links_per_host
     if result["pages"] != expected:
         raise SystemExit(f"ours got {result['pages']} of {expected} pages: {result}")
-    return result | {"rss_mb_at": _curve(samples), "links": expected, "hosts": size.memory_hosts}
+    return result | {"rss_mb_at": curve(samples), "links": expected, "hosts": size.memory_hosts}
 
 
-def _curve(samples: list[tuple[int, float]]) -> dict[str, float]:
-    total = max((served for served, _ in samples), default=0)
-    curve = {}
-    for percent in (5, 25, 50, 75, 100):
-        at = [rss for served, rss in samples if served * 100 >= total * percent]
-        if at:
-            curve[f"{percent}%"] = round(at[0], 1)
-    return curve
+def curve(samples: list[tuple[int, float]]) -> dict[str, float]:
+    """Of samples (requests served, MB): the MB when a share of all requests had been served."""
+    total = max(served for served, _ in samples)
+    shares = (5, 25, 50, 75, 100)
+    return {
+        f"{share}%": round(next(rss for served, rss in samples if served * 100 >= total * share), 1) for share in shares
+    }
 
 
 def queue(size: Size, folder: Path) -> Result:

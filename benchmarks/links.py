@@ -6,7 +6,8 @@ The dump is made once (benchmarks/links_dump.py) and kept in the cache directory
 turn, each time in a process of its own:
 
     peer    benchmarks/links_peers/pushshift.py: decompress, json.loads, pick fields, drop low scores and posts of text
-    ours    decompression to judged records: every line has its status, every link its canonical URL and its domain
+    parse   the same, line by line the same rows, with our reader, processes and decoder: what parsing alone costs
+    judge   decompression to judged records: every line has its status, every link its canonical URL and its domain
     stage   the whole links stage: also sorted by domain, merged by URL, written, hashed, sealed
 
 Medians are compared: seconds from opening the file to the last record, and CPU seconds in between of the process and
@@ -36,7 +37,33 @@ PEER = ROOT / "benchmarks" / "links_peers" / "pushshift.py"
 CACHE = Path(tempfile.gettempdir()) / "webtext-bench"
 
 
-def read_ours(path: Path, workers: int) -> dict[str, Any]:
+def parse(path: Path, workers: int) -> dict[str, Any]:
+    """Lines, kept submissions and seconds of doing what the peer does."""
+    from data.blocks import BlockReader
+    from data.judging import map_blocks
+
+    started = _now()
+    n_lines, kept = 0, []
+    with tempfile.TemporaryDirectory() as scratch, path.open("rb") as file:
+        for n_block, several in map_blocks(BlockReader(path, file), _pick, Path(scratch), workers):
+            n_lines += n_block
+            kept += several
+    return _measured(started, lines=n_lines, kept=len(kept))
+
+
+def _pick(lines: bytes | None) -> tuple[int, list[tuple[Any, ...]]]:
+    from data.records import decode_rows
+
+    rows = [row for row in decode_rows(lines or b"")[0] if row is not None]
+    kept = [
+        (row.id, row.url, row.score, row.subreddit, row.created_utc)
+        for row in rows
+        if not row.is_self and row.score >= 3
+    ]
+    return len(rows), kept
+
+
+def judge(path: Path, workers: int) -> dict[str, Any]:
     """Lines, outbound links and seconds of decompressing and judging a dump."""
     from data.blocks import BlockReader
     from data.judging import judge_blocks
@@ -81,11 +108,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0, help="processes that judge; 0: one a core, at most 4")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where the dump is kept")
-    parser.add_argument("--run", choices=["ours", "stage"], help=argparse.SUPPRESS)  # one measurement, in a child
+    parser.add_argument(
+        "--run", choices=["parse", "judge", "stage"], help=argparse.SUPPRESS
+    )  # one measurement, in a child
     parser.add_argument("--dump", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        measure = {"ours": read_ours, "stage": run_stage}[arguments.run]
+        measure = {"parse": parse, "judge": judge, "stage": run_stage}[arguments.run]
         print(json.dumps(measure(arguments.dump, arguments.workers)))
         return
     if not LINKS.is_dir():
@@ -96,7 +125,8 @@ def main() -> None:
         n_bytes = write_dump(dump, arguments.rows, LINKS)
         print(f"made {dump}: {n_bytes / 1e6:,.0f} MB, {dump.stat().st_size / 1e6:,.0f} MB compressed")
     ours = [sys.executable, "-m", "benchmarks.links", "--workers", str(arguments.workers), "--dump", str(dump), "--run"]
-    commands = {"peer": [sys.executable, str(PEER), str(dump)], "ours": [*ours, "ours"], "stage": [*ours, "stage"]}
+    commands = {name: [*ours, name] for name in ("parse", "judge", "stage")}
+    commands = {"peer": [sys.executable, str(PEER), str(dump)], **commands}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for _ in range(arguments.repeats):
         for name, command in commands.items():
@@ -105,6 +135,7 @@ def main() -> None:
                 raise SystemExit(f"{name} failed:\n{done.stderr}")
             runs[name].append(json.loads(done.stdout.splitlines()[-1]))
     assert {run["lines"] for several in runs.values() for run in several} == {arguments.rows}
+    assert len({run["kept"] for name in ("peer", "parse") for run in runs[name]}) == 1, "the same work"
     print(json.dumps(_report(runs, arguments.rows)))
 
 
@@ -121,13 +152,12 @@ def _report(runs: dict[str, list[dict[str, Any]]], rows: int) -> dict[str, Any]:
     return {
         "bench": "links",
         "ratios": {
-            "parse": round(rates["ours"] / rates["peer"], 2),
-            "parse_cpu": round(cpu["ours"] / cpu["peer"], 2),
-            "stage": round(rates["stage"] / rates["peer"], 2),
+            **{name: round(rates[name] / rates["peer"], 2) for name in ("parse", "judge", "stage")},
+            **{f"{name}_cpu": round(cpu[name] / cpu["peer"], 2) for name in ("parse", "judge", "stage")},
         },
-        "ours": {"parse_rows_per_s": round(rates["ours"]), "stage_rows_per_s": round(rates["stage"])},
+        "ours": {f"{name}_rows_per_s": round(rates[name]) for name in ("parse", "judge", "stage")},
         "peers": {"pushshift_rows_per_s": round(rates["peer"])},
-        "peak_rss_mb": round(max(run["rss_mb"] for name in ("ours", "stage") for run in runs[name]), 1),
+        "peak_rss_mb": round(max(run["rss_mb"] for name in ("parse", "judge", "stage") for run in runs[name]), 1),
         "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
     }
 

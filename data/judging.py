@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import TypeVar
 
 from data.blocks import MAX_LINE_BYTES, Block, BlockReader, Buffer, buffer_bytes
 from data.process import die_with_main_process, die_with_parent
@@ -29,23 +30,36 @@ MAX_WORKERS = 4  # as many as one that decompresses keeps busy
 FEW_BLOCKS = 8  # up to so many no children are started
 
 
+T = TypeVar("T")
+Work = Callable[[bytes | None], T]
+"""What is done with the lines of a block; None stands for one line that was too long to keep. Picklable."""
+
+
 def judge_blocks(
     reader: BlockReader, *, is_url_list: bool, label: str, scratch: Path, workers: int = 0
 ) -> Iterator[LinkRecords]:
-    """The records of each block. ``workers`` processes judge, this one among them; 0: one a core, up to MAX_WORKERS."""
-    n_children = (workers or min(os.cpu_count() or 1, MAX_WORKERS)) - 1
-    judge = functools.partial(_judge, is_url_list, label)
+    """The records of each block; ``workers`` as for ``map_blocks``."""
     n_before = 0
-    for records in itertools.chain(
-        _judge_here(reader, judge, FEW_BLOCKS if n_children else None),
-        _judge_in_children(reader, judge, scratch, n_children) if n_children else (),
-    ):
+    for records in map_blocks(reader, functools.partial(_judge, is_url_list, label), scratch, workers):
         yield records.after(n_before)
         n_before += records.n_read
 
 
-Judge = Callable[[bytes | None], LinkRecords]
-"""Judges whole lines, or one that was too long to keep."""
+def map_blocks(reader: BlockReader, work: Work[T], scratch: Path, workers: int = 0) -> Iterator[T]:
+    """``work`` of each block, in their order.
+
+    ``workers`` processes, this one among them; 0: one a core, up to MAX_WORKERS. ``scratch`` is a directory.
+    """
+    n_children = (workers or min(os.cpu_count() or 1, MAX_WORKERS)) - 1
+    buffer = Buffer(bytearray(buffer_bytes()), 0)
+    for n_blocks in itertools.count():
+        block = reader.fill(buffer)
+        if block is None:
+            return
+        yield work(_lines(buffer, block))
+        if n_children and n_blocks + 1 == FEW_BLOCKS:
+            break
+    yield from _map_in_children(reader, work, scratch, n_children)
 
 
 def _judge(is_url_list: bool, label: str, lines: bytes | None) -> LinkRecords:
@@ -54,47 +68,31 @@ def _judge(is_url_list: bool, label: str, lines: bytes | None) -> LinkRecords:
     return judge_urls(lines, label) if is_url_list else judge_dump(lines, label)
 
 
-def _judge_here(reader: BlockReader, judge: Judge, n_blocks: int | None) -> Iterator[LinkRecords]:
-    buffer = Buffer(bytearray(buffer_bytes()), 0)
-    for _ in itertools.count() if n_blocks is None else range(n_blocks):
-        block = reader.fill(buffer)
-        if block is None:
-            return
-        yield judge(_lines(buffer, block))
-
-
-def _judge_in_children(reader: BlockReader, judge: Judge, scratch: Path, n_children: int) -> Iterator[LinkRecords]:
-    buffer = Buffer(bytearray(buffer_bytes()), 0)
-    block = reader.fill(buffer)
-    if block is None:
-        return
+def _map_in_children(reader: BlockReader, work: Work[T], scratch: Path, n_children: int) -> Iterator[T]:
     path, size, n_slots = scratch / "blocks", buffer_bytes(), 2 * n_children + 1
     with path.open("w+b") as file:
         file.truncate(n_slots * size)  # as sparse as lines are short
         memory = mmap.mmap(file.fileno(), 0)
     # Spawned, not forked from the fork server, which has the text stage's libraries to import first.
     pool = ProcessPoolExecutor(n_children, multiprocessing.get_context("spawn"), _start_child, (str(path),))
-    ready = [pool.submit(os.getpid) for _ in range(n_children)]
-    waiting: deque[tuple[Future[LinkRecords], int | None]] = deque()
+    waiting: deque[tuple[Future[T], int | None]] = deque()  # in the order of the blocks, with the slot they are in
     free = list(range(n_slots))
     try:
-        yield judge(_lines(buffer, block))
+        ready = [pool.submit(os.getpid) for _ in range(n_children)]
         while True:
             while waiting and (waiting[0][0].done() or not free or len(waiting) > 2 * n_slots):
                 yield _next(waiting, free)
-            slot = free.pop()
-            buffer = Buffer(memory, slot * size)
+            buffer = Buffer(memory, free[-1] * size)
             block = reader.fill(buffer)
             if block is None:
                 break
             n_busy = sum(not future.done() for future, _ in waiting)
             if block.is_too_long or n_busy >= 2 * n_children or not all(future.done() for future in ready):
-                free.append(slot)
-                done: Future[LinkRecords] = Future()
-                done.set_result(judge(_lines(buffer, block)))
+                done: Future[T] = Future()
+                done.set_result(work(_lines(buffer, block)))
                 waiting.append((done, None))
             else:
-                waiting.append((pool.submit(_judge_block, judge, block), slot))
+                waiting.append((pool.submit(_work_on_slot, work, block), free.pop()))
         while waiting:
             yield _next(waiting, free)
     except BrokenProcessPool as error:
@@ -105,12 +103,12 @@ def _judge_in_children(reader: BlockReader, judge: Judge, scratch: Path, n_child
         path.unlink()
 
 
-def _next(waiting: deque[tuple[Future[LinkRecords], int | None]], free: list[int]) -> LinkRecords:
+def _next(waiting: deque[tuple[Future[T], int | None]], free: list[int]) -> T:
     future, slot = waiting.popleft()
-    records = future.result()
+    result = future.result()
     if slot is not None:
         free.append(slot)
-    return records
+    return result
 
 
 def _lines(buffer: Buffer, block: Block) -> bytes | None:
@@ -131,6 +129,6 @@ def _start_child(path: str) -> None:
         _memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _judge_block(judge: Judge, block: Block) -> LinkRecords:
+def _work_on_slot(work: Work[T], block: Block) -> T:
     assert _memory is not None, "runs in a child only"
-    return judge(_memory[block.start : block.end])
+    return work(_memory[block.start : block.end])

@@ -93,8 +93,18 @@ def run(
             mapper,
         )
     if not outcome.skipped:
-        remove_segments(dataset, [part for name, part in dataset.sealed().items() if not is_part_name(name)])
+        _tidy(dataset, outcome.manifest)
     return outcome
+
+
+def _tidy(dataset: Dataset, manifest: Manifest) -> None:
+    """Remove what killed runs left: records and rows of segments, WARC files of segments that were never recorded."""
+    remove_segments(dataset, [part for name, part in dataset.sealed().items() if not is_part_name(name)])
+    dataset.lake.remove(*dataset.names("segments"))
+    named = {file.path for part in manifest.parts for file in part.files}
+    for name in dataset.lake.names(*dataset.names()):
+        if name.endswith(".warc.gz") and name not in named:
+            dataset.lake.remove(*dataset.names(name))
 
 
 def make_part(

@@ -88,9 +88,7 @@ class Segments:
 
     def __init__(self, dataset: Dataset, part: str, scratch: Path, config: PagesConfig) -> None:
         self.dataset, self.part, self.scratch, self.config = dataset, part, scratch, config
-        records = dataset.sealed()
-        self.sealed = [records[name] for name in sorted(records) if name.startswith(f"{PREFIX}{part}-")]
-        self._n_begun = 1 + max((int(part.name.rpartition("-")[2]) for part in self.sealed), default=-1)
+        self.sealed, self._n_begun = _whole(dataset, part)
         self.payloads: OrderedDict[bytes, Payload] = OrderedDict()
         self._open: _Open | None = None
         self._sealing: list[asyncio.Task[Part]] = []
@@ -173,8 +171,15 @@ class Segments:
         segment, self._open = self._open, None
         if segment is None:
             return None
-        self._sealing.append(asyncio.create_task(asyncio.to_thread(self._seal, segment)))
+        before = self._sealing[-1] if self._sealing else None
+        self._sealing.append(asyncio.create_task(self._seal_after(before, segment)))
         return segment.name
+
+    async def _seal_after(self, before: asyncio.Task[Part] | None, segment: _Open) -> Part:
+        """A segment may refer to payloads of those before it, so it is durable after them."""
+        if before is not None:
+            await asyncio.shield(before)
+        return await asyncio.to_thread(self._seal, segment)
 
     async def settle_all(self) -> None:
         """Seal what is open; returns when all is durable. Raises what went wrong in sealing."""
@@ -250,6 +255,29 @@ class Segments:
     def _tables(self, part: Part) -> tuple[pa.Table, pa.Table]:
         name = part.name.removeprefix(PREFIX)
         return self.dataset.read(_rows_file(name)), self.dataset.read(_handoff_file(name))
+
+
+def _whole(dataset: Dataset, part: str) -> tuple[list[Part], int]:
+    """The sealed segments of a part, and the first number that none has had.
+
+    One that was torn takes with it those whose rows refer to its payloads.
+    """
+    prefix = f"{PREFIX}{part}-"
+    records = {name: record for name, record in sorted(dataset.sealed().items()) if name.startswith(prefix)}
+    kept: list[Part] = []
+    files: set[str] = set()
+    for name, record in records.items():
+        own = {file.path for file in record.files if file.path.endswith(".warc.gz")}
+        used = dataset.read(_rows_file(name.removeprefix(PREFIX)), ["warc_file"])["warc_file"].unique().to_pylist()
+        if {file for file in used if file is not None and "/" not in file} <= files | own:
+            kept.append(record)
+            files |= own
+    lost = [record for record in records.values() if record not in kept]
+    if lost:
+        remove_segments(dataset, lost)
+    names = [name.removesuffix(".json") for name in dataset.lake.names(*dataset.names("_parts"))]
+    numbers = [int(name.removeprefix(prefix)) for name in names if name.startswith(prefix)]
+    return kept, 1 + max([*numbers, *(int(name.removeprefix(prefix)) for name in records)], default=-1)
 
 
 def remove_segments(dataset: Dataset, segments: list[Part]) -> None:

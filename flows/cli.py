@@ -100,7 +100,8 @@ def refresh(
         typer.Option(
             "--links",
             metavar="SOURCE",
-            help="A Reddit or Hacker News dump (.zst .xz .bz2 .gz or plain NDJSON), or urls:FILE; repeatable.",
+            help="A Reddit or Hacker News dump (.zst .xz .bz2 .gz or plain NDJSON), by path or URL; 'DIR/RS_*.zst' for "
+            "those not read yet; hn:2026-11, or hn: for what is new; reddit:SUBREDDIT,..; urls:FILE. Repeatable.",
         ),
     ],
     snapshot: Annotated[

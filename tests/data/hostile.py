@@ -113,7 +113,8 @@ def in_turn(*handlers: Handler) -> Handler:
 def reset(writer: asyncio.StreamWriter) -> None:
     """End a connection with a TCP reset."""
     opened = writer.transport.get_extra_info("socket")
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with contextlib.suppress(OSError):  # the client was faster
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 

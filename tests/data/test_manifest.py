@@ -64,7 +64,14 @@ def test_a_part_whose_counts_do_not_add_up_cannot_be_made() -> None:
 def test_content_and_operational_settings_are_apart() -> None:
     content, operational = content_settings(LinksConfig()), operational_settings(LinksConfig())
     assert content["min_karma"] == 3
-    assert operational == {"spill_rows": 200_000}
+    assert operational == {
+        "spill_rows": 200_000,
+        "workers": 0,
+        "max_download_bytes": 200_000_000_000,
+        "hn_items_url": "https://hacker-news.firebaseio.com/v0",
+        "hn_search_url": "https://hn.algolia.com/api/v1",
+        "reddit_url": "https://www.reddit.com",
+    }
     assert not content.keys() & operational.keys()
     assert content_settings(SelectConfig())["drop_domains"] == ["wikipedia.org"]
     with pytest.raises(InputError, match="bands x rows must equal permutations, got 3 x 8 != 112"):
