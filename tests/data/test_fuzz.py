@@ -129,50 +129,53 @@ def _chunked(body: bytes, size: int, end: bytes) -> bytes:
     )
 
 
+_CODES = {"brotli": "br", "brotli_bomb": "br", "deflate": "deflate", "raw_deflate": "deflate"}
+# What a broken answer is made of beside these; and what says something in an answer that is well formed.
+_FRAMING = ["Content-Length", "Transfer-Encoding", "Connection", "Upgrade", "X", "", "A B"]
+_MEANING = sorted(_VALUES.keys() - set(_FRAMING))
+
+
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[list[bytes], str]:
     """The pieces of an answer, and what becomes of the connection after them."""
-    if draw(st.integers(0, 9)) == 0:
-        data = draw(st.binary(max_size=300))
-    else:
-        name = draw(
-            st.sampled_from(["plain", "gzip", "members", "deflate", "raw_deflate", "brotli", "bomb", "brotli_bomb"])
-        )
-        body = _encoded(draw(st.sampled_from(_BODIES)))[name]
-        names = draw(st.lists(st.sampled_from(sorted(_VALUES)), max_size=5))
-        headers = [(name, draw(st.sampled_from(_VALUES[name]))) for name in names]
-        framing = draw(st.sampled_from(["length", "chunked", "none", "none"]))
-        if framing == "length":
-            headers.append(("Content-Length", str(len(body) + draw(st.sampled_from([0, 0, 0, -1, 1, 100])))))
-        if framing == "chunked":
-            headers.append(("Transfer-Encoding", "chunked"))
-            end = draw(
-                st.sampled_from(
-                    [b"0\r\n\r\n", b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"0\r\n", b"", b"-1\r\n", b"f" * 20 + b"\r\n"]
-                )
-            )
-            body = _chunked(body, draw(st.sampled_from([1, 7, 5000])), end)
-        if draw(st.booleans()):
-            headers.append(("Content-Type", "text/html"))
-        if name not in ("plain",) and draw(st.integers(0, 3)):
-            headers.append(
-                (
-                    "Content-Encoding",
-                    {"brotli": "br", "brotli_bomb": "br"}.get(name, name if name == "deflate" else "gzip"),
-                )
-            )
-        line_end = draw(st.sampled_from(["\r\n", "\r\n", "\r\n", "\n", "\r"]))
-        line = draw(st.sampled_from(_LINES) if draw(st.integers(0, 2)) == 0 else st.just("HTTP/1.1 200 OK"))
-        head = line_end.join([line, *(f"{name}: {value}" for name, value in headers), "", ""])
-        data = head.encode("utf-8", "surrogateescape") + body
-        for _ in range(draw(st.sampled_from([0, 0, 0, 1, 3]))):
-            data = _bent(draw, data)
-    data = data[:400_000]
+    kind = draw(st.sampled_from(["meaning", "meaning", "meaning", "broken", "broken", "bytes"]))
+    data = draw(st.binary(max_size=300)) if kind == "bytes" else _answer(draw, is_broken=kind == "broken")[:400_000]
     n_pieces = draw(st.integers(1, 3))
     size = len(data) // n_pieces + 1
-    return [data[n : n + size] for n in range(0, len(data), size)] or [b""], draw(
-        st.sampled_from(["keep", "close", "close", "reset"])
-    )
+    pieces = [data[n : n + size] for n in range(0, len(data), size)] or [b""]
+    return pieces, draw(st.sampled_from(["keep", "close", "close", "reset"] if kind == "broken" else ["close"]))
+
+
+def _answer(draw: st.DrawFn, *, is_broken: bool) -> bytes:
+    coding = draw(st.sampled_from(sorted(_encoded(b""))))
+    body = _encoded(draw(st.sampled_from(_BODIES)))[coding]
+    line = draw(st.sampled_from(_LINES)) if draw(st.booleans()) else "HTTP/1.1 200 OK"
+    names = draw(st.lists(st.sampled_from(_FRAMING if is_broken else _MEANING), max_size=4))
+    if line[9:11] == "30":
+        names.append("Location")
+    if line[9:12] in ("429", "503"):
+        names.append("Retry-After")
+    headers = [(name, draw(st.sampled_from(_VALUES[name]))) for name in names]
+    headers.append(("Content-Type", "text/html"))
+    if coding != "plain":
+        headers.append(("Content-Encoding", _CODES.get(coding, "gzip")))
+    framing = draw(st.sampled_from(["length", "chunked", "none"]))
+    if framing == "length":
+        wrong = draw(st.sampled_from([-1, 0, 1, 100])) if is_broken else 0
+        headers.append(("Content-Length", str(len(body) + wrong)))
+    if framing == "chunked":
+        headers.append(("Transfer-Encoding", "chunked"))
+        end = draw(st.sampled_from(_ENDS if is_broken else _ENDS[:2]))
+        body = _chunked(body, draw(st.sampled_from([1, 7, 5000])), end)
+    line_end = draw(st.sampled_from(["\r\n", "\n", "\r"])) if is_broken else "\r\n"
+    head = line_end.join([line, *(f"{name}: {value}" for name, value in headers), "", ""])
+    data = head.encode("utf-8", "surrogateescape") + body
+    for _ in range(draw(st.integers(0, 2)) if is_broken else 0):
+        data = _bent(draw, data)
+    return data
+
+
+_ENDS = [b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"0\r\n", b"", b"-1\r\n", b"f" * 20 + b"\r\n"]
 
 
 def _bent(draw: st.DrawFn, data: bytes) -> bytes:

@@ -528,8 +528,10 @@ def test_a_byte_order_mark_is_no_part_of_a_line(text: bytes, tmp_path: Path) -> 
         assert lines_of(path) == text.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
 
 
-def test_a_zstd_file_that_is_cut_off_anywhere_is_an_error(tmp_path: Path) -> None:
+def test_a_zstd_file_that_is_cut_off_anywhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also inside a block that is stored as it is, which takes what follows for its own."""
+    for name, size in (("READ_BYTES", 2**11), ("BLOCK_BYTES", 2**11), ("MAX_LINE_BYTES", 2**12)):
+        monkeypatch.setattr(blocks, name, size)  # small buffers
     random_ = random.Random(7)
     bodies = [random_.randbytes(300).hex().encode(), bytes(random_.choices(range(32, 127), k=300)), b"a" * 300]
     for checksum in (True, False):
