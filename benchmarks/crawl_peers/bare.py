@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from benchmarks.crawl_peers.meter import Meter
+from data.process import die_with_parent
 
 
 async def crawl(urls: list[str], connections: int) -> int:
@@ -37,6 +38,7 @@ async def crawl(urls: list[str], connections: int) -> int:
 
 
 def main() -> None:
+    die_with_parent()
     urls, connections = Path(sys.argv[1]).read_text().split(), int(sys.argv[2])
     with Meter() as meter:
         pages = asyncio.run(crawl(urls, connections))

@@ -17,11 +17,13 @@ from benchmarks.crawl_peers.meter import Meter
 from data import links, pages
 from data.config import LinksConfig, PagesConfig
 from data.lake import Lake
+from data.process import die_with_parent
 
 SNAPSHOT = "bench"
 
 
 def main() -> None:
+    die_with_parent()
     lake = Lake(sys.argv[1])
     if sys.argv[2] == "--links":
         config = LinksConfig(part_links=1 << 30)

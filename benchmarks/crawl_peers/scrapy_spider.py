@@ -19,6 +19,7 @@ from scrapy.crawler import CrawlerProcess
 from scrapy.http import Response
 
 from benchmarks.crawl_peers.meter import Meter
+from data.process import die_with_parent
 
 SETTINGS: dict[str, Any] = {
     "ROBOTSTXT_OBEY": True,
@@ -59,6 +60,7 @@ class ListSpider(scrapy.Spider):
 
 
 def main() -> None:
+    die_with_parent()
     urls, connections = Path(sys.argv[1]).read_text().split(), int(sys.argv[2])
     process = CrawlerProcess(SETTINGS | {"CONCURRENT_REQUESTS": connections})
     crawler = process.create_crawler(ListSpider)

@@ -19,7 +19,7 @@ from typing import Any
 
 import brotli
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
@@ -243,6 +243,9 @@ def _fuzz(
             deadline=None,
             derandomize=derandomize,
             database=None,
+            phases=[Phase.generate],  # a smaller example would take minutes; the one found names its answer
+            report_multiple_bugs=False,
+            verbosity=Verbosity.quiet,
             suppress_health_check=list(HealthCheck),
         )
         @given(st.lists(st.tuples(answers(), st.sampled_from(WHERE)), min_size=N_ANSWERS, max_size=N_ANSWERS))
