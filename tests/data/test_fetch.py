@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import brotli
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
@@ -84,6 +85,19 @@ def test_same_payload_is_written_once(web: Web, crawl: Crawler) -> None:
         assert body == b""
     assert len({(row["warc_file"], row["warc_offset"]) for row in fetched.rows}) == 2
     assert [crawl.body(row) for row in fetched.rows].count(PAGE) == 3
+
+
+def test_same_payload_is_written_once_whatever_its_encoding(web: Web, crawl: Crawler) -> None:
+    """The payload is decoded in the record that has it, so no record that refers to it says that it is encoded."""
+    web["www.site.example/0"] = reply(brotli.compress(PAGE), content_encoding="br")
+    web["www.site.example/1"] = reply(gzip.compress(PAGE), content_encoding="gzip")
+    web["www.site.example/2"] = reply(brotli.compress(PAGE), content_encoding="br")
+    fetched = crawl(*host_urls("www.site.example", n=3))
+    assert [crawl.body(row) for row in fetched.rows] == [PAGE] * 3
+    for kind, codings in (("response", ["br"]), ("revisit", ["gzip", "br"])):
+        found = [{name.lower(): value for name, value in http.items()} for _, http, _ in _records(crawl, kind)]
+        assert [http["x-crawler-content-encoding"] for http in found] == codings
+        assert not any("content-encoding" in http for http in found)
 
 
 KNOWN = Known(

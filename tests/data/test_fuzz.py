@@ -93,7 +93,7 @@ _LINES = [
     "HTTP/1.1 404 No",
     "HTTP/1.1 429 Slow", "HTTP/1.1 503 Later", "HTTP/1.1 100 Continue", "HTTP/1.1 101 Up", "HTTP/1.1 103 Hints",
     "HTTP/1.1 204 None",
-    "HTTP/1.1 206 Part", "HTTP/1.1 000 Zero", "HTTP/1.1 999 Max", "HTTP/1.1 65536 X", "HTTP/2 200", "HTTP/0.9 200 OK",
+    "HTTP/1.1 206 Part", "HTTP/1.1 000 Zero", "HTTP/1.1 999 Max", "HTTP/1.1 65536 X", "HTTP/2 200", "HTTP/2.0 200 OK", "HTTP/0.9 200 OK",
     "http/1.1 200 ok",
     "HTTP/1.1\t200\tOK", "HTTP/1.1  200 OK", "ICY 200 OK", "", "GET / HTTP/1.1", "HTTP/1.1 200 \udcff",
 ]  # fmt: skip
