@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import gzip
 import hashlib
 import socket
@@ -252,8 +253,12 @@ def test_full_disk_is_not_an_outcome(web: Web, crawl: Crawler, monkeypatch: pyte
     assert crawl.dataset.verify(list(sealed.values())) is None
 
 
-def test_full_disk_while_a_segment_is_sealed(web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It happens in a thread; the part ends with it all the same."""
+def test_full_disk_while_a_segment_is_sealed(
+    web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It happens in a thread; the part ends with it all the same, and says it once."""
+    gc.collect()
+    caplog.clear()
     urls = fill(web, host_urls("www.site.example", n=6), reply())
 
     def full(*_: Any) -> None:
@@ -263,6 +268,8 @@ def test_full_disk_while_a_segment_is_sealed(web: Web, crawl: Crawler, monkeypat
     with pytest.raises(OSError, match="No space left"):
         crawl(*urls, segment_rows=2, host_delay_s=0.05)
     assert crawl.dataset.sealed() == {}
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_too_many_open_files_is_not_an_outcome(web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch) -> None:
