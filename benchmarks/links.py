@@ -45,7 +45,8 @@ def parse(path: Path, workers: int) -> dict[str, Any]:
     started = _now()
     n_lines, kept = 0, []
     with tempfile.TemporaryDirectory() as scratch, path.open("rb") as file:
-        for n_block, several in map_blocks(BlockReader(path, file), _pick, Path(scratch), workers):
+        reader = BlockReader(path, file)  # as the peer's, given up only after the measurement: its window is gigabytes
+        for n_block, several in map_blocks(reader, _pick, Path(scratch), workers):
             n_lines += n_block
             kept += several
     return _measured(started, lines=n_lines, kept=len(kept))
@@ -54,11 +55,11 @@ def parse(path: Path, workers: int) -> dict[str, Any]:
 def _pick(lines: bytes | None) -> tuple[int, list[tuple[Any, ...]]]:
     from data.records import decode_rows
 
-    rows = [row for row in decode_rows(lines or b"")[0] if row is not None]
+    rows = decode_rows(lines or b"")[0]
     kept = [
         (row.id, row.url, row.score, row.subreddit, row.created_utc)
         for row in rows
-        if not row.is_self and row.score >= 3
+        if row is not None and not row.is_self and row.score >= 3
     ]
     return len(rows), kept
 

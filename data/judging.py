@@ -2,8 +2,8 @@
 
 This process decompresses, which only one can, into slots of a file that is mapped into its children too, so a block is
 written once and read where it lies; records come back as Arrow columns. When the children are busy, or not up yet, it
-judges a block itself. At most two slots a child are full, so memory is bounded by the number of children and not by how
-far reading is ahead. Small files get no children.
+judges a block itself. At most ``_SLOTS`` slots a child are full, so memory is bounded by the number of children and not
+by how far reading is ahead. Small files get no children.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from data.records import LinkRecords, judge_dump, judge_urls, too_long
 
 MAX_WORKERS = 4  # as many as one that decompresses keeps busy
 FEW_BLOCKS = 8  # up to so many no children are started
+_SLOTS = 4  # blocks that wait for a child: with 2 it is idle while this process judges one
 
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ def _judge(is_url_list: bool, label: str, lines: bytes | None) -> LinkRecords:
 
 
 def _map_in_children(reader: BlockReader, work: Work[T], scratch: Path, n_children: int) -> Iterator[T]:
-    path, size, n_slots = scratch / "blocks", buffer_bytes(), 2 * n_children + 1
+    path, size, n_slots = scratch / "blocks", buffer_bytes(), _SLOTS * n_children + 1
     with path.open("w+b") as file:
         file.truncate(n_slots * size)  # as sparse as lines are short
         memory = mmap.mmap(file.fileno(), 0)
@@ -87,7 +88,7 @@ def _map_in_children(reader: BlockReader, work: Work[T], scratch: Path, n_childr
             if block is None:
                 break
             n_busy = sum(not future.done() for future, _ in waiting)
-            if block.is_too_long or n_busy >= 2 * n_children or not all(future.done() for future in ready):
+            if block.is_too_long or n_busy >= _SLOTS * n_children or not all(future.done() for future in ready):
                 done: Future[T] = Future()
                 done.set_result(work(_lines(buffer, block)))
                 waiting.append((done, None))

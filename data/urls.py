@@ -18,16 +18,18 @@ import hashlib
 import pkgutil
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import ada_url
-import tldextract
 
 from data.blocklists import PROFILES, REDDIT_HOSTS
 from data.config import PUBLIC_SUFFIX_LIST, LinksConfig
 from data.errors import InputError
 from data.schema import LinkStatus
 from data.variants import desktop_host, may_be_rewritten, publisher_url
+
+if TYPE_CHECKING:
+    import tldextract
 
 MAX_URL_CHARS = 8_000  # RFC 9110, section 4.1: what every recipient should be able to take
 
@@ -319,4 +321,6 @@ def _extractor() -> tldextract.TLDExtract:
             f"tldextract brings the public suffix list {installed!r}, this version of webtext goes by "
             f"{PUBLIC_SUFFIX_LIST!r}: install the tldextract of constraints.txt"
         )
+    import tldextract  # brings requests along: a quarter of what a process that only decodes lines would start up
+
     return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=False)
