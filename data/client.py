@@ -79,11 +79,12 @@ class Network:
 class Client:
     """The connections of one crawl task: at most one idle one an origin, and ``max_connections`` with the busy ones.
 
-    The caller bounds how many are busy.
+    The caller bounds how many are busy. Made inside a running event loop.
     """
 
     def __init__(self, network: Network) -> None:
         config = network.config
+        self._loop = asyncio.get_running_loop()
         self.network = network
         self.idle_s = config.host_delay_s + IDLE_S
         self.headers: HeaderList = [
@@ -123,7 +124,8 @@ class Client:
         self._n_busy += 1
         try:
             connection = self._take_idle(origin) or await self._connect(origin, timeout_s)
-            exchange = Exchange(url, request, wants, limits, self.network.scratch, self.network.traffic)
+            done = self._loop.create_future()
+            exchange = Exchange(done, url, request, wants, limits, self.network.scratch, self.network.traffic)
             self._watch.begin(exchange, ends_at)
             try:
                 connection.send(exchange, _head(request))
@@ -135,6 +137,7 @@ class Client:
             finally:
                 self._watch.end(exchange)
                 connection.exchange = None
+                exchange.close()
         finally:
             self._n_busy -= 1
         if keep and exchange.is_reusable and connection.is_open:
@@ -196,13 +199,12 @@ class Client:
         """Raises FetchError, InputError if this process may open no more files."""
         config = self.network.config
         host, port, is_tls = _target(origin)
-        loop = asyncio.get_running_loop()
         addresses = await self._addresses(host, port)
         try:
             async with asyncio.timeout(min(timeout_s, config.connect_timeout_s)):
                 opened = await self._socket(addresses)
                 try:
-                    _, connection = await loop.create_connection(
+                    _, connection = await self._loop.create_connection(
                         Connection,
                         sock=opened,
                         ssl=self.network.tls if is_tls else None,
@@ -266,7 +268,7 @@ def _target(origin: str) -> tuple[str, int, bool]:
 
 def _head(request: tuple[bytes, HeaderList]) -> bytes:
     line, headers = request
-    return b"".join((line, b"\r\n", *(b"%b: %b\r\n" % header for header in headers), b"\r\n"))
+    return b"\r\n".join((line, *map(b": ".join, headers), b"", b""))
 
 
 def resolve_redirect(base: str, location: str) -> str | None:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, Any, Self, cast
 
 import httptools
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -154,11 +154,18 @@ class Exchange:
     """A request that was sent and its answer as it comes: the parser's callbacks. ``done`` is set when it is over."""
 
     def __init__(
-        self, url: str, request: tuple[bytes, HeaderList], wants: Wants, limits: Limits, scratch: Path, traffic: Traffic
+        self,
+        done: asyncio.Future[Answer],
+        url: str,
+        request: tuple[bytes, HeaderList],
+        wants: Wants,
+        limits: Limits,
+        scratch: Path,
+        traffic: Traffic,
     ) -> None:
         self.url, self.request, self.wants, self.limits = url, request, wants, limits
         self.scratch, self.traffic = scratch, traffic
-        self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.done = done
         self.started = self.last = time.monotonic()
         self.ends_at = 0.0
         self.received = 0  # bytes of any kind
@@ -171,7 +178,7 @@ class Exchange:
         self._head_received = 0
         self._is_interim = self._is_complete = self._ends_with_connection = self._keeps_alive = False
         self._failure: BaseException | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
             lenient_headers=True,
             lenient_optional_cr_before_lf=True,
@@ -227,6 +234,10 @@ class Exchange:
             self._count_framing(self.answer.body)
         if not self.done.done():
             self.done.set_exception(error)
+
+    def close(self) -> None:
+        """It is over, whatever came of it. The parser holds our methods: without it no cycle has to be collected."""
+        self._parser = None
 
     def _count_framing(self, body: Body) -> None:
         """What was received beside the body is of the budget too."""

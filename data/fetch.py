@@ -32,7 +32,7 @@ from data.schema import PageStatus
 from data.turns import Held, Turns
 from data.urls import registrable_domain
 
-GC_THRESHOLD = 20_000  # new objects between collections; an exchange makes few that wait for one, Python's 700 cost 3 %
+GC_THRESHOLD = 20_000  # new objects between collections; an exchange leaves none for them, and Python's 700 cost 1 %
 _TICK_S = 1.0
 _SLICE = 1_000
 _HOLD_S = 5.0  # failures that nobody's answer has explained so long are looked into

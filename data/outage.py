@@ -52,6 +52,8 @@ class Outage(Generic[Held]):
         self.good.move_to_end(domain)
         if len(self.good) > _REMEMBERED:
             self.good.popitem(last=False)
+        if not self.held:
+            return []
         explained = [held for held in self.held if explains(held)]
         self.held = [held for held in self.held if not explains(held)]
         return explained

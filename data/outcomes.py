@@ -223,19 +223,18 @@ class Outcomes:
         self.row(link, host.domain.name, status, reason, **columns)
 
     def row(self, link: Link, domain: str, status: PageStatus, reason: str, **columns: Any) -> None:
-        is_asked = status not in (PageStatus.DEFERRED, PageStatus.HOST_FAILING)
-        self.job.segments.settle(
-            {
-                "canonical_url": link.canonical_url,
-                "final_url": link.url,
-                "status": str(status),
-                "reason": reason,
-                "fetched_at": self._now() if is_asked else None,
-                "domain": domain,
-                "karma": link.karma,
-                **columns,
-            }
-        )
+        row = {
+            "canonical_url": link.canonical_url,
+            "final_url": link.url,
+            "status": str(status),
+            "reason": reason,
+            "domain": domain,
+            "karma": link.karma,
+            **columns,
+        }
+        if "fetched_at" not in row and status not in (PageStatus.DEFERRED, PageStatus.HOST_FAILING):
+            row["fetched_at"] = self._now()
+        self.job.segments.settle(row)
         self.stats.settled += 1
         self.stats.pages += status is PageStatus.OK
         self.stats.by_status[status] += 1

@@ -44,6 +44,7 @@ HANDOFF = pa.schema(
 )
 PREFIX = "segment-"
 PAYLOADS = 50_000  # of a task that are remembered, so that a page which comes again is written as a revisit
+_BUFFER_BYTES = 1 << 20  # of a WARC file: pages are written some 60 at a time
 _COUNTERS = ("requests", "wire_bytes")
 
 Row = dict[str, Any]
@@ -172,7 +173,9 @@ class Segments:
         if segment is None:
             return None
         before = self._sealing[-1] if self._sealing else None
-        self._sealing.append(asyncio.create_task(self._seal_after(before, segment)))
+        task = asyncio.create_task(self._seal_after(before, segment))
+        task.add_done_callback(_look_at)  # check() raises the first failure; those after it fail for the same reason
+        self._sealing.append(task)
         return segment.name
 
     async def _seal_after(self, before: asyncio.Task[Part] | None, segment: _Open) -> Part:
@@ -227,7 +230,7 @@ class Segments:
             name = f"{self.part}-{self._n_begun:05d}"
             self._n_begun += 1
             path = self.scratch / f"{name}.warc.gz"
-            file = path.open("wb")
+            file = path.open("wb", buffering=_BUFFER_BYTES)
             fields = {"software": f"webtext/{code_version()}", "format": "WARC File Format 1.1", "robots": "obey"}
             self._open = _Open(name, path, file, WarcWriter(file, path.name, fields), time.monotonic())
         return self._open
@@ -287,6 +290,11 @@ def remove_segments(dataset: Dataset, segments: list[Part]) -> None:
         for file in part.files:
             if not file.path.endswith(".warc.gz"):
                 dataset.lake.remove(*dataset.names(*file.path.split("/")))
+
+
+def _look_at(task: asyncio.Task[Part]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _rows_file(name: str) -> str:

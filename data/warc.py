@@ -16,10 +16,9 @@ is one, of the block elsewhere; both would hash a page twice, and gzip has a che
 Dates are whole seconds, as in the pages table, so a WARC-Refers-To-Date made from the table is the record's date.
 
 Each record is a gzip member of its own, so a page is read back by its offset alone. FastWARC makes the record; ISA-L
-deflates it, at its level 2: about the size of zlib's level 2 for a third of its time. A 60 kB news page with its
-request costs 0.20 ms of CPU (deflate 0.10, the request 0.04, the rest is copying and writing) and 16.6 kB; with
-FastWARC's own writer (zlib-rs) and both digests it is 0.53 ms at level 2, and at level 1 0.33 ms and 20.5 kB. Memory:
-three times the page while it is written.
+deflates it, at its level 1: about the size of zlib's level 2 for a third of its time. A 60 kB news page with its
+request costs 0.13 ms of CPU, of which deflate takes 0.08; FastWARC's own writer (zlib-rs) and both digests cost more
+than twice that. Memory: three times the page while it is written.
 
 Sources: ISO 28500:2017 (WARC/1.1), sections 5 and 6.7; IIPC's list of WARC fields (warcit's WARC-Source-URI and
 WARC-Creation-Date); RFC 1952 (gzip).
@@ -40,7 +39,7 @@ from isal import igzip_lib
 
 from data.errors import InputError
 
-GZIP_LEVEL = 2  # of ISA-L's 0 to 3; 3 takes 0.07 ms longer for 3 % fewer bytes
+GZIP_LEVEL = 1  # of ISA-L's 0 to 3; 2 takes 5 % longer for 0.7 % fewer bytes, 3 twice as long for 4 % fewer
 MAX_HEADER_BYTES = 8 << 20  # of one record; the client lets 128 headers of 32 kB through
 MAX_PAYLOAD_BYTES = 200_000_000  # a reader takes no more than this into memory
 
@@ -51,8 +50,8 @@ HeaderList = list[tuple[bytes, bytes]]
 Message = tuple[bytes, HeaderList]
 """The first line and the headers of a request or a response, as they were sent and received."""
 
+_REQUEST, _RESPONSE = "application/http; msgtype=request", "application/http; msgtype=response"
 _RENAMED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
-_CHUNK_BYTES = 1 << 16  # FastWARC hands a record over in pieces of this; larger ones cost it more
 
 
 class WarcWriter:
@@ -77,9 +76,10 @@ class WarcWriter:
 
         ``body`` is decoded; ``sha1`` is its digest (20 bytes); ``fetched_at`` is aware.
         """
-        record = self._exchange(WarcRecordType.response, url, fetched_at)
+        date = warc_date(fetched_at)
+        record = self._exchange(WarcRecordType.response, url, date)
         record.set_bytes_content(_response_block(response, body))
-        return self._write_with_request(record, sha1, url, fetched_at, request)
+        return self._write_with_request(record, sha1, url, date, request)
 
     def write_revisit(
         self,
@@ -98,13 +98,13 @@ class WarcWriter:
         ``profile`` is IDENTICAL_PAYLOAD or NOT_MODIFIED, ``sha1`` the digest of the payload that is referred to, and
         ``refers_to_url`` and ``refers_to_date`` are the URL and the date of the record that has it.
         """
-        record = self._exchange(WarcRecordType.revisit, url, fetched_at)
-        record.headers["Content-Type"] = "application/http; msgtype=response"
+        date = warc_date(fetched_at)
+        record = self._exchange(WarcRecordType.revisit, url, date)
         record.headers["WARC-Profile"] = profile
         record.headers["WARC-Refers-To-Target-URI"] = refers_to_url
         record.headers["WARC-Refers-To-Date"] = warc_date(refers_to_date)
-        record.set_bytes_content(_http_block(response[0], response[1], b""))
-        return self._write_with_request(record, sha1, url, fetched_at, request)
+        record.set_bytes_content(_http_block(response[0], _renamed(response[1]), b""))
+        return self._write_with_request(record, sha1, url, date, request)
 
     def write_capture(
         self,
@@ -121,26 +121,25 @@ class WarcWriter:
 
         ``captured_at`` is when the archive fetched ``url``, ``taken_at`` when we took it from ``source_url``.
         """
-        record = self._exchange(WarcRecordType.response, url, captured_at)
+        record = self._exchange(WarcRecordType.response, url, warc_date(captured_at))
         record.headers["WARC-Source-URI"] = source_url
         record.headers["WARC-Creation-Date"] = warc_date(taken_at)
         record.set_bytes_content(_response_block(response, body))
         return self._write(record, sha1)
 
-    def _exchange(self, kind: WarcRecordType, url: str, date: datetime) -> WarcRecord:
+    def _exchange(self, kind: WarcRecordType, url: str, date: str) -> WarcRecord:
         record = WarcRecord()
         record.init_headers(kind)
-        record.headers["WARC-Date"] = warc_date(date)
-        record.headers["WARC-Target-URI"] = url
-        record.headers["WARC-Warcinfo-ID"] = self.info_id
-        record.headers["Content-Type"] = f"application/http; msgtype={kind}"
+        headers = record.headers
+        headers["WARC-Date"] = date
+        headers["WARC-Target-URI"] = url
+        headers["WARC-Warcinfo-ID"] = self.info_id
+        headers["Content-Type"] = _REQUEST if kind is WarcRecordType.request else _RESPONSE
         return record
 
-    def _write_with_request(
-        self, record: WarcRecord, sha1: bytes, url: str, fetched_at: datetime, request: Message
-    ) -> int:
+    def _write_with_request(self, record: WarcRecord, sha1: bytes, url: str, date: str, request: Message) -> int:
         offset = self._write(record, sha1)
-        asked = self._exchange(WarcRecordType.request, url, fetched_at)
+        asked = self._exchange(WarcRecordType.request, url, date)
         asked.headers["WARC-Concurrent-To"] = str(record.record_id)
         asked.set_bytes_content(_http_block(request[0], request[1], b""))
         self._write(asked)
@@ -151,7 +150,7 @@ class WarcWriter:
         plain = io.BytesIO()
         if payload_sha1 is not None:
             record.headers["WARC-Payload-Digest"] = payload_digest(payload_sha1)
-        record.write(plain, checksum_data=payload_sha1 is None, chunk_size=_CHUNK_BYTES)
+        record.write(plain, checksum_data=payload_sha1 is None)
         member = igzip_lib.compress(plain.getbuffer(), GZIP_LEVEL, igzip_lib.COMP_GZIP)
         self.file.write(member)
         self.size += len(member)
@@ -165,13 +164,17 @@ def warc_date(moment: datetime) -> str:
 
 
 def _response_block(response: Message, body: bytes) -> bytes:
-    headers = [(b"X-Crawler-" + k if k.lower() in _RENAMED else k, v) for k, v in response[1]]
-    headers.append((b"Content-Length", str(len(body)).encode()))
+    headers = [*_renamed(response[1]), (b"Content-Length", str(len(body)).encode())]
     return _http_block(response[0], headers, body)
 
 
+def _renamed(headers: HeaderList) -> HeaderList:
+    """What the server said of a body that is stored otherwise, under other names."""
+    return [(b"X-Crawler-" + k if k.lower() in _RENAMED else k, v) for k, v in headers]
+
+
 def _http_block(first_line: bytes, headers: HeaderList, body: bytes) -> bytes:
-    return b"".join((first_line, b"\r\n", *(b"%b: %b\r\n" % header for header in headers), b"\r\n", body))
+    return b"\r\n".join((first_line, *map(b": ".join, headers), b"", body))
 
 
 def read_payload(

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pandas  # noqa: F401  # pyarrow imports it at its first comparison, which is no cost of a page
+import tldextract  # noqa: F401  # imported at the first URL
 
 from benchmarks.crawl_peers.meter import Meter
 from data import links, pages

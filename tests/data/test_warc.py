@@ -178,7 +178,7 @@ def test_revisits_lead_to_their_payload(warc: tuple[Path, list[int]]) -> None:
                 found[header("WARC-Target-URI"), header("WARC-Date")] = record.content_stream().read()
             elif record.rec_type == "revisit":
                 revisits.append(record.rec_headers)
-                assert record.http_headers.get_header("Content-Length") == "7"  # as it was received
+                assert record.http_headers.get_header("X-Crawler-Content-Length") == "7"  # as it was received
                 assert record.content_stream().read() == b""
     assert [revisit.get_header("WARC-Profile") for revisit in revisits] == [IDENTICAL_PAYLOAD, NOT_MODIFIED]
     for revisit in revisits:
