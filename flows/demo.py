@@ -30,6 +30,7 @@ def pages_config(connect_to: tuple[str, ...]) -> PagesConfig:
         total_timeout_s=6.0,
         read_timeout_s=3.0,
         connect_timeout_s=3.0,
+        slow_after_s=2.0,
         backoff_s=0.2,
         breaker_pause_s=1.0,
         connect_to=connect_to,

@@ -48,6 +48,7 @@ KINDS = {
     "bad_encoding": "gzip data that is broken",
     "cut": "a connection that is reset, or ends before its body",
     "slow": "an answer that does not come, or only drips",
+    "opt_out": "a page that is not to be used: its header, its markup, its robots.txt or its reservation says so",
 }
 
 _SEED = "the local web"
@@ -315,7 +316,12 @@ class _Plan:
         add("cut", "reset", "line.hangsup.example", 2, PageStatus.PROTOCOL_ERROR)
         add("cut", "cut", "half.hangsup.example", 2, PageStatus.PROTOCOL_ERROR)
         add("slow", "silent", "www.deepsleep.example", 1, PageStatus.TIMEOUT)
-        add("slow", "drip", "tap.dripdrip.example", 1, PageStatus.TIMEOUT)
+        add("slow", "drip", "tap.dripdrip.example", 1, PageStatus.TOO_SLOW)
+        add("opt_out", "noai_header", "www.privategallery.example", 3, PageStatus.OPT_OUT_X_ROBOTS_TAG)
+        add("opt_out", "noai_meta", "blog.pleasedont.example", 3, PageStatus.OPT_OUT_META_ROBOTS)
+        add("opt_out", "reserved", "news.allreserved.example", 3, PageStatus.OPT_OUT_TDM)
+        add("opt_out", "empty", "www.signalhouse.example", 3, PageStatus.OPT_OUT_CONTENT_SIGNAL)
+        self._host("www.signalhouse.example", "blog", 200, "User-agent: *\nContent-Signal: ai-train=no\nAllow: /\n")
 
 
 def _is_good(article: Article) -> bool:

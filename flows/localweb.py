@@ -166,6 +166,11 @@ async def _empty(_request: web.Request, route: Route) -> web.StreamResponse:
     return web.Response(headers={"Content-Type": route.content_type})
 
 
+async def _opted_out(meta: str, headers: dict[str, str], _request: web.Request, route: Route) -> web.StreamResponse:
+    text = f"<!DOCTYPE html><html><head><title>Ours</title>{meta}</head><body><p>For people to read.</p></body></html>"
+    return web.Response(text=text, headers={"Content-Type": route.content_type, **headers})
+
+
 async def _begin(request: web.Request, route: Route, **headers: str) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": route.content_type, **headers})
     await response.prepare(request)
@@ -248,6 +253,9 @@ ANSWERS: dict[str, Callable[[web.Request, Route], Awaitable[web.StreamResponse]]
     "cut": _cut,
     "silent": _silent,
     "drip": _drip,
+    "noai_header": functools.partial(_opted_out, "", {"X-Robots-Tag": "noai"}),
+    "noai_meta": functools.partial(_opted_out, '<meta name="robots" content="index, noai">', {}),
+    "reserved": functools.partial(_opted_out, "", {"tdm-reservation": "1"}),
 }
 """How a route that is no page is answered, by ``Route.answer``."""
 
