@@ -148,7 +148,9 @@ def make_part(
             rows = [row for row in dead if row["canonical_url"] not in settled]
             look_up(rows, _submitted(dataset, rows), job)
             return segments.finish()
-        fetch_links((link for link in tasks if link.canonical_url not in settled), job)
+        left = (link for link in tasks if link.canonical_url not in settled)
+        del tasks  # a link goes when it is settled; the table of a long part needs the memory
+        fetch_links(left, job)
         return segments.finish(LOOKED_UP if config.archives else frozenset())
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -111,8 +112,9 @@ class Segments:
     def settled_urls(self) -> set[str]:
         """Canonical URLs that earlier runs of this task have settled or handed off."""
         found: set[str] = set()
-        for pages, handoffs in map(self._tables, self.sealed):
-            found.update(pages["canonical_url"].to_pylist(), handoffs["canonical_url"].to_pylist())
+        for part in self.sealed:
+            for table in (self._pages(part), self._handoffs(part)):
+                found.update(table["canonical_url"].to_pylist())
         return found
 
     def page(self, exchange: Exchange) -> tuple[str, int]:
@@ -198,17 +200,16 @@ class Segments:
     def finish(self, dead: frozenset[str] = frozenset()) -> Part:
         """Sort all rows into the part and seal it; those with a status of ``dead`` go to a file for the next round."""
         self.sealed.sort(key=lambda part: part.name)
-        tables = [self._tables(part) for part in self.sealed]
-        pages = _sorted([pages for pages, _ in tables], PAGES)
-        handoffs = _sorted([handoffs for _, handoffs in tables], HANDOFF)
-        is_dead = pc.is_in(pages["status"], value_set=pa.array(sorted(dead), pa.string()))
+        handoffs = _sorted(map(self._handoffs, self.sealed), HANDOFF)
+        pages, lost = _sorted(map(self._pages, self.sealed), PAGES), PAGES.empty_table()
+        if dead:
+            is_dead = pc.is_in(pages["status"], value_set=pa.array(sorted(dead), pa.string()))
+            pages, lost = pages.filter(pc.invert(is_dead)), pages.filter(is_dead)
         written = {
             f"handoff/{self.part}.parquet": handoffs,
-            f"dead/{self.part}.parquet": pages.filter(is_dead),
-            f"{self.part}.parquet": pages.filter(pc.invert(is_dead)),
+            f"dead/{self.part}.parquet": lost,
+            f"{self.part}.parquet": pages,
         }
-        del tables, pages, is_dead
-        handoffs, lost, pages = written.values()
         files = {name: self.scratch / f"table-{number}" for number, name in enumerate(written)}
         for name, table in written.items():
             write_parquet(table, files[name])
@@ -255,9 +256,11 @@ class Segments:
             extra={"handed_off": len(handoffs)} | {name: segment.counters[name] for name in _COUNTERS},
         )
 
-    def _tables(self, part: Part) -> tuple[pa.Table, pa.Table]:
-        name = part.name.removeprefix(PREFIX)
-        return self.dataset.read(_rows_file(name)), self.dataset.read(_handoff_file(name))
+    def _pages(self, part: Part) -> pa.Table:
+        return self.dataset.read(_rows_file(part.name.removeprefix(PREFIX)))
+
+    def _handoffs(self, part: Part) -> pa.Table:
+        return self.dataset.read(_handoff_file(part.name.removeprefix(PREFIX)))
 
 
 def _whole(dataset: Dataset, part: str) -> tuple[list[Part], int]:
@@ -309,6 +312,6 @@ def _handoff_row(link: Link) -> Row:
     return {"canonical_url": link.canonical_url, "target_url": link.url, "karma": link.karma, "seen": link.seen}
 
 
-def _sorted(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+def _sorted(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
     table = pa.concat_tables([schema.empty_table(), *tables])
     return table.sort_by("canonical_url").combine_chunks()
