@@ -37,10 +37,11 @@ from data.process import die_with_parent
 from model import checkpoint, world
 from model.checkpoint import State
 from model.config import Preset, TrainSpec
+from model.failure import FailedStepError
 from model.loader import Corpus, open_corpus
 from model.observer import Emit, Silent, observe
 from model.optim import learning_rate
-from model.trainer import DivergedError, Trainer
+from model.trainer import Trainer
 from model.world import World
 
 RUN, SUMMARY = "run.json", "summary.json"
@@ -57,7 +58,7 @@ def train(
     """Begin or resume the run of ``spec`` and bring it to its end; returns its summary.
 
     The summary has ``skipped`` true if the run was finished before, and ``stopped`` true if ``should_stop`` (asked
-    after each step) ended it early. Raises InputError for bad input, before any work is lost, and DivergedError.
+    after each step) ended it early. Raises InputError for bad input, before any work is lost, and FailedStepError.
     """
     peers = world.join(spec.device)
     lake = Lake(spec.lake)
@@ -364,7 +365,7 @@ def main(arguments: list[str] | None = None) -> int:
         if spec.device.startswith("cpu") or (spec.device == "auto" and world.best_device() == "cpu"):
             world.keep_freed_memory()
         train(spec, emit, lambda: bool(stop))
-    except (InputError, DivergedError, OSError) as error:  # OSError: the disk is full, the lake is gone
+    except (InputError, FailedStepError, OSError) as error:  # OSError: the disk is full, the lake is gone
         emit("error", message=str(error), kind=type(error).__name__)
         print(error, file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
