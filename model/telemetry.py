@@ -54,7 +54,7 @@ class Timer:
         if self._device.type != "cuda":
             return self._clock()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def _read(self) -> None:

@@ -390,7 +390,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if not isinstance(error, (InputError, OSError)) and failure.kind_of(error) is None:
             raise  # a defect; OSError: the disk is full, the lake is gone; memory runs out in a validation, too
-        message = failure.one_line(error) if isinstance(error, (MemoryError, RuntimeError)) else str(error)
+        is_ours = isinstance(error, (InputError, OSError, FailedStepError))
+        message = str(error) if is_ours else failure.one_line(error)
         emit("error", message=message, kind=type(error).__name__)
         print(message, file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
