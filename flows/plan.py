@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data import links as links_stage
 from data.config import LinksConfig, PagesConfig
+from data.errors import InputError
 from data.lake import Lake
 
 if TYPE_CHECKING:
@@ -49,12 +50,14 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
     """The resolved settings of a run, its size, what a process needs, and how long it takes at a usual utilisation.
 
     Memory is for bfloat16 products unless precision=float32 is set (model/memory.py says how it is counted); hours are
-    those of A100s at 40 % of their peak, which is an assumption and no measurement. Raises InputError for an unknown
-    preset or setting.
+    those of A100s at 40 % of their peak, which is an assumption and no measurement. ``impossible`` says why the batch
+    cannot be divided among so many GPUs. Raises InputError for an unknown preset or setting, and for a batch that is
+    not even divisible by the micro-batch.
     """
     from model.config import resolve
     from model.flops import A100_PEAK, flop_per_token
     from model.gpt2 import count_parameters
+    from model.loader import rank_samples
 
     chosen = resolve(preset, overrides if steps is None else {**overrides, "steps": str(steps)})
     model, config = chosen.model, chosen.train
@@ -62,6 +65,16 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
     tokens = config.steps * config.batch_size * model.context
     flop = flop_per_token(model, parameters) * tokens
     hours = flop / (ASSUMED_MFU * A100_PEAK) / 3600
+    gpus: dict[str, Any] = {}
+    impossible: dict[str, str] = {}
+    for n in GPUS:
+        try:
+            next(rank_samples(0, config.batch_size, config.micro_batch_size, 0, n))
+            gpus[str(n)] = {"memory": _memory(chosen, parameters, n), "a100_hours": hours / n}
+        except InputError as error:
+            if n == 1:
+                raise
+            impossible[str(n)] = str(error)
     return {
         "dry_run": True,
         "preset": preset,
@@ -76,7 +89,8 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
             "flop": flop,
             "checkpoint_bytes": 12 * parameters,  # weights and two moments, fp32
         },
-        "gpus": {str(n): {"memory": _memory(chosen, parameters, n), "a100_hours": hours / n} for n in GPUS},
+        "gpus": gpus,
+        "impossible": impossible,
         "assumed_mfu": ASSUMED_MFU,
     }
 

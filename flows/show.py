@@ -128,6 +128,8 @@ def training_plan(result: dict[str, Any]) -> None:
     at = f"time at {result['assumed_mfu']:.0%} of the peak of A100s"
     table.add_row(at, *(duration(gpu["a100_hours"] * 3600) for gpu in each))
     console.print(table)
+    for n, why in result["impossible"].items():
+        console.print(f"not on {n} GPUs: {why}")
     console.print("Estimates: model/memory.py says how they are counted. The micro-batch is micro_batch_size.")
 
 

@@ -8,9 +8,9 @@ States, bytes a parameter (the accounting of ZeRO: Rajbhandari et al., 2020, sec
     optimizer    8    AdamW's two moments, fp32
     casts        2    bf16 copies of the weights, which autocast keeps through a micro-batch; none in fp32
 
-Activations, numbers a token that a block keeps for its backward pass, C being the width, as section 4.1 of "Reducing
-Activation Recomputation in Large Transformer Models" (Korthikanti et al., 2022) counts them; here for this model without
-dropout, and an attention that keeps no square of positions:
+Activations, numbers a token that a block keeps for its backward pass, C being the width. Counted as in "Reducing
+Activation Recomputation in Large Transformer Models" (Korthikanti et al., 2022, section 4.1), for this model, without
+dropout and with an attention that keeps no square of positions:
 
     2 C   inputs of the two normalisations: the residual stream, fp32 always
     2 C   inputs of qkv and of up: the normalised stream

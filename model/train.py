@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import os
 import signal
 import sys
@@ -120,6 +119,7 @@ class _Run:
             summary = {**summary, "skipped": True}
             self.emit("done", **summary)
             return summary
+        self.meter = self._meter()
         self.observer = self._observer(record)
         if self.state.step:  # it may have been killed between the checkpoint and its record in MLflow
             self.observer.checkpoint(self.state, with_weights=self._is_permanent(self.state.step))
@@ -180,7 +180,8 @@ class _Run:
         """What reports to MLflow, if the run is tracked; the run's MLflow id goes to ``run.json``."""
         if self.spec.tracking_uri is None or not self.world.is_first:
             return Silent()
-        tags = {"webtext.corpus_digest": self.corpus.digest, "webtext.preset": self.spec.preset}
+        peak = f"{self.meter.peak.flop_per_s / 1e12:.4g} TFLOP/s ({self.meter.peak.source})"
+        tags = {"webtext.corpus_digest": self.corpus.digest, "webtext.preset": self.spec.preset, "webtext.peak": peak}
         params = {**self.preset.train.to_json(), **self.preset.model.to_json()}
         params |= {"parameters": self._parameters(), "preset": self.spec.preset}
         if "init_from" in record["settings"]:
@@ -192,8 +193,7 @@ class _Run:
     def _parameters(self) -> int:
         return sum(weight.numel() for weight in self.trainer.model.parameters())
 
-    @functools.cached_property
-    def meter(self) -> Meter:
+    def _meter(self) -> Meter:
         """Where the peak is not known, every process measures it at the same time: so they will compute."""
         peak = peak_of(self.world.device, self.preset.train.precision)
         together = Peak(self.world.sum(peak.flop_per_s)[0], peak.source)
