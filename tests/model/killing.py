@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import torch._dynamo  # the first step of an optimizer imports it: once for all the children
 
 from model import checkpoint
 from model.config import TrainSpec
