@@ -78,7 +78,8 @@ class Tracker:
         self._client, self._experiment_id, self._clock = client, run.info.experiment_id, clock
         self._buffer: list[Metric] = []
         self._flushed_at = clock()
-        self._logged = {key: self._last_step(key) for key in run.data.metrics}
+        # A run carries each metric's value of the highest step; asking for histories would take minutes on a long run.
+        self._logged = {metric.key: int(metric.step) for metric in run.data.to_proto().metrics}
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Parameters keep their first value in MLflow: one that has changed is a tag with the new value besides."""
@@ -194,9 +195,6 @@ class Tracker:
                 self._client.update_run(self.run_id, status)
             else:
                 self._client.set_terminated(self.run_id, status)
-
-    def _last_step(self, key: str) -> int:
-        return max((metric.step for metric in self._client.get_metric_history(self.run_id, key)), default=-1)
 
 
 def open_tracker(
