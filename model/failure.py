@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 import torch
 
 from data.errors import InputError
@@ -136,6 +137,7 @@ def _documents(lake: Lake, snapshots: Sequence[str], sampler: Sampler, samples: 
 
 def _publish(lake: Lake, run: str, step: int, report: dict[str, Any]) -> str:
     """Write ``failure-<step>.json`` and return where it is. An earlier report of the step with other words is kept."""
+    report = orjson.loads(orjson.dumps(report))  # as it will be read
     number = 1
     while True:
         name = f"failure-{step:08d}.json" if number == 1 else f"failure-{step:08d}-{number}.json"

@@ -259,10 +259,13 @@ class _Run:
             what = failure.one_line(error)
         state, limit = self.state, self.preset.train.max_steps_left_out
         is_left_out = kind != "out_of_memory" and len(state.left_out) < limit
-        where = ""
+        describe = (self.lake, self.spec.corpus, state, self.trainer.sampler, kind, what, is_left_out)
         if self.world.is_first or kind == "out_of_memory":  # which the other processes need not have seen
-            sampler = self.trainer.sampler
-            where = failure.report(self.lake, self.spec.corpus, state, sampler, kind, what, is_left_out)
+            where = failure.report(*describe)
+        if kind != "out_of_memory":
+            self.world.wait()  # if one process ended, torchrun would end the one that is writing
+        if not self.world.is_first:
+            where = failure.report(*describe)  # finds it written
         last = state.samples_seen + self.preset.train.batch_size - 1
         message = f"step {state.step + 1}: {what}, on samples {state.samples_seen} to {last}; report: {where}"
         if is_left_out:

@@ -31,7 +31,7 @@ from model.trainer import Trainer
 from tests.model.corpora import prose, publish_texts
 from tests.model.killing import PLACES
 from tests.model.lakes import documents, make_lake, make_spec, publish_tokens
-from tests.model.test_train import Events, after_steps, assert_bit_equal, files_of
+from tests.model.test_train import Events, after_steps, assert_bit_equal, files_of, run_process
 
 
 @pytest.fixture(autouse=True)
@@ -276,6 +276,21 @@ def test_no_more_steps_are_left_out_than_allowed(lake: Lake, monkeypatch: pytest
     assert lake.read_json("checkpoints", "a", reports[0])["kind"] == "not_finite"
     assert checkpoint.steps(lake, "a") == [3]
     assert_bit_equal(before, files_of(lake, "a", 3))
+
+
+def test_processes_fail_together_with_one_report(lake: Lake) -> None:
+    """A learning rate that no weights survive: the second step's batch is left out, the third ends it."""
+    settings: dict[str, Any] = {"learning_rate": 1e30, "warmup_steps": 0, "max_steps_left_out": 1}
+    process = run_process(lake, make_spec(lake, **settings), processes=2)
+    out, _ = process.communicate()
+    assert process.returncode == 1
+    events = [json.loads(line) for line in out.splitlines()]
+    assert len([event for event in events if event["event"] == "warning"]) == 1
+    messages = {event["message"] for event in events if event["event"] == "error"}
+    assert len(messages) == 1
+    assert f"report: {lake.path('checkpoints', 'a', 'failure-00000003.json')};" in messages.pop()
+    reports = [name for name in lake.names("checkpoints", "a") if name.startswith("failure")]
+    assert reports == ["failure-00000002.json", "failure-00000003.json"]
 
 
 def test_out_of_memory_is_one_line_with_a_report(lake: Lake) -> None:
