@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -59,7 +60,7 @@ def whole(tensor: Tensor) -> Tensor:
 def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write this process's part of the tensors into ``folder``, which all processes see. Called by all of them."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    dcp.save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
+    save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
 
 
 def load_shards(into: Mapping[str, Tensor], folder: Path, *, alone: bool = False) -> None:
@@ -71,12 +72,11 @@ def load_shards(into: Mapping[str, Tensor], folder: Path, *, alone: bool = False
     known = shapes(folder)
     for name, tensor in into.items():
         if known.get(name) != tuple(tensor.shape):
-            found = "nothing" if name not in known else known[name]
-            raise InputError(f"{folder}: {name} is {found}, expected {tuple(tensor.shape)}")
+            raise InputError(f"{folder}: {name} is {known.get(name)}, expected {tuple(tensor.shape)}")
     filled: dict[str, Any] = {name: tensor.detach() for name, tensor in into.items()}
     with warnings.catch_warnings():  # a process on its own is told that it is one
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(filled, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=alone)
+        load(filled, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=alone)
     for name, tensor in into.items():
         if filled[name] is not tensor and filled[name].data_ptr() != tensor.data_ptr():
             tensor.detach().copy_(filled[name])
