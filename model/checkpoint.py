@@ -32,7 +32,8 @@ from data.errors import InputError
 from data.lake import Lake, check_name
 from model.config import ModelConfig
 from model.gpt2 import GPT2
-from model.optim import load_state_tensors, state_tensors
+from model.optim import Optimizers, load_state_tensors, state_tensors
+from model.weights import Weights
 
 FORMAT = 1
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
@@ -89,15 +90,15 @@ def steps(lake: Lake, run: str) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def save(lake: Lake, model: GPT2, optimizer: torch.optim.Optimizer, state: State) -> State:
+def save(lake: Lake, weights: Weights, optimizers: Optimizers, state: State) -> State:
     """Publish a checkpoint; returns its state with the hashes. Raises InputError if it cannot be written."""
     with lake.scratch() as scratch:
         folder = scratch / step_name(state.step)
         folder.mkdir()
         try:
-            save_file(_on_cpu(model.state_dict()), folder / WEIGHTS)
-            save_file(_on_cpu(state_tensors(model, optimizer)), folder / OPTIMIZER)
-            (folder / CONFIG).write_bytes(orjson.dumps(model.config.to_json(), option=orjson.OPT_INDENT_2))
+            save_file(_on_cpu(weights.named), folder / WEIGHTS)
+            save_file(_on_cpu(state_tensors(weights.named, optimizers)), folder / OPTIMIZER)
+            (folder / CONFIG).write_bytes(orjson.dumps(state.model, option=orjson.OPT_INDENT_2))
             state = dataclasses.replace(state, sha256={name: _sha256(folder / name) for name in _HASHED})
             (folder / STATE).write_bytes(orjson.dumps(dataclasses.asdict(state), option=orjson.OPT_INDENT_2))
             lake.publish_directory(folder, "checkpoints", state.run, step_name(state.step))
@@ -141,12 +142,15 @@ def newest_intact(lake: Lake, run: str) -> tuple[State | None, list[str]]:
     return None, complaints
 
 
-def restore(lake: Lake, state: State, model: GPT2, optimizer: torch.optim.Optimizer) -> None:
-    """Set the weights and the optimizer to a checkpoint's, bit for bit."""
-    device = next(model.parameters()).device
+@torch.no_grad()
+def restore(lake: Lake, state: State, weights: Weights, optimizers: Optimizers) -> None:
+    """Set the weights and the optimizers to a checkpoint's, bit for bit."""
+    device = str(next(iter(weights)).device)
     with local_files(lake, state.run, state.step, (WEIGHTS, OPTIMIZER)) as folder:
-        model.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
-        load_state_tensors(model, optimizer, load_file(folder / OPTIMIZER, device=str(device)))
+        for name, tensor in load_file(folder / WEIGHTS, device=device).items():
+            weights.named[name].copy_(tensor)
+        load_state_tensors(weights.named, optimizers, load_file(folder / OPTIMIZER, device=device))
+    weights.publish()
 
 
 def prune(lake: Lake, run: str, keep: set[int]) -> None:

@@ -99,7 +99,7 @@ class _Run:
         steps = preset.train.steps
         if exists and self.spec.steps is None and "steps" not in self.spec.overrides:
             steps = int(self.lake.read_json(*self._names(RUN))["train"]["steps"])
-        precision = world.precision_for(preset.train.precision, self.world.device)
+        precision = world.precision_for(preset.train.precision, self.world.device, preset.train.parallel)
         model, config = preset.model, dataclasses.replace(preset.train, steps=steps, precision=precision)
         if model.tokenizer != self.corpus.tokenizer or self.corpus.max_token >= model.vocab_size:
             raise InputError(
@@ -171,7 +171,7 @@ class _Run:
         if step == 0:
             return
         self.state = state or checkpoint.read_state(self.lake, self.spec.run, step)
-        checkpoint.restore(self.lake, self.state, self.trainer.model, self.trainer.optimizer)
+        checkpoint.restore(self.lake, self.state, self.trainer.weights, self.trainer.optimizers)
         self.trainer.step = step
         self.emit("resumed", step=step, samples_seen=self.state.samples_seen)
 
@@ -194,7 +194,7 @@ class _Run:
         return observer
 
     def _parameters(self) -> int:
-        return sum(weight.numel() for weight in self.trainer.model.parameters())
+        return sum(weight.numel() for weight in self.trainer.weights)
 
     def _steps(self, should_stop: Callable[[], bool]) -> bool:
         """Train to the last step; returns whether it was stopped before."""
@@ -271,7 +271,7 @@ class _Run:
         if self.world.is_first:
             config = self.preset.train
             self.observer.flush()  # what is not sent now would be lost with this process, and not be logged again
-            checkpoint.save(self.lake, self.trainer.model, self.trainer.optimizer, state)
+            checkpoint.save(self.lake, self.trainer.weights, self.trainer.optimizers, state)
             steps = [step for step in checkpoint.steps(self.lake, self.spec.run) if step <= state.step]
             kept = {step for step in steps if self._is_permanent(step)}
             kept |= {*steps[-config.keep_last :], *([state.best_step] if state.best_step else [])}
