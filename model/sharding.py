@@ -14,7 +14,7 @@ any number of processes, one of a process on its own included, is read by any ot
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ def set_gradient_sync(model: nn.Module, *, is_last: bool) -> None:
     """Whether the next backward pass sums gradients over the processes: only that of a step's last micro-batch."""
     assert isinstance(model, FSDPModule)
     model.set_requires_gradient_sync(is_last)
+
+
+def is_sharded(weights: Iterable[Tensor]) -> bool:
+    return any(isinstance(weight, DTensor) for weight in weights)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -88,8 +92,9 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(found.size) for name, found in metadata.items()}  # type: ignore[union-attr]
 
 
-def read_whole(folder: Path) -> dict[str, Tensor]:
-    """All tensors of ``folder``, whole, on the CPU, in fp32; read by one process."""
-    tensors = {name: torch.empty(shape) for name, shape in shapes(folder).items()}
+def read_whole(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """These tensors of ``folder``, whole, on the CPU, in fp32; read by one process."""
+    known = shapes(folder)
+    tensors = {name: torch.empty(known[name]) for name in names}
     load_shards(tensors, folder, alone=True)
     return tensors

@@ -268,10 +268,10 @@ class _Run:
 
     def _save(self, state: State) -> None:
         """Publish a checkpoint and remove those that are not kept."""
+        self.observer.flush()  # what is not sent now would be lost with this process, and not be logged again
+        checkpoint.save(self.lake, self.trainer.weights, self.trainer.optimizers, state, self.world)
         if self.world.is_first:
             config = self.preset.train
-            self.observer.flush()  # what is not sent now would be lost with this process, and not be logged again
-            checkpoint.save(self.lake, self.trainer.weights, self.trainer.optimizers, state)
             steps = [step for step in checkpoint.steps(self.lake, self.spec.run) if step <= state.step]
             kept = {step for step in steps if self._is_permanent(step)}
             kept |= {*steps[-config.keep_last :], *([state.best_step] if state.best_step else [])}

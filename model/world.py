@@ -37,6 +37,14 @@ class World:
         dist.all_reduce(tensor)
         return [float(value) for value in tensor]
 
+    def from_first(self, value: str) -> str:
+        """What the first process has."""
+        if self.size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0)
+        return str(held[0])
+
     def close(self) -> None:
         if self.size > 1:
             dist.destroy_process_group()
