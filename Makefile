@@ -5,6 +5,7 @@
 # make lint        ruff, mypy and the import rules
 # make clean       remove the virtual environment and caches; a lake and the state directory are left alone
 #
+# NANOGPT=DIR is a checkout of nanoGPT for bench-train; without it transformers is the only peer there.
 # PYTHON=python3.12 picks another interpreter, VENV=DIR another place, PIP_FLAGS goes to pip.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.installed-peers
 
-.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl clean install
+.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train clean install
 
 install: $(INSTALLED)
 
@@ -41,7 +42,7 @@ test: lint
 check-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-bench: bench-extraction bench-links bench-crawl
+bench: bench-extraction bench-links bench-crawl bench-train
 
 bench-extraction: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extraction
@@ -51,6 +52,9 @@ bench-links: $(INSTALLED)
 
 bench-crawl: $(PEERS)
 	$(BIN)/python -m benchmarks.crawl
+
+bench-train: $(INSTALLED)
+	$(BIN)/python -m benchmarks.train $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
 clean:
 	-test ! -x $(BIN)/webtext || $(BIN)/webtext ui --stop

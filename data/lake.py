@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -320,10 +320,15 @@ class Dataset:
         value: dict[str, Any] = self.lake.read_json(*self.names("_begun.json"))
         return value
 
-    def sealed(self) -> dict[str, Part]:
-        """The parts that are done, by name. Their files are checked for presence and size."""
+    def sealed(self, is_wanted: Callable[[str], bool] = lambda _: True) -> dict[str, Part]:
+        """The parts that are done, by name. Their files are checked for presence and size.
+
+        Of others than those wanted no record is read: whoever makes them may remove it meanwhile.
+        """
         parts = {}
         for name in self.lake.names(*self.names("_parts")):
+            if not is_wanted(name.removesuffix(".json")):
+                continue
             part = Part.from_json(self.lake.read_json(*self.names("_parts", name)))
             if all(self._size(file.path) == file.bytes for file in part.files):
                 parts[part.name] = part

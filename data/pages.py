@@ -218,7 +218,7 @@ def _link_parts(links: Manifest) -> list[str]:
 
 def _parts(dataset: Dataset) -> list[Part]:
     """The sealed parts, by name; not their segments."""
-    return [part for name, part in sorted(dataset.sealed().items()) if is_part_name(name)]
+    return [part for _, part in sorted(dataset.sealed(is_part_name).items())]
 
 
 def _parts_of_round(dataset: Dataset, round_: int) -> list[Part]:

@@ -269,7 +269,7 @@ def _whole(dataset: Dataset, part: str) -> tuple[list[Part], int]:
     One that was torn takes with it those whose rows refer to its payloads.
     """
     prefix = f"{PREFIX}{part}-"
-    records = {name: record for name, record in sorted(dataset.sealed().items()) if name.startswith(prefix)}
+    records = dict(sorted(dataset.sealed(lambda name: name.startswith(prefix)).items()))
     kept: list[Part] = []
     files: set[str] = set()
     for name, record in records.items():

@@ -49,10 +49,10 @@ def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig,
 def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> dict[str, Any]:
     """The resolved settings of a run, its size, what a process needs, and how long it takes at a usual utilisation.
 
-    Memory is for bfloat16 products unless precision=float32 is set (model/memory.py says how it is counted); hours are
-    those of A100s at 40 % of their peak, which is an assumption and no measurement. ``impossible`` says why the batch
-    cannot be divided among so many GPUs. Raises InputError for an unknown preset or setting, and for a batch that is
-    not even divisible by the micro-batch.
+    Memory is for autocast unless another precision is set (model/memory.py says how it is counted). Hours are those of
+    A100s at 40 % of their peak, which is an assumption and no measurement. ``impossible`` says why the batch cannot be
+    divided among so many GPUs. Raises InputError for an unknown preset or setting, and for a batch that is not even
+    divisible by the micro-batch.
     """
     from model.config import resolve
     from model.flops import A100_PEAK, flop_per_token
@@ -70,7 +70,9 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
     for n in GPUS:
         try:
             next(rank_samples(0, config.batch_size, config.micro_batch_size, 0, n))
-            gpus[str(n)] = {"memory": _memory(chosen, parameters, n), "a100_hours": hours / n}
+            for parallel in ("ddp", "fsdp")[:n]:  # a process on its own shards nothing
+                memory = _memory(chosen, parameters, n, parallel == "fsdp")
+                gpus[f"{n} {parallel}" if n > 1 else "1"] = {"memory": memory, "a100_hours": hours / n}
         except InputError as error:
             if n == 1:
                 raise
@@ -95,7 +97,7 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
     }
 
 
-def _memory(chosen: Preset, parameters: int, gpus: int) -> dict[str, Any]:
+def _memory(chosen: Preset, parameters: int, gpus: int, is_sharded: bool) -> dict[str, Any]:
     """Bytes a process, as training runs and with activation checkpointing."""
     from model.memory import estimate
 
@@ -105,10 +107,11 @@ def _memory(chosen: Preset, parameters: int, gpus: int) -> dict[str, Any]:
             chosen.model,
             parameters,
             chosen.train.micro_batch_size,
-            is_bf16=chosen.train.precision != "float32",
+            "autocast" if chosen.train.precision == "auto" else chosen.train.precision,
             processes=gpus,
+            is_sharded=is_sharded,
             is_recomputed=is_recomputed,
         )
-        name = "with_activation_checkpointing" if is_recomputed else "plain"
+        name = "recompute" if is_recomputed else "plain"
         found[name] = {**dataclasses.asdict(one), "total": one.total}
     return found

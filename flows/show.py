@@ -119,9 +119,9 @@ def plan(result: dict[str, Any]) -> None:
 def training_plan(result: dict[str, Any]) -> None:
     """What a training run would be: its settings, its size, and what it needs on one GPU and on eight."""
     settings({name: result[name] for name in ("preset", "model", "training", "size")})
-    table = _table("Memory a process, in GB, and time", "", *(f"{n} GPU{'s' * (n != '1')}" for n in result["gpus"]))
+    table = _table("Memory a process, in GB, and time", "", *(f"GPUs: {n}" for n in result["gpus"]))
     each = list(result["gpus"].values())
-    for kind, label in (("plain", ""), ("with_activation_checkpointing", " with activation checkpointing")):
+    for kind, label in (("plain", ""), ("recompute", " with recompute=true")):
         for part in each[0]["memory"][kind]:
             if kind == "plain" or part in ("activations", "total"):
                 table.add_row(part + label, *(f"{gpu['memory'][kind][part] / 1e9:,.2f}" for gpu in each))

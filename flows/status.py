@@ -34,7 +34,7 @@ def _stages(lake: Lake, snapshot: str) -> dict[str, Any]:
         if manifest is not None:
             stages[stage] = {"state": "done", "rows_in": manifest.rows_in, "rows_out": manifest.rows_out}
         elif dataset.begun() is not None:
-            parts = [name for name in dataset.sealed() if not name.startswith(SEGMENT_PREFIX)]
+            parts = dataset.sealed(lambda name: not name.startswith(SEGMENT_PREFIX))
             stages[stage] = {"state": "begun", "parts_sealed": len(parts)}
     return stages
 

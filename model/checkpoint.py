@@ -3,6 +3,7 @@
     lake/checkpoints/<run>/run.json              how the run was started (model/runs.py)
                            step-00000100/        model.safetensors      weights, fp32
                                                  optimizer.safetensors  <parameter>/<quantity>
+                                                 shard-*.safetensors    instead of both, of a sharded run (sharding.py)
                                                  config.json            the model's shape
                                                  state.json             where training stood; sha256 of the others
                            failure-00000120.json a step that failed (model/failure.py)
@@ -19,6 +20,7 @@ import dataclasses
 import hashlib
 import math
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,10 @@ from data.errors import InputError
 from data.lake import Lake, check_name
 from model.config import ModelConfig, TrainConfig
 from model.gpt2 import GPT2
-from model.optim import load_state_tensors, state_tensors
+from model.optim import Optimizers, load_state_tensors, state_tensors
+from model.sharding import is_sharded, load_shards, read_whole, save_shards, shapes
+from model.weights import Weights
+from model.world import World
 
 FORMAT = 1
 LOSS_WINDOW = 20  # steps; train_loss is their mean
@@ -120,27 +125,36 @@ def steps(lake: Lake, run: str) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def save(lake: Lake, model: GPT2, optimizer: torch.optim.Optimizer, state: State) -> State:
-    """Publish a checkpoint; returns its state with the hashes. Raises InputError if it cannot be written."""
-    with lake.scratch() as scratch:
-        folder = scratch / step_name(state.step)
-        folder.mkdir()
+def save(lake: Lake, weights: Weights, optimizers: Optimizers, state: State, peers: World) -> State:
+    """Publish a checkpoint; returns its state with the hashes. Called by all processes; the first one writes, or, of a
+    sharded model, each one its shards. Raises InputError if it cannot be written.
+    """
+    tensors = state_tensors(weights.named, optimizers)
+    with lake.scratch() if peers.is_first else contextlib.nullcontext() as scratch:
+        folder = Path(peers.from_first(str(scratch)), step_name(state.step))
         try:
-            save_file(_on_cpu(model.state_dict()), folder / WEIGHTS)
-            save_file(_on_cpu(state_tensors(model, optimizer)), folder / OPTIMIZER)
-            (folder / CONFIG).write_bytes(orjson.dumps(model.config.to_json(), option=orjson.OPT_INDENT_2))
-            state = dataclasses.replace(state, sha256={name: _sha256(folder / name) for name in _HASHED})
-            (folder / STATE).write_bytes(orjson.dumps(dataclasses.asdict(state), option=orjson.OPT_INDENT_2))
-            lake.publish_directory(folder, "checkpoints", state.run, step_name(state.step))
+            if peers.is_first:
+                folder.mkdir()
+            if is_sharded(weights):
+                peers.wait()
+                save_shards({**weights.named, **tensors}, folder)
+                peers.wait()
+            elif peers.is_first:
+                save_file(_on_cpu(weights.named), folder / WEIGHTS)
+                save_file(_on_cpu(tensors), folder / OPTIMIZER)
+            if peers.is_first:
+                (folder / CONFIG).write_bytes(orjson.dumps(state.model, option=orjson.OPT_INDENT_2))
+                hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+                state = dataclasses.replace(state, sha256=hashes)
+                (folder / STATE).write_bytes(orjson.dumps(dataclasses.asdict(state), option=orjson.OPT_INDENT_2))
+                lake.publish_directory(folder, "checkpoints", state.run, step_name(state.step))
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"checkpoint {state.run}/{step_name(state.step)} cannot be written to {lake.root} ({error}); "
                 "make room and run the same command again: it goes on from the checkpoint before"
             ) from error
+        peers.wait()
     return state
-
-
-_HASHED = (WEIGHTS, OPTIMIZER, CONFIG)
 
 
 def read_state(lake: Lake, run: str, step: int) -> State:
@@ -152,12 +166,12 @@ def read_state(lake: Lake, run: str, step: int) -> State:
 def check(lake: Lake, run: str, step: int) -> State:
     """The state of an intact checkpoint. Raises InputError that says what is damaged: every file is hashed."""
     state = read_state(lake, run, step)
-    for name in _HASHED:
+    for name, sha256 in state.sha256.items():
         with lake.open("checkpoints", run, step_name(step), name) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != state.sha256.get(name):
+        if found != sha256:
             where = lake.path("checkpoints", run, step_name(step), name)
-            raise InputError(f"{where}: sha256 is {found[:16]}.., {STATE} says {state.sha256.get(name, '')[:16]}..")
+            raise InputError(f"{where}: sha256 is {found[:16]}.., {STATE} says {sha256[:16]}..")
     return state
 
 
@@ -172,12 +186,22 @@ def newest_intact(lake: Lake, run: str) -> tuple[State | None, list[str]]:
     return None, complaints
 
 
-def restore(lake: Lake, state: State, model: GPT2, optimizer: torch.optim.Optimizer) -> None:
-    """Set the weights and the optimizer to a checkpoint's, bit for bit."""
-    device = next(model.parameters()).device
-    with local_files(lake, state.run, state.step, (WEIGHTS, OPTIMIZER)) as folder:
-        model.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
-        load_state_tensors(model, optimizer, load_file(folder / OPTIMIZER, device=str(device)))
+@torch.no_grad()
+def restore(lake: Lake, state: State, weights: Weights, optimizers: Optimizers) -> None:
+    """Set the weights and the optimizers to a checkpoint's, bit for bit, however many processes wrote it.
+
+    Called by all processes.
+    """
+    with local_files(lake, state.run, state.step, tuple(state.sha256)) as folder:
+        found = shapes(folder)
+        tensors: dict[str, Tensor] = {}
+        for name in sorted(found.keys() - weights.named.keys()):
+            weight = weights.named[name.partition("/")[0]]
+            is_like = found[name] == tuple(weight.shape)
+            tensors[name] = torch.zeros_like(weight) if is_like else weight.new_zeros(found[name])
+        load_shards({**weights.named, **tensors}, folder, alone=not is_sharded(weights))
+        load_state_tensors(weights.named, optimizers, tensors)
+    weights.publish()
 
 
 def prune(lake: Lake, run: str, keep: set[int]) -> None:
@@ -206,20 +230,23 @@ def load_model(
         raise InputError(f"--run {run}: no checkpoint of step {step} in {lake.root}; steps there: {have}")
     else:
         check(lake, run, step)
-    with local_files(lake, run, step, (WEIGHTS, CONFIG, STATE)) as folder:
+    names = tuple(name for name in read_state(lake, run, step).sha256 if name != OPTIMIZER)
+    with local_files(lake, run, step, (*names, STATE)) as folder:
         return _load(folder, device, tokenizer)
 
 
 def load_directory(folder: Path, *, device: str = "cpu", tokenizer: str = "gpt2") -> tuple[GPT2, State]:
     """As ``load_model``, for a checkpoint's own directory, wherever it was copied to."""
-    for name in (WEIGHTS, CONFIG, STATE):
+    for name in (CONFIG, STATE):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: no {name} there, so it is no checkpoint of webtext (transformers' are --hf)")
-    model, state = _load(folder, device, tokenizer)
-    found = _sha256(folder / WEIGHTS)
-    if found != state.sha256.get(WEIGHTS):
-        raise InputError(f"{folder / WEIGHTS}: damaged, its sha256 is not the one in {STATE}; use another checkpoint")
-    return model, state
+    state = State.from_json(_json(folder / STATE), str(folder / STATE))
+    for name in (name for name in state.sha256 if name != OPTIMIZER):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: no {name} there, so it is no checkpoint of webtext (transformers' are --hf)")
+        if _sha256(folder / name) != state.sha256[name]:
+            raise InputError(f"{folder / name}: damaged, its sha256 is not the one in {STATE}; use another checkpoint")
+    return _load(folder, device, tokenizer)
 
 
 def build(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> GPT2:
@@ -245,10 +272,27 @@ def _load(folder: Path, device: str, tokenizer: str) -> tuple[GPT2, State]:
             "use a checkpoint that was trained on a corpus of this tokenizer"
         )
     try:
-        tensors = load_file(folder / WEIGHTS, device=device)
+        if (folder / WEIGHTS).is_file():
+            tensors = load_file(folder / WEIGHTS, device=device)
+        else:
+            tensors = read_whole(folder, [name for name in shapes(folder) if "/" not in name])
     except SafetensorError as error:
-        raise InputError(f"{folder / WEIGHTS}: damaged ({error}); use another checkpoint") from error
-    return build(config, tensors, str(folder)), state
+        raise InputError(f"{folder}: damaged weights ({error}); use another checkpoint") from error
+    return build(config, tensors, str(folder)).to(device), state
+
+
+@contextlib.contextmanager
+def artifacts(lake: Lake, run: str, step: int) -> Iterator[Path]:
+    """A directory with the checkpoint's weights, whole, and its shape: WEIGHTS and CONFIG."""
+    names = tuple(name for name in read_state(lake, run, step).sha256 if name != OPTIMIZER)
+    with local_files(lake, run, step, names) as folder:
+        if WEIGHTS in names:
+            yield folder
+            return
+        with lake.scratch() as scratch:
+            save_file(read_whole(folder, [name for name in shapes(folder) if "/" not in name]), scratch / WEIGHTS)
+            shutil.copyfile(folder / CONFIG, scratch / CONFIG)
+            yield scratch
 
 
 @contextlib.contextmanager

@@ -26,7 +26,10 @@ from data.errors import InputError
 from data.lake import check_name
 
 T = TypeVar("T")
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "autocast", "bfloat16")
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("cosine", "wsd")
+PARALLEL = ("ddp", "fsdp")
 
 
 def _from_json(cls: type[T], value: Mapping[str, Any], where: str) -> T:
@@ -89,8 +92,14 @@ class TrainConfig:
     beta2: float = 0.95
     clip_norm: float = 1.0
     seed: int = 0
-    precision: str = "auto"  # bfloat16 products (autocast, fp32 weights) where the device computes them itself
+    precision: str = "auto"  # of products: see model/weights.py and world.precision_for
+    optimizer: str = "adamw"  # or muon, see model/optim.py
+    schedule: str = "cosine"  # or wsd
+    decay_share: float = 0.2  # of the steps, at their end: where wsd falls
     micro_batch_size: int = operational(8)  # sequences a process holds at once
+    parallel: str = operational("ddp")  # several processes: each with the whole model, or fsdp (model/sharding.py)
+    recompute: bool = operational(False)  # activations of blocks in the backward pass: less memory, a third more time
+    compile: bool = operational(False)  # torch.compile each block; minutes at the start
     val_every: int = operational(1_000)  # steps
     val_sequences: int = operational(1_024)  # evenly spread over the validation tokens; 0: all of them
     checkpoint_every: int = operational(1_000)  # steps
@@ -108,7 +117,10 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         _require(0 <= self.final_lr_share <= 1, "final_lr_share", self.final_lr_share, "in [0, 1]")
-        _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+        _require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "in (0, 1]")
+        choices = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "parallel": PARALLEL}
+        for name, allowed in choices.items():
+            _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -192,6 +204,10 @@ def resolve(preset: str, overrides: Mapping[str, str]) -> Preset:
 
 
 def _parse(key: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise InputError(f"--set {key}={text}: expects true or false")
+        return text == "true"
     try:
         return kind(text.replace("_", "") if kind is int else text)
     except ValueError as error:

@@ -15,7 +15,7 @@ It is the whole model: no wrapper, no registry. The weights are those of transfo
 transposition (model/hf.py), and so are logits and gradients (tests/model/test_gpt2.py).
 
 Cost: a token takes about 6 x parameters FLOP to train; activations are dominated by the logits, T x 50,257 numbers a
-sequence.
+sequence, of which the loss keeps one set (model/loss.py).
 
 Letters in names: B sequences, T positions, S positions attended to (cached ones included), C width, N heads, H width of
 a head, V vocabulary.
@@ -29,8 +29,10 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
+from model.loss import head_loss
 
 
 @dataclass
@@ -120,6 +122,7 @@ class GPT2(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.ln = nn.LayerNorm(config.width, eps=1e-5)
+        self.recompute = False  # blocks in the backward pass, instead of keeping their activations (Chen et al., 2016)
         self._draw_weights()
 
     @torch.no_grad()
@@ -143,7 +146,10 @@ class GPT2(nn.Module):
         positions_T = torch.arange(past, past + T, device=ids_BT.device)
         x_BTC = self.dropout(self.tokens(ids_BT) + self.positions(positions_T))
         for block in self.blocks:
-            x_BTC = block(x_BTC, cache)
+            if self.recompute and torch.is_grad_enabled():
+                x_BTC = checkpoint(block, x_BTC, cache, use_reentrant=False)
+            else:
+                x_BTC = block(x_BTC, cache)
         return self.ln(x_BTC)  # type: ignore[no-any-return]
 
     def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
@@ -156,7 +162,7 @@ class GPT2(nn.Module):
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats a token, a scalar; ``targets_BT[b, t]`` is the token after ``ids_BT[b, t]``."""
-        return F.cross_entropy(self(ids_BT).flatten(0, 1), targets_BT.flatten())
+        return head_loss(self.hidden(ids_BT).flatten(0, 1), self.tokens.weight, targets_BT.flatten())
 
 
 def count_parameters(config: ModelConfig) -> int:

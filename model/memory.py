@@ -2,27 +2,30 @@
 
 States, bytes a parameter (the accounting of ZeRO: Rajbhandari et al., 2020, section 3.1):
 
-    weights      4    fp32
-    gradients    4    fp32, accumulated over micro-batches; with several processes the buckets they are reduced in hold
-                      4 more (DistributedDataParallel)
-    optimizer    8    AdamW's two moments, fp32
-    casts        2    bf16 copies of the weights, which autocast keeps through a micro-batch; none in fp32
+                 float32   autocast   bfloat16
+    weights         4         4          6      fp32 ones; bfloat16 computes with copies of them
+    casts           -         2          -      bf16 copies that autocast keeps through a micro-batch
+    gradients       4         4          6      fp32 sums; bfloat16 also has those of its copies
+    buckets         4         4          -      of DistributedDataParallel, with several processes
+    optimizer       8         8          8      AdamW's two moments; Muon keeps one a matrix, 4 bytes less
+
+fsdp splits weights, gradients and optimizer among the processes. It gathers the embeddings and, at a time, a block and
+the one that comes next, and holds the whole gradients of one unit until they are scattered.
 
 Activations, numbers a token that a block keeps for its backward pass, C being the width. Counted as in "Reducing
 Activation Recomputation in Large Transformer Models" (Korthikanti et al., 2022, section 4.1), for this model, without
 dropout and with an attention that keeps no square of positions:
 
-    2 C   inputs of the two normalisations: the residual stream, fp32 always
+    2 C   inputs of the two normalisations: the residual stream, which autocast leaves in fp32
     2 C   inputs of qkv and of up: the normalised stream
     4 C   queries, keys, values, and what attention gives
     8 C   inputs of GELU and of the second layer, 4 C each
 
-64 C bytes in fp32, 2 C x 4 + 14 C x 2 = 36 C with bf16 products (the paper has 34 C, with masks of dropout and the
-residual stream in 16 bits). tests/model/test_telemetry.py compares this with what autograd keeps. Activation
-checkpointing keeps the residual stream of each block (4 C bytes) and the activations of one block at a time.
+64 C bytes in float32, 36 C with autocast, 32 C in bfloat16 (the paper has 34 C, with masks of dropout).
+tests/model/test_telemetry.py compares this with what autograd keeps. With ``recompute`` (activation checkpointing) the
+residual stream of each block is kept, and the activations of one block at a time.
 
-Logits: V numbers a token, twice at the peak: as they are and as logarithms of probabilities (or the gradient of them);
-with bf16 products also as bf16. 8 V or 10 V bytes; more than everything else of a small model.
+Logits: V numbers a token, once (model/loss.py writes their gradient over them); of a small model more than all else.
 
 Not counted: what the allocator loses to fragments, the context of a GPU's driver (about 0.5 GB), kernels' work space.
 """
@@ -50,17 +53,34 @@ class MemoryEstimate:
 
 
 def estimate(
-    model: ModelConfig, parameters: int, micro_batch_size: int, *, is_bf16: bool, processes: int, is_recomputed: bool
+    model: ModelConfig,
+    parameters: int,
+    micro_batch_size: int,
+    precision: str,
+    *,
+    processes: int,
+    is_sharded: bool,
+    is_recomputed: bool,
 ) -> MemoryEstimate:
-    """The peak of a training step in one of ``processes``; ``is_recomputed``: with activation checkpointing."""
-    tokens = micro_batch_size * model.context
-    block = (36 if is_bf16 else 64) * model.width
-    blocks = model.layers * 4 * model.width + block if is_recomputed else model.layers * block
-    head = (4 + (2 if is_bf16 else 4)) * model.width  # the last normalisation's input and output
+    """The peak of a training step in one of ``processes``; ``precision`` is float32, autocast or bfloat16."""
+    width, tokens = model.width, micro_batch_size * model.context
+    narrow, stream = 4 if precision == "float32" else 2, 2 if precision == "bfloat16" else 4
+    block = (2 * stream + 14 * narrow) * width
+    blocks = model.layers * stream * width + block if is_recomputed else model.layers * block
+    weights = {"float32": 4, "autocast": 6, "bfloat16": 6}[precision] * parameters
+    gradients = (6 if precision == "bfloat16" else 4) * parameters
+    optimizer = 8 * parameters
+    if is_sharded:
+        unit, embeddings = 12 * width**2, (model.vocab_size + model.context) * width
+        weights = 4 * parameters // processes + narrow * (2 * unit + embeddings)
+        gradients = 4 * parameters // processes + narrow * max(unit, embeddings)
+        optimizer //= processes
+    elif processes > 1 and precision != "bfloat16":
+        gradients += 4 * parameters
     return MemoryEstimate(
-        weights=(6 if is_bf16 else 4) * parameters,
-        gradients=(8 if processes > 1 else 4) * parameters,
-        optimizer=8 * parameters,
-        activations=tokens * (blocks + head),
-        logits=tokens * (10 if is_bf16 else 8) * model.vocab_size,
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=tokens * (blocks + (stream + narrow) * width),  # the last normalisation's input and output
+        logits=tokens * narrow * model.vocab_size,
     )

@@ -58,8 +58,6 @@ class Observer(Silent):
 
     def checkpoint(self, state: State, *, with_weights: bool) -> None:
         """Record a checkpoint; its weights, which are a copy, only if it stays for good."""
-        from model.tracking import ARTIFACTS
-
         metrics = {"train_loss": state.train_loss}
         if state.val_loss is not None:
             metrics["val_loss"] = state.val_loss
@@ -67,7 +65,7 @@ class Observer(Silent):
             if not with_weights:
                 self._tracker.log_checkpoint(state.step, metrics, None)
                 return
-            with checkpoint.local_files(self._lake, state.run, state.step, ARTIFACTS) as folder:
+            with checkpoint.artifacts(self._lake, state.run, state.step) as folder:
                 self._tracker.log_checkpoint(state.step, metrics, folder)
 
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:

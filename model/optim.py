@@ -1,13 +1,22 @@
-"""The optimizer and its schedule.
+"""The optimizers and the schedules of their rates.
 
-AdamW (Loshchilov and Hutter, 2019) with decay on matrices and embeddings only, as GPT-1 ("all non bias or gain
-weights"), and a learning rate that rises linearly and falls as a cosine, as GPT-2's successors describe it
-(model/config.py names the source of each number).
+    adamw    AdamW (Loshchilov and Hutter, 2019) with decay on matrices and embeddings only, as GPT-1 ("all non bias or
+             gain weights")
+    muon     Muon (Jordan et al., 2024) for the matrices of the blocks, AdamW for the rest; the update of a matrix is
+             scaled to the size of AdamW's (Liu et al., "Muon is scalable for LLM training", 2025, section 2.2), so one
+             learning rate serves both
+
+    cosine   a linear rise, then half a cosine down to ``final_lr_share`` of the peak, as GPT-2's successors describe it
+    wsd      a linear rise, the peak, and over the last ``decay_share`` of the steps a linear fall (Hu et al., MiniCPM,
+             2024; the share of 0.2 and the line: Hägele et al., 2024)
+
+model/config.py names the source of each number.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,42 +25,73 @@ from model.config import TrainConfig
 
 ADAM_EPSILON = 1e-8  # GPT-3 paper, appendix B; also torch's default
 
+Optimizers = list[torch.optim.Optimizer]
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters of ``model``; fused, which is several times faster than one operation a tensor."""
-    decayed = [weight for weight in model.parameters() if weight.ndim >= 2]
-    free = [weight for weight in model.parameters() if weight.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+def make_optimizers(weights: Mapping[str, nn.Parameter], config: TrainConfig) -> Optimizers:
+    """The optimizers over named weights: each weight is in exactly one of them.
+
+    AdamW is fused, which is several times faster than one operation a tensor.
+    """
+    by_muon = {name for name in weights if config.optimizer == "muon" and _is_matrix_of_block(name, weights[name])}
+    rest = [weight for name, weight in weights.items() if name not in by_muon]
+    groups = [
+        {"params": [weight for weight in rest if weight.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in rest if weight.ndim < 2], "weight_decay": 0.0},
+    ]
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=ADAM_EPSILON, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=ADAM_EPSILON, fused=True)
+    if not by_muon:
+        return [adamw]
+    matrices = [weights[name] for name in weights if name in by_muon]
+    muon = torch.optim.Muon(
+        matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [adamw, muon]
+
+
+def _is_matrix_of_block(name: str, weight: Tensor) -> bool:
+    return name.startswith("blocks.") and weight.ndim == 2
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of update ``step``, counted from 0: linear to the peak, then a cosine to ``final_lr_share`` of it."""
+    """The rate of update ``step``, counted from 0."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "wsd":
+        decay_steps = max(1, round(config.decay_share * config.steps))
+        left = min(1.0, (config.steps - step) / decay_steps)
+        return config.learning_rate * (config.final_lr_share + (1 - config.final_lr_share) * left)
     done = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return config.learning_rate * (config.final_lr_share + (1 - config.final_lr_share) * cosine)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
 
 
-def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name, as ``<parameter>/<quantity>``; empty before the first step."""
-    names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
+def state_tensors(weights: Mapping[str, nn.Parameter], optimizers: Optimizers) -> dict[str, Tensor]:
+    """The optimizers' state by parameter name, as ``<parameter>/<quantity>``; empty before the first step."""
+    names: dict[Tensor, str] = {weight: name for name, weight in weights.items()}
     return {
-        f"{names[weight]}/{key}": value for weight, values in optimizer.state.items() for key, value in values.items()
+        f"{names[weight]}/{key}": value
+        for optimizer in optimizers
+        for weight, values in optimizer.state.items()
+        for key, value in values.items()
     }
 
 
-def load_state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def load_state_tensors(
+    weights: Mapping[str, nn.Parameter], optimizers: Optimizers, tensors: Mapping[str, Tensor]
+) -> None:
     """The inverse of ``state_tensors``. The tensors must be on the devices of their parameters."""
-    weights = dict(model.named_parameters())
-    optimizer.state.clear()
+    owners = {weight: opt for opt in optimizers for group in opt.param_groups for weight in group["params"]}
+    for optimizer in optimizers:
+        optimizer.state.clear()
     for name, tensor in tensors.items():
-        weight, _, key = name.partition("/")
-        optimizer.state[weights[weight]][key] = tensor
+        parameter, _, key = name.partition("/")
+        weight = weights[parameter]
+        owners[weight].state[weight][key] = tensor

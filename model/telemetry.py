@@ -6,6 +6,7 @@ the device spent on it or idle before it, and ``data`` is what the device waited
 
 ``communication`` is what was waited for: gradients are reduced while the backward pass still computes others
 (DistributedDataParallel), so it begins when the last bucket of them is handed over, and ends with the backward pass.
+What FSDP gathers and scatters inside of the passes is part of them.
 """
 
 from __future__ import annotations

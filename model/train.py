@@ -38,7 +38,7 @@ from model.checkpoint import State
 from model.config import ModelConfig, Preset, TrainSpec
 from model.failure import FailedStepError
 from model.flops import Peak, flop_per_token, peak_of
-from model.initial import load_initial
+from model.initial import load_initial, set_weights
 from model.loader import Corpus, open_corpus
 from model.observer import Emit, Silent, observe
 from model.optim import learning_rate
@@ -99,7 +99,7 @@ class _Run:
         steps = preset.train.steps
         if begun and self.spec.steps is None and "steps" not in self.spec.overrides:
             steps = int(begun["train"]["steps"])
-        precision = world.precision_for(preset.train.precision, self.world.device)
+        precision = world.precision_for(preset.train.precision, self.world.device, preset.train.parallel)
         model, config = preset.model, dataclasses.replace(preset.train, steps=steps, precision=precision)
         if model.tokenizer != self.corpus.tokenizer or self.corpus.max_token >= model.vocab_size:
             raise InputError(
@@ -147,8 +147,8 @@ class _Run:
             folder = begun["spec"].get("init_from")  # it was killed before its first checkpoint
         init_from = None
         if folder is not None:
-            weights, init_from = load_initial(folder, self.preset.model)
-            self.trainer.model.load_state_dict(weights)
+            tensors, init_from = load_initial(folder, self.preset.model)
+            set_weights(self.trainer.weights, tensors)
         record = runs.make_record(self.spec, self.preset, self.manifests, self.corpus.digest, init_from, begun)
         self.world.wait()
         if self.world.is_first:
@@ -171,7 +171,7 @@ class _Run:
             raise InputError(
                 f"checkpoint {name} is of another model ({diff}); choose another --run, or go on with that"
             )
-        checkpoint.restore(self.lake, state, self.trainer.model, self.trainer.optimizer)
+        checkpoint.restore(self.lake, state, self.trainer.weights, self.trainer.optimizers)
         self.trainer.step = step
         self.state = dataclasses.replace(state, train=self.preset.train.to_json(), manifests=self.manifests, sha256={})
         self.emit("resumed", step=step, samples_seen=state.samples_seen)
@@ -191,7 +191,7 @@ class _Run:
         return observer
 
     def _parameters(self) -> int:
-        return sum(weight.numel() for weight in self.trainer.model.parameters())
+        return sum(weight.numel() for weight in self.trainer.weights)
 
     def _meter(self) -> Meter:
         """Where the peak is not known, every process measures it at the same time: so they will compute."""
@@ -313,9 +313,9 @@ class _Run:
             seconds=seconds,
             mlflow_run_id=self.observer.run_id,
         )
+        self.observer.flush()  # what is not sent now would be lost with this process, and not be logged again
+        checkpoint.save(self.lake, self.trainer.weights, self.trainer.optimizers, state, self.world)
         if self.world.is_first:
-            self.observer.flush()  # what is not sent now would be lost with this process, and not be logged again
-            checkpoint.save(self.lake, self.trainer.model, self.trainer.optimizer, state)
             steps = [step for step in checkpoint.steps(self.lake, self.spec.run) if step <= state.step]
             kept = {step for step in steps if self._is_permanent(step)}
             kept |= {*steps[-config.keep_last :], *([state.best_step] if state.best_step else [])}

@@ -18,8 +18,10 @@ from model.config import ModelConfig, TrainConfig
 from model.failure import require_finite
 from model.gpt2 import GPT2
 from model.loader import Corpus, Indices, Sampler, derive_seed, rank_samples, val_windows
-from model.optim import learning_rate, make_optimizer, set_learning_rate
+from model.optim import learning_rate, make_optimizers, set_learning_rate
+from model.sharding import set_gradient_sync, shard, whole
 from model.telemetry import Timer, time_reduction
+from model.weights import Masters, Weights
 from model.world import World
 
 CPU_VAL_TOKENS, GPU_VAL_TOKENS = 1_024, 16_384  # in one forward pass of the validation
@@ -37,7 +39,7 @@ class _Head(nn.Module):
 
 
 class Trainer:
-    """A model in training: weights, optimizer, and the number of steps done, which decides what comes next."""
+    """A model in training: weights, optimizers, and the number of steps done, which decides what comes next."""
 
     def __init__(self, model: ModelConfig, config: TrainConfig, corpus: Corpus, peers: World) -> None:
         self.config, self.corpus, self.world = config, corpus, peers
@@ -47,9 +49,18 @@ class Trainer:
         self.micro_batches = len(list(self._samples()))
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.model = GPT2(model).to(peers.device)
-        self.optimizer = make_optimizer(self.model, config)
+        self.model.recompute = config.recompute
+        self.is_sharded = config.parallel == "fsdp" and peers.size > 1
+        if self.is_sharded:
+            shard(self.model, peers.device.type, peers.size, config.precision)
+        self.weights = Masters(self.model) if config.precision == "bfloat16" else Weights(self.model)
+        self.optimizers = make_optimizers(self.weights.named, config)
+        if config.compile:
+            for block in self.model.blocks:
+                block.compile()
         head = _Head(self.model)
-        self._ddp = nn.parallel.DistributedDataParallel(head) if peers.size > 1 else None
+        has_ddp = peers.size > 1 and not self.is_sharded and config.precision != "bfloat16"
+        self._ddp = nn.parallel.DistributedDataParallel(head) if has_ddp else None
         if self._ddp is not None:
             time_reduction(self._ddp, self.timer)
         self._loss: nn.Module = self._ddp or head
@@ -68,32 +79,42 @@ class Trainer:
         total = 0.0
         for index, samples in enumerate(self._samples()):
             torch.manual_seed(derive_seed(self.config.seed, f"dropout/{samples[0]}"))
-            is_reduced = index == self.micro_batches - 1  # with the last one's gradients
             self.timer.start("data")
             batch = self.sampler.batch(self.corpus.train, samples)
             self.timer.start("forward")
-            with contextlib.nullcontext() if self._ddp is None or is_reduced else self._ddp.no_sync():
+            with self._gradient_sync(is_last=index == self.micro_batches - 1):
                 loss = self._forward(*batch) / self.micro_batches
                 self.timer.start("backward")
                 loss.backward()
+            self.weights.take_gradients()
             total += loss.item()
         self.timer.start("communication")
+        self.weights.sum_gradients(self.world.size)
         mean = self.world.sum(total)[0] / self.world.size
         self.timer.start("optimizer")
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)))
         judge(mean, norm)
-        set_learning_rate(self.optimizer, learning_rate(self.step, self.config))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        set_learning_rate(self.optimizers, learning_rate(self.step, self.config))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.weights.publish()
         self.step += 1
         self.timer.start("other")
         return mean, norm
 
     def leave_out(self) -> None:
         """Count the step that ``train_step`` refused as done, without its update."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.timer.start("other")
+
+    def _gradient_sync(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are summed over the processes with the last micro-batch of a step."""
+        if self.is_sharded:
+            set_gradient_sync(self.model, is_last=is_last)
+        return contextlib.nullcontext() if self._ddp is None or is_last else self._ddp.no_sync()
 
     @torch.no_grad()
     def validate(self) -> tuple[float, int]:
@@ -102,23 +123,37 @@ class Trainer:
         context = self.sampler.context
         windows = val_windows(len(self.corpus.val), context, self.config.val_sequences)
         in_one = max(1, (CPU_VAL_TOKENS if self.world.device.type == "cpu" else GPU_VAL_TOKENS) // context)
-        total, tokens = 0.0, 0
-        for start, length, count in _batches(windows[self.world.rank :: self.world.size], in_one):
+        total, tokens, size = 0.0, 0, self.world.size
+        for turn in _turns(list(_batches(windows, in_one)), size):  # shards are gathered by all in every pass
+            start, length, count = turn[self.world.rank]
             rows = np.stack([self.corpus.val[s : s + length + 1] for s in start]).astype(np.int64)
-            total += float(self._forward(rows[:, :-1], rows[:, 1:], self.model.loss)) * count * length
+            loss = float(self._forward(rows[:, :-1], rows[:, 1:], self.model.loss))
+            total += loss * count * length
             tokens += count * length
         total, n_tokens = self.world.sum(total, tokens)
         return total / n_tokens, int(n_tokens)
 
     def _forward(self, ids: Any, targets: Any, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
         device = self.world.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "autocast"):
             ids_BT, targets_BT = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (ids, targets))
             return (loss or self._loss)(ids_BT, targets_BT)  # type: ignore[no-any-return]
 
 
-def _batches(windows: list[tuple[int, int]], in_one: int) -> Iterator[tuple[list[int], int, int]]:
-    """Windows of one length, up to ``in_one`` at a time, as ``(starts, length, number)``."""
+Batch = tuple[list[int], int, int]
+"""Starts, length and number of some windows; a number of 0 stands for one that another process counts."""
+
+
+def _turns(batches: list[Batch], processes: int) -> Iterator[list[Batch]]:
+    """The batches dealt to the processes, as many to each: in the last turn some may have one that does not count."""
+    for first in range(0, len(batches), processes):
+        turn = batches[first : first + processes]
+        start, length, _ = turn[0]
+        yield turn + [(start, length, 0)] * (processes - len(turn))
+
+
+def _batches(windows: list[tuple[int, int]], in_one: int) -> Iterator[Batch]:
+    """Windows of one length, up to ``in_one`` at a time."""
     while windows:
         length = windows[0][1]
         batch = [start for start, other in windows[:in_one] if other == length]

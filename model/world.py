@@ -37,6 +37,14 @@ class World:
         dist.all_reduce(tensor)
         return [float(value) for value in tensor]
 
+    def from_first(self, value: str) -> str:
+        """What the first process has."""
+        if self.size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0)
+        return str(held[0])
+
     def close(self) -> None:
         if self.size > 1:
             dist.destroy_process_group()
@@ -71,14 +79,24 @@ def join(device: str) -> World:
     return World(rank, size, chosen)
 
 
-def precision_for(wanted: str, device: torch.device) -> str:
-    """``auto`` is bfloat16 where the device has instructions for it. Raises InputError if asked for without."""
+def precision_for(wanted: str, device: torch.device, parallel: str = "ddp") -> str:
+    """What ``auto`` is here: bfloat16 products where the device has instructions for them.
+
+    On a CPU the whole model is bfloat16 with fp32 masters, as converting weights in every pass costs more than what the
+    masters do; on a GPU, and where fsdp keeps fp32 shards, autocast. Raises InputError for what does not go together.
+    """
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         has_bf16 = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    if wanted == "bfloat16" and not has_bf16:
-        raise InputError(f"precision=bfloat16: {device} has no instructions for it; use --set precision=float32")
-    return ("bfloat16" if has_bf16 else "float32") if wanted == "auto" else wanted
+    if wanted in ("autocast", "bfloat16") and not has_bf16:
+        raise InputError(f"precision={wanted}: {device} has no instructions for it; use --set precision=float32")
+    if wanted == "bfloat16" and parallel == "fsdp":
+        raise InputError("precision=bfloat16 with parallel=fsdp: its shards are fp32; use --set precision=autocast")
+    if wanted != "auto":
+        return wanted
+    if not has_bf16:
+        return "float32"
+    return "bfloat16" if device.type == "cpu" and parallel == "ddp" else "autocast"
 
 
 def keep_freed_memory() -> None:

@@ -17,7 +17,7 @@ PARAMETERS = {"124M": 124_439_808, "355M": 354_823_168, "774M": 774_030_080, "15
 @pytest.mark.parametrize(("preset", "parameters"), PARAMETERS.items())
 def test_the_paper_sizes(preset: str, parameters: int) -> None:
     plan = train_plan(preset, {}, None)
-    size, one, eight = plan["size"], plan["gpus"]["1"], plan["gpus"]["8"]
+    size, one, eight = plan["size"], plan["gpus"]["1"], plan["gpus"]["8 ddp"]
     assert size["parameters"] == parameters
     assert size["tokens_per_step"] == 512 * 1024
     assert size["tokens"] == size["steps"] * size["tokens_per_step"]
@@ -29,8 +29,11 @@ def test_the_paper_sizes(preset: str, parameters: int) -> None:
         for memory in gpu["memory"].values():
             assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
     assert eight["memory"]["plain"]["gradients"] == 2 * one["memory"]["plain"]["gradients"]
-    plain, recomputed = one["memory"]["plain"], one["memory"]["with_activation_checkpointing"]
+    plain, recomputed = one["memory"]["plain"], one["memory"]["recompute"]
     assert recomputed["activations"] < plain["activations"] / 4
+    sharded = plan["gpus"]["8 fsdp"]["memory"]["plain"]
+    assert sharded["optimizer"] == parameters
+    assert sharded["total"] < eight["memory"]["plain"]["total"]
     assert plain["total"] < 80e9, "the preset's micro-batch fits the GPU that its time is given for"
 
 
@@ -39,8 +42,8 @@ def test_steps_and_settings_change_the_plan() -> None:
     usual = train_plan("124M", {}, None)
     assert plan["size"]["tokens"] == 100 * 512 * 1024
     assert plan["gpus"]["1"]["memory"]["plain"]["weights"] == 4 * PARAMETERS["124M"]
-    assert plan["gpus"]["1"]["memory"]["plain"]["logits"] == 16 * 1024 * 8 * 50_257
-    assert usual["gpus"]["1"]["memory"]["plain"]["logits"] == 8 * 1024 * 10 * 50_257
+    assert plan["gpus"]["1"]["memory"]["plain"]["logits"] == 16 * 1024 * 4 * 50_257
+    assert usual["gpus"]["1"]["memory"]["plain"]["logits"] == 8 * 1024 * 2 * 50_257
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +54,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["size"]["parameters"] == PARAMETERS["124M"]
     show.training_plan(plan)
     printed = capsys.readouterr().out
-    for text in ("124,439,808", "with activation checkpointing", "8 GPUs", "time at 40% of the peak of A100s"):
+    for text in ("124,439,808", "with recompute=true", "GPUs: 8 fsdp", "time at 40% of the peak of A100s"):
         assert text in printed
 
 

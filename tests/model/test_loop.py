@@ -264,7 +264,7 @@ def test_no_more_steps_are_left_out_than_allowed(lake: Lake, monkeypatch: pytest
     def poisoned(*arguments: Any) -> None:
         restore(*arguments)
         with torch.no_grad():
-            arguments[2].ln.weight[0] = math.inf
+            arguments[2].named["ln.weight"][0] = math.inf
 
     monkeypatch.setattr(checkpoint, "restore", poisoned)
     events = Events()

@@ -152,10 +152,12 @@ def test_the_peak_is_measured_once_and_quickly() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("is_bf16", [False, True])
-def test_the_activations_are_those_that_autograd_keeps(is_bf16: bool) -> None:
+@pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])
+def test_the_activations_are_those_that_autograd_keeps(precision: str) -> None:
     config = ModelConfig(layers=3, heads=4, width=128, context=64, vocab_size=500, tokenizer="x")
     model, batch = GPT2(config).train(), 4
+    if precision == "bfloat16":
+        model.bfloat16()
     own = {weight.data_ptr() for weight in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -165,15 +167,15 @@ def test_the_activations_are_those_that_autograd_keeps(is_bf16: bool) -> None:
 
     ids = torch.randint(500, (batch, 64))
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
         loss = model.loss(ids, ids)
     assert loss.requires_grad
     measured = sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
-    if is_bf16:
+    if precision == "autocast":
         measured -= sum(2 * weight.numel() for weight in model.parameters() if weight.ndim == 2)  # casts of weights
-    measured -= batch * 64 * 500 * 4  # logarithms of probabilities, counted with the logits
-    found = estimate(config, 1, batch, is_bf16=is_bf16, processes=1, is_recomputed=False)
-    assert found.activations == pytest.approx(measured, rel=0.02)
+        measured += 2 * model.positions.weight.numel()  # which is in no product
+    found = estimate(config, 1, batch, precision, processes=1, is_sharded=False, is_recomputed=False)
+    assert found.activations + found.logits == pytest.approx(measured, rel=0.02)
 
 
 def test_memory_is_the_most_that_was_resident() -> None:

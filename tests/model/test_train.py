@@ -217,7 +217,7 @@ def test_divergence_stops_before_the_update(lake: Lake, monkeypatch: pytest.Monk
     def poisoned(*arguments: Any) -> None:
         load(*arguments)
         with torch.no_grad():
-            arguments[2].ln.weight[0] = math.inf
+            arguments[2].named["ln.weight"][0] = math.inf
 
     monkeypatch.setattr(checkpoint, "restore", poisoned)
     with pytest.raises(FailedStepError, match=r"step 4: loss nan.*samples 24 to 31"):
@@ -353,5 +353,5 @@ def test_optimizer_state_is_kept_by_parameter_name(lake: Lake) -> None:
     runner = trainer.Trainer(spec.resolve().model, spec.resolve().train, corpus, world.join("cpu"))
     runner.train_step()
     names = {name for name, _ in runner.model.named_parameters()}
-    found = state_tensors(runner.model, runner.optimizer)
+    found = state_tensors(runner.weights.named, runner.optimizers)
     assert found.keys() == {f"{name}/{key}" for name in names for key in ("step", "exp_avg", "exp_avg_sq")}

@@ -1,0 +1,269 @@
+"""A training step side by side with nanoGPT and transformers: tokens a second, memory, share of the machine's own rate.
+
+    python -m benchmarks.train [--nanogpt DIR] [--turns 3] [--steps 6] [--quick] [--seeds 3 --mini]
+
+GPT-2 124M, 4 sequences of 256 tokens a step, on the CPU. Every crawler of tokens runs in a process of its own, in turn,
+``turns`` times; the first step of each is left out. ``--nanogpt`` names a checkout of nanoGPT; without it transformers
+is the only peer.
+
+    ours            the Trainer on a corpus of the lake, through its loader; bfloat16 with fp32 masters where the CPU
+                    has instructions for it (what ``precision=auto`` is), clipping, AdamW
+    others          benchmarks/train_peers/peer.py
+    machine         2048-cubed products in bfloat16: what this machine can do. A token is 6 x parameters FLOP.
+
+A ratio is the median of the ratios within each turn. ``--mini`` instead trains the mini preset for 200 steps in fp32
+and in bfloat16 with several seeds, and prints the losses with their spread. ``--quick`` makes everything tiny: whether
+it works, its numbers mean nothing. Ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+ROOT = Path(__file__).parents[1]
+PEER = ROOT / "benchmarks" / "train_peers" / "peer.py"
+GOALS = {"nanogpt": 2.4, "transformers": 1.9, "nanogpt-bf16": 1.2, "machine": 0.55}
+SIZE = {"layers": 12, "heads": 12, "width": 768, "context": 256, "vocab_size": 50_257, "batch": 4}
+TINY = {"layers": 1, "heads": 2, "width": 32, "context": 32, "vocab_size": 50_257, "batch": 2}
+SNAPSHOT = "bench"
+
+Result = dict[str, Any]
+
+
+def make_corpus(lake_root: Path, n_tokens: int) -> None:
+    """A ``tokens`` dataset of the documentation of installed packages, as the demo has it; every twentieth document is
+    for validation.
+    """
+    from data.bpe import END_OF_TEXT, encode
+    from data.lake import Lake, write_parquet
+    from data.schema import TOKENS
+    from flows.localdocs import choose_articles
+    from flows.localprose import plain
+
+    documents, held = [], 0
+    for article in choose_articles():
+        documents.append(np.append(encode(plain(article.blocks)), END_OF_TEXT).astype(np.uint16))
+        held += len(documents[-1])
+        if held >= n_tokens:
+            break
+    dataset = Lake(lake_root).dataset("tokens", SNAPSHOT)
+    assert dataset.begin({"tokenizer": "gpt2"}, {"select": SNAPSHOT}) is None
+    splits = {"train": [one for n, one in enumerate(documents) if n % 20], "val": documents[::20]}
+    with dataset.lake.scratch() as folder:
+        files, tables = {}, []
+        for split, some in splits.items():
+            ids = [number.to_bytes(16, "little") for number in range(len(some))]
+            columns = [ids, [list(map(int, one)) for one in some], [len(one) for one in some]]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, TOKENS, strict=True)]
+            tables.append(pa.table(arrays, schema=TOKENS))
+            files[f"{split}/part-00000.parquet"] = folder / f"{split}.parquet"
+            write_parquet(tables[-1], folder / f"{split}.parquet")
+        dataset.seal("part-00000", files, tables, counts={"ok": len(documents)})
+    dataset.finish(["part-00000"], {}, 0.0)
+
+
+def run_ours(folder: Path, size: Result) -> Result:
+    """In a child: the seconds of each step, and of these the seconds in the loader."""
+    from data.lake import Lake
+    from model import world
+    from model.config import ModelConfig, TrainConfig
+    from model.loader import open_corpus
+    from model.trainer import Trainer
+
+    world.keep_freed_memory()
+    corpus = open_corpus(Lake(folder / "lake"), (SNAPSHOT,), folder / "cache")
+    peers = world.join("cpu")
+    precision = world.precision_for(size.get("precision", "auto"), peers.device)
+    model = ModelConfig(*(size[name] for name in ("layers", "heads", "width", "context", "vocab_size")))
+    config = TrainConfig(batch_size=size["batch"], micro_batch_size=size["batch"], warmup_steps=0, precision=precision)
+    if "seed" in size:
+        from model.config import PRESETS
+
+        model = dataclasses.replace(PRESETS["mini"].model, **({"layers": 1, "width": 48} if size["quick"] else {}))
+        config = dataclasses.replace(PRESETS["mini"].train, steps=size["steps"], seed=size["seed"], precision=precision)
+    trainer = Trainer(model, config, corpus, peers)
+    sampler, batch, loader_s = type(trainer.sampler), trainer.sampler.batch, [0.0]
+
+    def timed(*arguments: Any) -> Any:
+        began = time.perf_counter()
+        found = batch(*arguments)
+        loader_s[0] += time.perf_counter() - began
+        return found
+
+    sampler.batch = lambda _, *arguments: timed(*arguments)  # type: ignore[method-assign]
+    seconds, losses = [], []
+    for _ in range(size["steps"]):
+        began = time.perf_counter()
+        losses.append(trainer.train_step()[0])
+        seconds.append(time.perf_counter() - began)
+    return {
+        "seconds": seconds,
+        "losses": losses,
+        "loader_s": loader_s[0],
+        "precision": precision,
+        "val_loss": trainer.validate()[0] if "seed" in size else None,
+        "parameters": sum(weight.numel() for weight in trainer.weights),
+        "peak_rss_mb": _peak_rss_mb(),
+    }
+
+
+def run_machine(size: Result) -> Result:
+    """FLOP a second of a product of two bfloat16 matrices; the best of several, as other work only slows it down."""
+    import torch
+
+    n = 2048 if size["width"] > 100 else 256
+    one, other = torch.randn(n, n).bfloat16(), torch.randn(n, n).bfloat16()
+    seconds = []
+    for _ in range(12):
+        began = time.perf_counter()
+        one @ other
+        seconds.append(time.perf_counter() - began)
+    return {"flops": 2 * n**3 / median(sorted(seconds)[:6])}
+
+
+def _peak_rss_mb() -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def _child(command: list[str], folder: Path) -> Result:
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[:3])} failed:\n{done.stderr[-3000:]}")
+    result: Result = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _ours(kind: str, folder: Path, size: Result) -> Result:
+    return _child(["-m", "benchmarks.train", "--run", kind, str(folder), json.dumps(size)], ROOT)
+
+
+def compare(folder: Path, size: Result, turns: int, nanogpt: Path | None) -> Result:
+    """The turns of everybody, their table, and the JSON line."""
+    peers = ["transformers", *(["nanogpt", "nanogpt-bf16"] if nanogpt else [])]
+    results: dict[str, list[Result]] = {name: [] for name in ("ours", "machine", *peers)}
+    tokens = str(next((folder / "cache").glob("corpus-*/train.bin")))
+    for _ in range(turns):
+        for name in peers:
+            where = nanogpt if name.startswith("nanogpt") and nanogpt else ROOT
+            results[name].append(_child([str(PEER), name, json.dumps({**size, "tokens": tokens})], where))
+        results["ours"].append(_ours("ours", folder, size))
+        results["machine"].append(_ours("machine", folder, size))
+    a_step = size["batch"] * size["context"]
+    rates = {
+        name: [a_step / median(one["seconds"][1:]) for one in of] for name, of in results.items() if name != "machine"
+    }
+    flops = [one["flops"] for one in results["machine"]]
+    parameters = results["ours"][0]["parameters"]
+    ratios = {name: round(median(a / b for a, b in zip(rates["ours"], rates[name], strict=True)), 3) for name in peers}
+    shares = [6 * parameters * rate / peak for rate, peak in zip(rates["ours"], flops, strict=True)]
+    ratios["machine"] = round(median(shares), 3)
+    waits = [one["loader_s"] / sum(one["seconds"]) for one in results["ours"]]
+    print(f"{parameters:,} parameters, {size['batch']} x {size['context']} tokens a step, {turns} turns")
+    for name in ("ours", *peers):
+        memory = max(one["peak_rss_mb"] for one in results[name])
+        versus = "" if name == "ours" else f"  ours / it {ratios[name]:.2f} (goal {GOALS[name]})"
+        print(f"  {name:13}{median(rates[name]):8.1f} tokens/s  {memory:7,.0f} MB{versus}")
+    print(
+        f"  machine: {median(flops) / 1e9:,.0f} GFLOP/s in bfloat16; ours is {ratios['machine']:.0%} of it (goal 55 %)"
+    )
+    print(f"  precision {results['ours'][0]['precision']}, the loader took {median(waits):.2%} of the time (goal 1 %)")
+    return {
+        "bench": "train",
+        "ratios": ratios,
+        "ours": {
+            "tokens_per_s": round(median(rates["ours"]), 1),
+            "loader_share": round(median(waits), 5),
+            "peak_rss_mb": round(max(one["peak_rss_mb"] for one in results["ours"]), 1),
+            "precision": results["ours"][0]["precision"],
+        },
+        "peers": {
+            name: {
+                "tokens_per_s": round(median(rates[name]), 1),
+                "peak_rss_mb": round(max(one["peak_rss_mb"] for one in results[name]), 1),
+            }
+            for name in peers
+        },
+        "peak_rss_mb": round(max(one["peak_rss_mb"] for one in results["ours"]), 1),
+        "machine": _machine() | {"bf16_gflops": round(median(flops) / 1e9, 1)},
+    }
+
+
+def mini(folder: Path, seeds: int, steps: int, *, is_quick: bool) -> Result:
+    """The validation loss of the mini preset after some steps, in fp32 and in bfloat16, seed by seed."""
+    found: dict[str, list[float]] = {}
+    for precision in ("float32", "bfloat16"):
+        runs = [
+            _ours("ours", folder, {**TINY, "steps": steps, "precision": precision, "seed": seed, "quick": is_quick})
+            for seed in range(seeds)
+        ]
+        found[precision] = [run["val_loss"] for run in runs]
+        spread = stdev(found[precision]) if seeds > 1 else 0.0
+        print(
+            f"  {precision:10} {mean(found[precision]):.4f} +- {spread:.4f}   {[round(x, 4) for x in found[precision]]}"
+        )
+    apart = mean(b - a for a, b in zip(found["float32"], found["bfloat16"], strict=True))
+    print(f"  bfloat16 - float32: {apart:+.4f} nats a token")
+    losses = {name: [round(loss, 5) for loss in of] for name, of in found.items()}
+    return {
+        "bench": "train-mini",
+        "ratios": {"bfloat16_minus_float32": round(apart, 5)},
+        "ours": losses,
+        "peers": {},
+        "peak_rss_mb": 0,
+        "machine": _machine(),
+    }
+
+
+def _machine() -> Result:
+    return {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6, help="of each in a turn; the first is left out")
+    parser.add_argument("--mini", action="store_true", help="compare the losses of fp32 and bfloat16 instead")
+    parser.add_argument("--seeds", type=int, default=3, help="of --mini")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it works, not how fast it is")
+    parser.add_argument("--run", nargs=3, metavar=("KIND", "FOLDER", "SIZE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        kind, folder, size = arguments.run[0], Path(arguments.run[1]), json.loads(arguments.run[2])
+        print(json.dumps(run_machine(size) if kind == "machine" else run_ours(folder, size)))
+        return
+    if arguments.nanogpt and not (arguments.nanogpt / "model.py").is_file():
+        parser.error(f"--nanogpt {arguments.nanogpt}: no model.py there; name a checkout of nanoGPT")
+    with tempfile.TemporaryDirectory(prefix="webtext-bench-") as name:
+        folder = Path(name)
+        make_corpus(folder / "lake", 50_000 if arguments.quick else 2_000_000)
+        if arguments.mini:
+            steps = 3 if arguments.quick else 200
+            print(json.dumps(mini(folder, arguments.seeds, steps, is_quick=arguments.quick)))
+            return
+        from data.lake import Lake
+        from model.loader import open_corpus
+
+        open_corpus(Lake(folder / "lake"), (SNAPSHOT,), folder / "cache")  # the peers read its file of tokens
+        size = {**(TINY if arguments.quick else SIZE), "steps": 3 if arguments.quick else arguments.steps}
+        nanogpt = arguments.nanogpt.absolute() if arguments.nanogpt else None
+        print(json.dumps(compare(folder, size, 1 if arguments.quick else arguments.turns, nanogpt)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The loss of the tied head: cross entropy over all tokens of the vocabulary, without keeping its logits twice.
+
+``F.cross_entropy(hidden @ weight.T, targets)`` holds the logits (T x 50,257 numbers a sequence), their log-softmax and
+their gradient, and in bfloat16 it rounds the log-probabilities. Here the gradient is computed with the loss, some rows
+at a time in fp32, and written over the logits. So one such matrix exists, and the softmax runs in the cache. The idea
+is that of fused linear cross entropy (Hsu et al., "Liger Kernel", 2024); the products stay torch's, which for this
+shape already run at the machine's full rate. Measured in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CPU_ROWS, GPU_ROWS = 16, 2_048  # of logits at a time: 16 x 50,257 fp32 numbers are 3 MB
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Rows R, width C, vocabulary V."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor, is_trained: bool) -> Tensor:
+        n_rows = len(targets_R)
+        logits_RV = F.linear(hidden_RC, weight_VC)
+        wide = torch.promote_types(logits_RV.dtype, torch.float32)
+        total = torch.zeros((), dtype=wide, device=logits_RV.device)
+        rows = CPU_ROWS if logits_RV.device.type == "cpu" else GPU_ROWS
+        for logits, targets in zip(logits_RV.split(rows), targets_R.split(rows), strict=True):
+            scores = logits.to(wide)
+            norms = torch.logsumexp(scores, dim=1, keepdim=True)
+            total += (norms.squeeze(1) - scores.gather(1, targets[:, None]).squeeze(1)).sum()
+            if is_trained:  # softmax minus one at the target, by the number of rows
+                gradient = torch.exp(scores.sub_(norms) if scores is not logits else scores - norms)
+                gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
+                logits.copy_(gradient.div_(n_rows))
+        ctx.save_for_backward(hidden_RC, weight_VC, logits_RV)
+        return total / n_rows
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden_RC, weight_VC, gradient_RV = ctx.saved_tensors
+        (by,) = grads
+        return (gradient_RV @ weight_VC).mul_(by), (gradient_RV.T @ hidden_RC).mul_(by), None, None
+
+
+def head_loss(hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor) -> Tensor:
+    """Mean cross entropy of ``hidden_RC @ weight_VC.T`` and the target ids, nats a row: a scalar, in fp32 or wider."""
+    device = hidden_RC.device.type
+    if torch.is_autocast_enabled(device):  # which does not reach into the backward pass
+        dtype = torch.get_autocast_dtype(device)
+        hidden_RC, weight_VC = hidden_RC.to(dtype), weight_VC.to(dtype)
+    is_trained = torch.is_grad_enabled() and (hidden_RC.requires_grad or weight_VC.requires_grad)
+    loss: Tensor = _HeadLoss.apply(hidden_RC, weight_VC, targets_R, is_trained)
+    return loss

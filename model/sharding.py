@@ -1,0 +1,100 @@
+"""FSDP2: weights, gradients and optimizer state split over the processes that train one model.
+
+A process holds 1/N of every tensor. Each block is a unit: its weights are gathered when it runs, forward and backward,
+and dropped after (ZeRO, stage 3: Rajbhandari et al., 2020; torch's ``fully_shard``). What is held is fp32; with
+``bfloat16`` the gathered copies and the products are in bfloat16, and gradients are summed over the processes in fp32.
+
+Checkpoints go through torch.distributed.checkpoint: every process writes its own shards, as safetensors files, so
+nothing is gathered and nothing is pickled. A shard file says which part of which tensor it holds; so a checkpoint of
+any number of processes, one of a process on its own included, is read by any other number of them.
+
+    shard-00001-model-00001-of-00001.safetensors    what the first process held, and so on
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from data.errors import InputError
+from model.gpt2 import GPT2
+
+
+def shard(model: GPT2, device_type: str, processes: int, precision: str) -> None:
+    """Split a model in place over all processes of the default group; each calls it with the same weights.
+
+    ``model.loss`` and ``model(ids)`` work as before, and must be called by all processes equally often.
+    """
+    mesh = init_device_mesh(device_type, (processes,))
+    policy = MixedPrecisionPolicy()
+    if precision != "float32":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    register_fsdp_forward_method(model, "loss")
+
+
+def set_gradient_sync(model: nn.Module, *, is_last: bool) -> None:
+    """Whether the next backward pass sums gradients over the processes: only that of a step's last micro-batch."""
+    assert isinstance(model, FSDPModule)
+    model.set_requires_gradient_sync(is_last)
+
+
+def is_sharded(weights: Iterable[Tensor]) -> bool:
+    return any(isinstance(weight, DTensor) for weight in weights)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as it is without sharding. Called by all processes."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write this process's part of the tensors into ``folder``, which all processes see. Called by all of them."""
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
+
+
+def load_shards(into: Mapping[str, Tensor], folder: Path, *, alone: bool = False) -> None:
+    """Fill tensors, sharded or not, from the safetensors files of ``folder``. Called by all processes, or by one
+    ``alone`` if none is sharded.
+
+    Raises InputError if one is not there or has another shape.
+    """
+    known = shapes(folder)
+    for name, tensor in into.items():
+        if known.get(name) != tuple(tensor.shape):
+            raise InputError(f"{folder}: {name} is {known.get(name)}, expected {tuple(tensor.shape)}")
+    filled: dict[str, Any] = {name: tensor.detach() for name, tensor in into.items()}
+    with warnings.catch_warnings():  # a process on its own is told that it is one
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load(filled, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=alone)
+    for name, tensor in into.items():
+        if filled[name] is not tensor and filled[name].data_ptr() != tensor.data_ptr():
+            tensor.detach().copy_(filled[name])
+
+
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The whole shapes of the tensors in the safetensors files of ``folder``, by name."""
+    metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {name: tuple(found.size) for name, found in metadata.items()}  # type: ignore[union-attr]
+
+
+def read_whole(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """These tensors of ``folder``, whole, on the CPU, in fp32; read by one process."""
+    known = shapes(folder)
+    tensors = {name: torch.empty(known[name]) for name in names}
+    load_shards(tensors, folder, alone=True)
+    return tensors

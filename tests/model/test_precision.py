@@ -1,0 +1,216 @@
+"""The loss over the head, bfloat16 with fp32 masters, optimizers and schedules."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data.errors import InputError
+from data.lake import Lake
+from model import checkpoint, world
+from model.config import TrainConfig
+from model.gpt2 import GPT2
+from model.loader import open_corpus
+from model.loss import head_loss
+from model.optim import learning_rate, make_optimizers, state_tensors
+from model.train import train
+from model.trainer import Trainer
+from tests.model.lakes import make_lake, make_spec
+from tests.model.test_train import Events, after_steps, assert_bit_equal, files_of
+
+CPU = torch.device("cpu")
+HAS_BF16 = world.precision_for("auto", CPU) == "bfloat16"
+needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no instructions for bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    return make_lake(tmp_path_factory.mktemp("precision") / "lake")
+
+
+def trainer_of(lake: Lake, **settings: Any) -> Trainer:
+    spec = make_spec(lake, **settings)
+    preset = spec.resolve()
+    return Trainer(preset.model, preset.train, open_corpus(lake, spec.corpus, Path(spec.cache_dir)), world.join("cpu"))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("rows", [1, 16, 50])
+def test_head_loss_is_cross_entropy(dtype: torch.dtype, tolerance: float, rows: int) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(rows, 24, dtype=dtype), torch.randn(101, 24, dtype=dtype)
+    targets = torch.randint(0, 101, (rows,))
+    found = []
+    for loss_of in (head_loss, lambda h, w, y: F.cross_entropy(h @ w.T, y)):
+        leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+        loss = loss_of(*leaves, targets)
+        (3 * loss).backward()
+        found.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == dtype
+        assert torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+    with torch.no_grad():
+        assert torch.equal(head_loss(hidden, weight, targets), found[0][0])
+
+
+def test_head_loss_in_bfloat16_is_summed_in_fp32() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(64, 32).bfloat16(), torch.randn(300, 32).bfloat16()
+    targets = torch.randint(0, 300, (64,))
+    loss = head_loss(hidden, weight, targets)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(F.cross_entropy((hidden @ weight.T).float(), targets).item(), rel=1e-6)
+
+
+def test_recomputed_activations_change_nothing(lake: Lake) -> None:
+    """Dropout on: the masks of the second forward pass are those of the first."""
+    kept, recomputed = trainer_of(lake), trainer_of(lake, recompute="true")
+    assert kept.train_step() == recomputed.train_step()
+    pairs = zip(kept.weights, recomputed.weights, strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@needs_bf16
+def test_masters_are_fp32_and_the_model_is_their_copy(lake: Lake) -> None:
+    runner = trainer_of(lake, precision="bfloat16")
+    for _ in range(3):
+        runner.train_step()
+    assert {weight.dtype for weight in runner.weights} == {torch.float32}
+    for name, copy in runner.model.named_parameters():
+        assert copy.dtype == torch.bfloat16
+        assert torch.equal(copy, runner.weights.named[name].bfloat16())
+        assert copy.grad is None
+
+
+@needs_bf16
+def test_bfloat16_follows_fp32(lake: Lake) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16", "autocast"):
+        runner = trainer_of(lake, precision=precision, dropout=0.0, steps=40)
+        losses[precision] = [runner.train_step()[0] for _ in range(40)]
+    assert losses["float32"][-1] < losses["float32"][0] - 0.4
+    for precision in ("bfloat16", "autocast"):
+        assert losses[precision] == pytest.approx(losses["float32"], abs=0.05)
+
+
+@needs_bf16
+def test_gradients_of_micro_batches_are_summed_in_fp32(lake: Lake) -> None:
+    """One sample a micro-batch: eight gradients in bfloat16, summed without rounding in between."""
+    runner = trainer_of(lake, precision="bfloat16", dropout=0.0, micro_batch_size=1)
+    seen: dict[str, torch.Tensor] = {}
+    take = runner.weights.take_gradients
+
+    def recording() -> None:
+        for name, copy in runner.model.named_parameters():
+            assert copy.grad is not None
+            seen[name] = seen.get(name, torch.zeros(copy.shape)) + copy.grad.float()
+        take()
+
+    runner.weights.take_gradients = recording  # type: ignore[method-assign]
+    sums: dict[str, torch.Tensor] = {}
+    publish = runner.weights.sum_gradients
+
+    def before_clipping(processes: int) -> None:
+        publish(processes)
+        sums.update({name: master.grad.clone() for name, master in runner.weights.named.items()})
+
+    runner.weights.sum_gradients = before_clipping  # type: ignore[method-assign]
+    runner.train_step()
+    assert_bit_equal(seen, sums)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "muon"},
+        {"schedule": "wsd"},
+        {"recompute": "true"},
+        pytest.param({"precision": "bfloat16"}, marks=needs_bf16),
+        pytest.param({"precision": "bfloat16", "optimizer": "muon"}, marks=needs_bf16),
+        pytest.param({"precision": "autocast"}, marks=needs_bf16),
+    ],
+    ids=str,
+)
+def test_resumed_equals_uninterrupted(lake: Lake, settings: dict[str, str]) -> None:
+    name = "-".join(f"{key}-{value}" for key, value in settings.items())
+    whole, parts = Events(), Events()
+    train(make_spec(lake, f"whole-{name}", **settings), whole)
+    train(make_spec(lake, f"parts-{name}", **settings), parts, after_steps(3))
+    train(make_spec(lake, f"parts-{name}", **settings), parts)
+    assert len(parts.of("resumed")) == 1
+    assert parts.losses() == whole.losses()
+    stored = files_of(lake, f"parts-{name}", 8)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+    assert_bit_equal(files_of(lake, f"whole-{name}", 8), stored)
+    assert checkpoint.load_model(lake, f"parts-{name}", tokenizer="sixty-four")[0].tokens.weight.dtype == torch.float32
+
+
+def test_muon_has_the_matrices_of_the_blocks(lake: Lake) -> None:
+    model = GPT2(make_spec(lake).resolve().model)
+    weights = dict(model.named_parameters())
+    adamw, muon = make_optimizers(weights, TrainConfig(optimizer="muon"))
+    names = {weight: name for name, weight in weights.items()}
+    in_muon = {names[weight] for group in muon.param_groups for weight in group["params"]}
+    in_adamw = {names[weight] for group in adamw.param_groups for weight in group["params"]}
+    assert in_muon == {name for name in weights if name.startswith("blocks.") and weights[name].ndim == 2}
+    assert in_adamw == weights.keys() - in_muon
+    runner = trainer_of(lake, optimizer="muon")
+    before = {name: weight.detach().clone() for name, weight in runner.weights.named.items()}
+    runner.train_step()
+    assert not any(torch.equal(before[name], weight) for name, weight in runner.weights.named.items())
+    assert {key.partition("/")[2] for key in state_tensors(runner.weights.named, runner.optimizers)} == {
+        *("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+    }
+
+
+def test_wsd_rises_stays_and_falls() -> None:
+    config = TrainConfig(schedule="wsd", steps=100, warmup_steps=10, learning_rate=1.0, decay_share=0.2)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
+    assert set(rates[10:81]) == {1.0}
+    falls = [later - earlier for earlier, later in itertools.pairwise(rates[80:])]
+    assert falls == [pytest.approx(-0.9 / 20)] * 19
+    assert rates[-1] == pytest.approx(0.1 + 0.9 / 20)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, got sgd"),
+        ({"schedule": "linear"}, "schedule must be one of cosine, wsd, got linear"),
+        ({"parallel": "pipeline"}, "parallel must be one of ddp, fsdp, got pipeline"),
+        ({"decay_share": "0"}, "decay_share must be in (0, 1], got 0.0"),
+        ({"recompute": "yes"}, "--set recompute=yes: expects true or false"),
+    ],
+)
+def test_bad_settings(lake: Lake, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        make_spec(lake, **settings).resolve()
+    assert message in str(error.value)
+
+
+@needs_bf16
+def test_precision_and_sharding_that_do_not_go_together() -> None:
+    with pytest.raises(InputError, match="use --set precision=autocast"):
+        world.precision_for("bfloat16", CPU, "fsdp")
+    assert world.precision_for("auto", CPU, "fsdp") == "autocast"
+
+
+def test_initial_loss_is_the_same_in_any_precision(lake: Lake) -> None:
+    losses = [trainer_of(lake, precision=p).validate()[0] for p in ("float32", *(["bfloat16"] if HAS_BF16 else []))]
+    assert all(math.isclose(loss, losses[0], rel_tol=2e-3) for loss in losses)
