@@ -380,7 +380,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     def emit(event: str, **fields: Any) -> None:
         try:
-            print(orjson.dumps({"event": event, **fields}).decode(), flush=True)
+            # In one write, newline included: under torchrun several processes may report errors to one pipe.
+            sys.stdout.write(orjson.dumps({"event": event, **fields}).decode() + "\n")
+            sys.stdout.flush()
         except BrokenPipeError:  # whoever watched is gone: save and end
             stop.append(signal.SIGPIPE)
             sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
