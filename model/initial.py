@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from data.errors import InputError
 from model.config import ModelConfig
 from model.hf import load_hf
-from model.weights import Weights
 
 SHAPE = ("layers", "heads", "width", "context", "vocab_size", "tokenizer")
 
@@ -38,15 +34,3 @@ def load_initial(folder: str, config: ModelConfig) -> tuple[dict[str, Tensor], s
         hasher.update(f"{name} {tuple(weights[name].shape)}\n".encode())
         hasher.update(weights[name].numpy().astype("<f4", copy=False).data)
     return weights, hasher.hexdigest()
-
-
-@torch.no_grad()
-def set_weights(weights: Weights, tensors: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors over what training updates, by name, sharded or not. Called by all processes."""
-    for name, weight in weights.named.items():
-        tensor = tensors[name].to(weight.device)
-        if isinstance(weight, DTensor):
-            weight.copy_(distribute_tensor(tensor, weight.device_mesh, weight.placements))
-        else:
-            weight.copy_(tensor)
-    weights.publish()

@@ -38,7 +38,7 @@ from model.checkpoint import State
 from model.config import ModelConfig, Preset, TrainSpec
 from model.failure import FailedStepError
 from model.flops import Peak, flop_per_token, peak_of
-from model.initial import load_initial, set_weights
+from model.initial import load_initial
 from model.loader import Corpus, open_corpus
 from model.observer import Emit, Silent, observe
 from model.optim import learning_rate
@@ -147,8 +147,8 @@ class _Run:
             folder = begun["spec"].get("init_from")  # it was killed before its first checkpoint
         init_from = None
         if folder is not None:
-            tensors, init_from = load_initial(folder, self.preset.model)
-            set_weights(self.trainer.weights, tensors)
+            weights, init_from = load_initial(folder, self.preset.model)
+            self.trainer.weights.load(weights)
         record = runs.make_record(self.spec, self.preset, self.manifests, self.corpus.digest, init_from, begun)
         self.world.wait()
         if self.world.is_first:
