@@ -152,7 +152,8 @@ def run_sampled(web: Web, module: str, *arguments: str) -> tuple[Result, list[tu
         with contextlib.suppress(psutil.NoSuchProcess):
             crawl = psutil.Process(process.pid)
             rss = sum(one.memory_info().rss for one in [crawl, *crawl.children(recursive=True)])
-            samples.append((web.served(), rss / 2**20))
+            if rss:  # a process that has just ended has none
+                samples.append((web.served(), rss / 2**20))
         time.sleep(_SAMPLE_S)
     return _finish(process, module), samples
 
