@@ -6,6 +6,7 @@ so when the context is full its older half is dropped and the newer half is read
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,10 +27,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise InputError(
-                f"temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p}: the first two must not be "
-                "negative, the last in (0, 1]"
+                f"temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p}: the first two must be finite "
+                "and not negative, the last in (0, 1]"
             )
 
 
@@ -39,11 +40,15 @@ def generate(
 ) -> Iterator[int]:
     """Yield new tokens one by one, ending after ``max_new_tokens`` or with ``stop_token`` (which is not yielded).
 
-    Only the last ``context`` tokens of the prompt are read. Raises InputError if the prompt is empty; begin with the
-    end-of-text token for text from nothing.
+    Only the last ``context`` tokens of the prompt are read. The same seed gives the same tokens on the same kind of
+    device. Raises InputError if the prompt is empty (begin with the end-of-text token for text from nothing) or has
+    ids outside of the vocabulary.
     """
     if not prompt:
         raise InputError("the prompt has no token; begin with the end-of-text token for text from nothing")
+    outside = [token for token in prompt if not 0 <= token < model.config.vocab_size]
+    if outside:
+        raise InputError(f"token {outside[0]} of the prompt is not in the vocabulary of {model.config.vocab_size}")
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(sampling.seed)
     context = model.config.context
@@ -66,13 +71,21 @@ def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     """One token from the logits of a position."""
     if sampling.temperature == 0:
         return int(logits_V.argmax())
+    return int(torch.multinomial(probabilities(logits_V, sampling), 1, generator=generator))
+
+
+def probabilities(logits_V: Tensor, sampling: Sampling) -> Tensor:
+    """With which weight each token is drawn, ``[V]``: temperature, then top-k, then top-p of what that leaves.
+
+    0 for those that are not kept; of the kept ones the ratios are right, not the sum. The temperature must not be 0.
+    """
     logits_V = logits_V.float() / sampling.temperature
     if 0 < sampling.top_k < len(logits_V):
-        threshold = logits_V.topk(sampling.top_k).values[-1]
+        threshold = logits_V.topk(sampling.top_k).values[-1]  # as likely as the k-th: kept too
         logits_V = logits_V.masked_fill(logits_V < threshold, float("-inf"))
     p_V = logits_V.softmax(0)
     if sampling.top_p < 1:
         sorted_V, order_V = p_V.sort(descending=True, stable=True)
         is_beyond_V = sorted_V.cumsum(0) - sorted_V >= sampling.top_p  # what stands before it suffices
         p_V = p_V.index_fill(0, order_V[is_beyond_V], 0.0)
-    return int(torch.multinomial(p_V, 1, generator=generator))
+    return p_V

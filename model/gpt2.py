@@ -12,7 +12,7 @@ GPT-1 ("Improving Language Understanding by Generative Pre-Training", 2018, sect
            positions drawn from N(0, 0.01), biases everywhere but in the head
 
 It is the whole model: no wrapper, no registry. The weights are those of transformers' GPT2LMHeadModel up to
-transposition (model/hf.py), and so are logits and gradients (tests/model/test_gpt2.py).
+transposition (model/hf.py), and so are logits and gradients (tests/model/test_gpt2.py, test_reference.py).
 
 Cost: a token takes about 6 x parameters FLOP to train; activations are dominated by the logits, T x 50,257 numbers a
 sequence, of which the loss keeps one set (model/loss.py).
@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from data.errors import InputError
 from model.config import ModelConfig
 from model.loss import head_loss
 
@@ -142,7 +143,7 @@ class GPT2(nn.Module):
         """The residual stream after the last normalisation, ``[B, T, C]``: what the head reads."""
         past, T = cache.length if cache is not None else 0, ids_BT.shape[1]
         if past + T > self.config.context:
-            raise ValueError(f"{past + T} positions, but the model's context is {self.config.context}")
+            raise InputError(f"{past + T} positions, but the model's context is {self.config.context}")
         positions_T = torch.arange(past, past + T, device=ids_BT.device)
         x_BTC = self.dropout(self.tokens(ids_BT) + self.positions(positions_T))
         for block in self.blocks:
@@ -155,7 +156,7 @@ class GPT2(nn.Module):
     def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
         """Logits of the token after each position, ``[B, T, V]``.
 
-        With a ``cache`` the ids continue the positions in it, and it grows by them. Raises ValueError if there are more
+        With a ``cache`` the ids continue the positions in it, and it grows by them. Raises InputError if there are more
         positions than the context holds.
         """
         return F.linear(self.hidden(ids_BT, cache), self.tokens.weight)

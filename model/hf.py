@@ -4,11 +4,15 @@ transformers' GPT2LMHeadModel keeps the matrices of its ``Conv1D`` layers transp
 differs. The tokenizer files (``vocab.json``, ``merges.txt``) are derived from the ranks this project ships, so that no
 network is needed. Weights are read from safetensors only; a pickled ``pytorch_model.bin`` is refused.
 
+A directory of another architecture, or one with weights that this model has no place for, is refused: what is loaded
+computes what transformers would compute with it, or it is not loaded.
+
 ``config.json`` fields: transformers, GPT2Config. Tokenizer files: openai/gpt-2, src/encoder.py.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,8 @@ _INNER = {
     "feed_forward.proj": "mlp.c_proj",
 }
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+_BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, which older files hold
+_HEADS = ("lm_head.weight", "transformer.lm_head.weight")
 _FIXED = {  # what this model is, and what GPT2Config must therefore say (these are its defaults)
     "model_type": "gpt2",
     "activation_function": "gelu_new",
@@ -55,29 +61,24 @@ def export(model: GPT2, folder: Path) -> None:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--to {folder}: exists and is not an empty directory; choose another")
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(to_hf(model.state_dict(), config), folder / "model.safetensors", metadata={"format": "pt"})
-    dropouts = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout)
-    sizes = {"n_layer": config.layers, "n_head": config.heads, "n_embd": config.width, "n_positions": config.context}
-    ends = {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}
-    shape = {"architectures": ["GPT2LMHeadModel"], "vocab_size": config.vocab_size, "torch_dtype": "float32"}
-    initialisation = {"initializer_range": 0.02}
-    _write(folder / "config.json", {**_FIXED, **shape, **sizes, **dropouts, **ends, **initialisation})
-    _write(folder / "generation_config.json", {**ends, "do_sample": True})
-    end = "<|endoftext|>"
-    special = {"bos_token": end, "eos_token": end, "unk_token": end}
-    _write(
-        folder / "tokenizer_config.json",
-        {**special, "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "model_max_length": config.context},
-    )
-    _write(folder / "special_tokens_map.json", special)
-    vocabulary, merges = tokenizer_files()
-    (folder / "vocab.json").write_bytes(orjson.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_tokenizer(folder, config.context)
+        save_file(to_hf(model.state_dict(), config), folder / "model.safetensors", metadata={"format": "pt"})
+        ends = {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}
+        _write(folder / "generation_config.json", {**ends, "do_sample": True})
+        _write(folder / "config.json", {**_hf_config(config), **ends})  # last: without it nothing is loaded
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"--to {folder}: cannot be written ({error}); make room, and choose another or empty it"
+        ) from error
 
 
 def load_hf(folder: Path, *, device: str = "cpu") -> GPT2:
-    """The model in evaluation mode. Raises InputError if the directory holds no GPT-2 of this vocabulary."""
+    """The model of a directory that transformers wrote or could load, in fp32 and in evaluation mode.
+
+    Raises InputError if it holds no GPT-2 of this vocabulary in safetensors, naming what differs.
+    """
     config = _config(folder)
     tensors: dict[str, Tensor] = {}
     for path in _weight_files(folder):
@@ -97,16 +98,27 @@ def to_hf(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tenso
 
 
 def from_hf(tensors: Mapping[str, Tensor], config: ModelConfig, where: str) -> dict[str, Tensor]:
-    """The inverse of ``to_hf``; fp32. Raises InputError if a weight is missing or the head is not the embedding."""
-    if not any(name.startswith("transformer.") for name in tensors):  # GPT2Model, as OpenAI's weights are published
+    """The inverse of ``to_hf``; fp32.
+
+    Names may lack ``transformer.``, as in OpenAI's published weights; causal masks and a head that is the embedding may
+    be among them. Raises InputError if a weight is missing, has no place or is no real number, or if the head is
+    another.
+    """
+    if not any(name.startswith("transformer.") for name in tensors):
         tensors = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
     names = _names(config)
     missing = sorted(set(names.values()) - tensors.keys())
     if missing:
         raise InputError(f"{where}: no GPT-2 of {config.layers} layers: {missing[0]} is missing")
-    head = tensors.get("lm_head.weight", tensors.get("transformer.lm_head.weight"))
-    if head is not None and not head.equal(tensors["transformer.wte.weight"]):
-        raise InputError(f"{where}: its head differs from its token embedding; a GPT-2's head is tied to it")
+    extra = sorted(name for name in tensors.keys() - {*names.values(), *_HEADS} if not _BUFFERS.fullmatch(name))
+    if extra:
+        raise InputError(f"{where}: a GPT-2 of {config.layers} layers has no {extra[0]}; this model is another one")
+    whole = sorted(name for name in names.values() if not tensors[name].is_floating_point())
+    if whole:
+        raise InputError(f"{where}: {whole[0]} is of {tensors[whole[0]].dtype}; quantised weights are not read")
+    for head in (tensors[name] for name in _HEADS if name in tensors):
+        if not head.equal(tensors["transformer.wte.weight"]):
+            raise InputError(f"{where}: its head differs from its token embedding; a GPT-2's head is tied to it")
     return {
         ours: (tensors[theirs].t() if theirs.endswith(_TRANSPOSED) else tensors[theirs]).float().contiguous()
         for ours, theirs in names.items()
@@ -129,6 +141,17 @@ def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
             merges.append(("".join(shown[byte] for byte in left), "".join(shown[byte] for byte in right)))
     vocabulary["<|endoftext|>"] = END_OF_TEXT
     return vocabulary, merges
+
+
+def _write_tokenizer(folder: Path, context: int) -> None:
+    end = "<|endoftext|>"
+    special = {"bos_token": end, "eos_token": end, "unk_token": end}
+    settings = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "model_max_length": context}
+    _write(folder / "tokenizer_config.json", {**special, **settings})
+    _write(folder / "special_tokens_map.json", special)
+    vocabulary, merges = tokenizer_files()
+    (folder / "vocab.json").write_bytes(orjson.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
 
 
 def _halves(token: bytes, rank: int, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
@@ -157,10 +180,21 @@ def _names(config: ModelConfig) -> dict[str, str]:
     return {**names, **{f"{ours}.bias": f"{modules[ours]}.bias" for ours in biased}}
 
 
+def _hf_config(config: ModelConfig) -> dict[str, Any]:
+    sizes = {"n_layer": config.layers, "n_head": config.heads, "n_embd": config.width, "n_positions": config.context}
+    dropouts = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout)
+    other = {"architectures": ["GPT2LMHeadModel"], "torch_dtype": "float32", "initializer_range": 0.02}
+    return {**_FIXED, **sizes, "vocab_size": config.vocab_size, **dropouts, **other}
+
+
 def _config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     try:
         known: dict[str, Any] = orjson.loads(path.read_bytes())
+        differing = [name for name, allowed in _allowed(known).items() if known.get(name, allowed[0]) not in allowed]
+        if differing:
+            name, (value, *_) = differing[0], _allowed(known)[differing[0]]
+            raise InputError(f"{name}={known[name]!r}, but GPT-2 has {value!r}; this model is another one")
         config = ModelConfig(
             layers=known["n_layer"],
             heads=known["n_head"],
@@ -171,15 +205,18 @@ def _config(folder: Path) -> ModelConfig:
         )
     except OSError as error:
         raise InputError(f"--hf {folder}: no config.json there ({error.strerror})") from error
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the configuration of a GPT-2 ({error!r})") from error
-    for name, value in {**_FIXED, "n_inner": None}.items():
-        allowed = (value, 4 * config.width) if name == "n_inner" else (value,)
-        if known.get(name, value) not in allowed:
-            raise InputError(f"{path}: {name}={known[name]!r}, but GPT-2 has {value!r}; this model is another one")
     if config.vocab_size != VOCAB_SIZE:
         raise InputError(f"{path}: vocabulary of {config.vocab_size} tokens, GPT-2's has {VOCAB_SIZE}")
     return config
+
+
+def _allowed(known: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """What each field may be, transformers' default first."""
+    return {**{name: (value,) for name, value in _FIXED.items()}, "n_inner": (None, 4 * known["n_embd"])}
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -187,7 +224,11 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return sorted({folder / name for name in orjson.loads(index.read_bytes())["weight_map"].values()})
+        try:
+            names = sorted(set(orjson.loads(index.read_bytes())["weight_map"].values()))
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index}: not an index of safetensors files ({error!r})") from error
+        return [folder / Path(name).name for name in names]  # beside the index, wherever it points
     pickled = " (a pickled pytorch_model.bin is not read; save it again with safe_serialization=True)"
     raise InputError(f"--hf {folder}: no model.safetensors{pickled if list(folder.glob('*.bin')) else ''}")
 

@@ -8,8 +8,11 @@ Sample n is a function of (corpus digest, seed, n, context) alone, as in levante
 state: an epoch is a pseudo-random order of all windows of ``context`` tokens, computed by a small Feistel network
 (Luby and Rackoff, 1988) with cycle walking (Black and Rogaway, 2002), so it needs no table and any position of it can
 be asked for. Resuming needs one integer, and any number of processes and any micro-batch size see the same batches.
-The windows tile the corpus seen as a ring; the point where the tiling starts moves from epoch to epoch, so that a
-window's beginning is not always the same token.
+The windows lie end to end on a ring, the corpus read again and again from a random token on, and an epoch is as many
+as it takes to go round once. The last one would be short: it runs on into the next round, and the next epoch's windows
+begin where it ends. So in an epoch every token is an input, fewer than ``context`` of them twice; after any number of
+epochs no token was an input more often than another by more than one; and every epoch is cut into windows at other
+places, unless the context divides the corpus.
 
 Cost: two bytes a token of disk; a batch is copied from memory-mapped pages, about 1 us a window beside the copy.
 """
@@ -80,18 +83,24 @@ class Sampler:
 
     @property
     def windows(self) -> int:
-        """Samples an epoch; the last window of the ring overlaps the first by less than one context."""
+        """Samples an epoch: as many as it takes for every token to be an input."""
         return -(-self.n_tokens // self.context)
+
+    def share_seen(self, samples: int) -> float:
+        """The share of the training tokens that the first ``samples`` samples have as inputs, in 0..1.
+
+        Exact but for the fewer than ``context`` tokens which the first epoch's last window shares with its first one.
+        """
+        return min(1.0, samples * self.context / self.n_tokens)
 
     def starts(self, samples: Indices) -> Indices:
         """The first token of each of these samples (numbers from 0 on), on the ring of training tokens."""
-        starts = np.empty(len(samples), dtype=np.int64)
-        epochs = samples // self.windows
-        for epoch in np.unique(epochs):
+        epochs, windows = np.divmod(samples, self.windows)
+        for epoch in np.unique(epochs).tolist():
             chosen = epochs == epoch
-            keys = self._keys(int(epoch))
-            windows = _permute(samples[chosen] % self.windows, self.windows, keys[1:])
-            starts[chosen] = (int(keys[0] % np.uint64(self.n_tokens)) + windows * self.context) % self.n_tokens
+            windows[chosen] = _permute(windows[chosen], self.windows, self._keys(epoch, _ROUNDS))
+        begin = int(self._keys(None, 1)[0]) % self.n_tokens
+        starts: Indices = (begin + (epochs * self.windows + windows) * self.context) % self.n_tokens
         return starts
 
     def batch(self, train: Tokens, samples: Indices) -> tuple[Indices, Indices]:
@@ -100,10 +109,10 @@ class Sampler:
         tokens = train[ring].astype(np.int64)
         return tokens[:, :-1], tokens[:, 1:]
 
-    def _keys(self, epoch: int) -> npt.NDArray[np.uint64]:
-        """One number for the epoch's starting point and one for each round of its permutation."""
-        name = f"{self.corpus_digest}/{self.seed}/{self.context}/{epoch}"
-        return np.frombuffer(hashlib.shake_256(name.encode()).digest(8 * (_ROUNDS + 1)), dtype="<u8")
+    def _keys(self, epoch: int | None, count: int) -> npt.NDArray[np.uint64]:
+        """Pseudo-random numbers of an epoch, or of the run as a whole."""
+        name = f"{self.corpus_digest}/{self.seed}/{self.context}/{'start' if epoch is None else epoch}"
+        return np.frombuffer(hashlib.shake_256(name.encode()).digest(8 * count), dtype="<u8")
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -162,6 +171,10 @@ def open_corpus(lake: Lake, snapshots: tuple[str, ...], cache_dir: Path, *, veri
             _materialise(lake, manifests, folder)
     known = orjson.loads((folder / "corpus.json").read_bytes())
     empty = [split for split in SPLITS if known[split]["tokens"] == 0]
+    if known["val"]["tokens"] == 1:
+        raise InputError(
+            f"--corpus {','.join(snapshots)}: the validation documents are one token, which predicts nothing"
+        )
     if empty:
         have = "no training documents" if "train" in empty else "no validation documents (see val_share)"
         raise InputError(f"--corpus {','.join(snapshots)}: {have}; add a snapshot")

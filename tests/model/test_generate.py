@@ -1,14 +1,18 @@
+"""Text from a model: seeds, caches, and what transformers does with the same logits and settings."""
+
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
 import torch
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from data.errors import InputError
 from model.config import ModelConfig
-from model.generate import Sampling, draw, generate
+from model.generate import Sampling, draw, generate, probabilities
 from model.gpt2 import GPT2
+from tests.model.test_gpt2 import pair
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,46 @@ def test_past_the_context(model: GPT2) -> None:
     assert tokens(model, Sampling(temperature=0), count=40) == ids[3:]
 
 
+def test_a_long_prompt_is_read_from_its_end(model: GPT2) -> None:
+    long = tuple(range(30))
+    assert tokens(model, Sampling(temperature=0), prompt=long) == tokens(
+        model, Sampling(temperature=0), prompt=long[-16:]
+    )
+
+
+def test_greedy_is_transformers_greedy() -> None:
+    """20 new tokens after prompts of several lengths, with both caches on, in fp32."""
+    ours, theirs = pair(ModelConfig(layers=2, heads=4, width=64, context=32, vocab_size=101), torch.float32)
+    ours.eval()
+    theirs.eval().generation_config.pad_token_id = 0
+    for prompt in ((7,), (1, 2, 3), tuple(range(40, 52))):
+        ids = torch.tensor([prompt])
+        whole = theirs.generate(ids, do_sample=False, max_new_tokens=20, eos_token_id=None, use_cache=True)
+        assert tokens(ours, Sampling(temperature=0), 20, prompt) == whole[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize("top_k", [0, 1, 5, 40, 1_000])
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.5, 0.01])
+def test_what_is_kept_is_what_transformers_keeps(temperature: float, top_k: int, top_p: float) -> None:
+    torch.manual_seed(0)
+    for spread in (0.1, 1.0, 3.0):
+        logits = torch.randn(200) * spread
+        ours = probabilities(logits, Sampling(temperature, top_k, top_p))
+        scores = TemperatureLogitsWarper(temperature)(None, logits[None]) if temperature != 1 else logits[None]
+        if top_k:
+            scores = TopKLogitsWarper(top_k)(None, scores)
+        if top_p < 1:
+            scores = TopPLogitsWarper(top_p)(None, scores)
+        assert torch.equal(ours > 0, scores[0].isfinite())
+        assert torch.allclose(ours / ours.sum(), scores[0].softmax(0), atol=1e-6)
+
+
+def test_equally_likely_tokens_are_kept_together() -> None:
+    found = probabilities(torch.tensor([1.0, 3.0, 1.0, 0.0]), Sampling(top_k=2))
+    assert (found > 0).tolist() == [True, True, True, False]
+
+
 def test_stop_token(model: GPT2) -> None:
     whole = tokens(model, Sampling(temperature=0))
     cut = list(generate(model, [1, 2, 3], 12, Sampling(temperature=0), stop_token=whole[5]))
@@ -82,6 +126,10 @@ def test_distribution(sampling: Sampling, expected: dict[int, float]) -> None:
 def test_bad_input(model: GPT2) -> None:
     with pytest.raises(InputError, match="the prompt has no token"):
         tokens(model, Sampling(), prompt=())
-    for bad in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}):
+    for token in (40, -1):
+        with pytest.raises(InputError, match=f"token {token} of the prompt is not in the vocabulary of 40"):
+            tokens(model, Sampling(), prompt=(1, token))
+    nan = float("nan")
+    for bad in ({"temperature": -1.0}, {"temperature": nan}, {"top_p": 0.0}, {"top_p": nan}, {"top_k": -1}):
         with pytest.raises(InputError, match=f"{next(iter(bad))}={next(iter(bad.values()))}"):
             Sampling(**bad)

@@ -9,16 +9,28 @@ import torch
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from model.config import ModelConfig, resolve
+from data.errors import InputError
+from model import loss as head
+from model.config import ALIASES, ModelConfig, resolve
 from model.gpt2 import GPT2, Cache, count_parameters
 from model.hf import to_hf
 
 SIZES = {"117M": 124_439_808, "345M": 354_823_168, "762M": 774_030_080, "1542M": 1_557_611_200}
 
 
-@pytest.mark.parametrize(("preset", "parameters"), SIZES.items())
-def test_sizes_of_the_paper(preset: str, parameters: int) -> None:
-    assert count_parameters(resolve(preset, {}).model) == parameters
+@pytest.mark.parametrize(("alias", "parameters"), SIZES.items())
+def test_sizes_of_the_paper(alias: str, parameters: int) -> None:
+    """Counted on meta, by the paper's name and by the one that is right."""
+    assert resolve(alias, {}) == resolve(ALIASES[alias], {})
+    assert count_parameters(resolve(ALIASES[alias], {}).model) == parameters
+    assert ALIASES[alias] == f"{round(parameters / 1e6)}M"
+
+
+def test_settings_of_the_paper() -> None:
+    for alias in SIZES:
+        model = resolve(alias, {}).model
+        assert (model.context, model.vocab_size, model.width // model.heads) == (1_024, 50_257, 64)
+        assert (model.dropout, model.position_std) == (0.0, 0.01)
 
 
 def pair(config: ModelConfig, dtype: torch.dtype) -> tuple[GPT2, GPT2LMHeadModel]:
@@ -64,13 +76,17 @@ def test_equals_transformers(preset: str, dtype: torch.dtype, tolerance: float) 
         assert (here[name] - gradient).abs().max() <= tolerance, name
 
 
-def test_first_weights() -> None:
-    config = ModelConfig(layers=4, heads=4, width=256, context=512, vocab_size=4_000)
+@pytest.mark.parametrize("position_std", [0.01, 0.02])
+def test_first_weights(position_std: float) -> None:
+    """Standard deviations; the positions' are OpenAI's or, as an option, transformers'."""
+    shape = {"layers": "4", "heads": "4", "width": "256", "context": "512", "vocab_size": "4000"}
+    chosen = {} if position_std == 0.01 else {"position_std": str(position_std)}
+    config = resolve("124M", {**shape, **chosen}).model
     torch.manual_seed(0)
     weights = dict(GPT2(config).named_parameters())
     expected = {
         "tokens.weight": 0.02,
-        "positions.weight": 0.01,
+        "positions.weight": position_std,
         "blocks.3.attention.qkv.weight": 0.02,
         "blocks.3.feed_forward.up.weight": 0.02,
         "blocks.3.attention.proj.weight": 0.02 / math.sqrt(8),
@@ -82,14 +98,62 @@ def test_first_weights() -> None:
     assert all(weights[f"blocks.0.ln_{i}.weight"].eq(1).all() for i in (1, 2))
 
 
-def test_initial_loss_is_that_of_a_uniform_guess() -> None:
+@pytest.mark.parametrize("width", [128, 768])
+def test_initial_loss_is_that_of_a_uniform_guess(width: int) -> None:
     """A tied head with standard deviation 0.02 adds width x 0.02^2 / 2 to ln(vocabulary)."""
-    config = ModelConfig(layers=2, heads=4, width=128, context=64)
+    config = ModelConfig(layers=2, heads=width // 64, width=width, context=64)
     torch.manual_seed(0)
     ids, targets = torch.randint(config.vocab_size, (2, 4, 64))
     with torch.no_grad():
         loss = GPT2(config).loss(ids, targets).item()
-    assert loss == pytest.approx(math.log(config.vocab_size) + 128 * 0.02**2 / 2, abs=0.05)
+    assert loss == pytest.approx(math.log(config.vocab_size) + width * 0.02**2 / 2, abs=0.05)
+
+
+def test_dropout_is_off_unless_asked_for() -> None:
+    for dropout in (0.0, 0.5):
+        torch.manual_seed(0)
+        model = GPT2(ModelConfig(layers=1, heads=2, width=16, context=16, vocab_size=50, dropout=dropout)).train()
+        ids = torch.randint(50, (1, 16))
+        assert torch.equal(model(ids), model(ids)) == (dropout == 0)
+        assert torch.equal(model.eval()(ids), model(ids))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize("multiple", [64, 1_000])
+def test_padding_of_the_vocabulary_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, multiple: int
+) -> None:
+    """As on a GPU, where the loss is computed over 50,304 rows: same loss, same gradients, same weights to save."""
+    torch.manual_seed(0)
+    network = GPT2(ModelConfig(layers=2, heads=2, width=16, context=16, vocab_size=101)).to(dtype)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    ids, targets = torch.randint(101, (2, 3, 16))
+    found = []
+    for rows in (1, multiple):
+        monkeypatch.setattr(head, "CPU_MULTIPLE", rows)
+        network.zero_grad()
+        loss = network.loss(ids, targets)
+        loss.backward()
+        with torch.no_grad():
+            assert abs(network.loss(ids, targets).item() - loss.item()) <= tolerance
+        found.append([loss.detach(), *(weight.grad for weight in network.parameters())])
+    for without, padded in zip(*found, strict=True):
+        assert without.shape == padded.shape
+        assert (without - padded).abs().max() <= tolerance
+    assert network(ids).shape[-1] == 101  # what is sampled from
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_padding_has_no_probability_and_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tokens far less likely than a logit of 0, which is what a row of zeros would get without its mask."""
+    monkeypatch.setattr(head, "CPU_MULTIPLE", 64)
+    hidden = torch.ones(3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.full((65, 4), -10.0, dtype=torch.float64, requires_grad=True)
+    loss = head.head_loss(hidden, weight, torch.tensor([0, 1, 64]))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(65), abs=1e-12)
+    assert weight.grad.sum().abs() < 1e-12  # softmax minus one at the target, none of it lost to other rows
+    assert hidden.grad.abs().max() < 1e-12
 
 
 def test_a_position_sees_nothing_after_it() -> None:
@@ -104,18 +168,33 @@ def test_a_position_sees_nothing_after_it() -> None:
 
 
 @pytest.mark.parametrize("pieces", [[16], [1] * 16, [5, 1, 7, 3]])
-def test_cached_logits_equal_uncached(pieces: list[int]) -> None:
+@pytest.mark.parametrize("alias", SIZES)
+def test_cached_logits_equal_uncached(alias: str, pieces: list[int]) -> None:
+    """A position at a time and several at a time, for the four numbers of heads."""
+    heads = resolve(alias, {}).model.heads
     torch.manual_seed(0)
-    model = GPT2(ModelConfig(layers=3, heads=2, width=16, context=16, vocab_size=50)).double().eval()
+    model = GPT2(ModelConfig(layers=3, heads=heads, width=heads * 8, context=16, vocab_size=50)).double().eval()
     ids = torch.randint(50, (2, 16))
     cache = Cache()
-    logits = torch.cat([model(piece, cache) for piece in ids.split(pieces, dim=1)], dim=1)
-    assert torch.allclose(logits, model(ids), atol=1e-12)
+    with torch.no_grad():
+        logits = torch.cat([model(piece, cache) for piece in ids.split(pieces, dim=1)], dim=1)
+        assert (logits - model(ids)).abs().max() <= 1e-12
+    assert cache.length == 16
+
+
+def test_cached_logits_equal_transformers_cached_logits() -> None:
+    ours, theirs = pair(ModelConfig(layers=2, heads=4, width=64, context=32, vocab_size=101), torch.float64)
+    cache, past = Cache(), None
+    with torch.no_grad():
+        for piece in torch.randint(101, (2, 20)).split([6, 1, 1, 4, 8], dim=1):
+            there = theirs(piece, past_key_values=past, use_cache=True)
+            past = there.past_key_values
+            assert (ours(piece, cache) - there.logits).abs().max() <= 1e-10
 
 
 def test_too_many_positions() -> None:
     model = GPT2(ModelConfig(layers=1, heads=1, width=8, context=4, vocab_size=50))
     cache = Cache()
     model(torch.zeros(1, 3, dtype=torch.long), cache)
-    with pytest.raises(ValueError, match="5 positions, but the model's context is 4"):
+    with pytest.raises(InputError, match="5 positions, but the model's context is 4"):
         model(torch.zeros(1, 2, dtype=torch.long), cache)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,56 @@ from tests.model.lakes import documents, make_lake, publish_tokens
 
 
 @settings(max_examples=60, deadline=None)
-@given(windows=st.integers(1, 3_000), context=st.integers(1, 9), seed=st.integers(0, 2**40), epoch=st.integers(0, 5))
-def test_an_epoch_is_every_window_once(windows: int, context: int, seed: int, epoch: int) -> None:
-    sampler = Sampler("digest", seed, windows * context + 1, context)
+@given(
+    windows=st.integers(1, 3_000),
+    context=st.integers(1, 9),
+    rest=st.integers(0, 8),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 5),
+)
+def test_an_epoch_is_every_window_once(windows: int, context: int, rest: int, seed: int, epoch: int) -> None:
+    """And every token is an input: once, fewer than ``context`` of them twice."""
+    sampler = Sampler("digest", seed, windows * context + max(1, rest % context), context)
     first = epoch * sampler.windows
     starts = sampler.starts(np.arange(first, first + sampler.windows))
-    covered = (starts[:, None] + np.arange(context)) % sampler.n_tokens
     assert len(set(starts.tolist())) == sampler.windows
-    assert set(covered.ravel().tolist()) == set(range(sampler.n_tokens))
+    times = inputs(sampler, starts)
+    assert times.min() == 1
+    assert times.max() <= 2
+    assert (times == 2).sum() == sampler.windows * context - sampler.n_tokens < context
+
+
+def inputs(sampler: Sampler, starts: np.ndarray) -> np.ndarray:
+    """How often each token of the corpus is an input of these windows."""
+    covered = (starts[:, None] + np.arange(sampler.context)) % sampler.n_tokens
+    return np.bincount(covered.ravel(), minlength=sampler.n_tokens)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n_tokens=st.integers(10, 500), context=st.integers(1, 9), seed=st.integers(0, 2**40))
+def test_the_last_window_of_an_epoch_runs_on_into_the_next(n_tokens: int, context: int, seed: int) -> None:
+    """Epochs are one reading of the ring: no token is an input more than once more often than another."""
+    sampler = Sampler("digest", seed, n_tokens, context)
+    samples = np.arange(4 * sampler.windows)
+    epochs = [set(part.tolist()) for part in np.split(sampler.starts(samples), 4)]
+    begin = next(iter(epochs[0] - {(start + context) % n_tokens for start in epochs[0]}), min(epochs[0]))
+    for epoch in epochs:
+        assert epoch == {(begin + i * context) % n_tokens for i in range(sampler.windows)}
+        begin = (begin + sampler.windows * context) % n_tokens
+    for n_epochs in (1, 2, 3, 4):
+        times = inputs(sampler, sampler.starts(samples[: n_epochs * sampler.windows]))
+        assert times.max() - times.min() <= 1
+
+
+def test_share_of_tokens_seen() -> None:
+    """Against counting them."""
+    sampler = Sampler("digest", 0, 1_003, 10)
+    for samples in (0, 1, 50, 99, 100, 101, 300):
+        counted = (inputs(sampler, sampler.starts(np.arange(samples))) > 0).mean()
+        assert sampler.share_seen(samples) == pytest.approx(counted, abs=10 / 1_003)
+    assert sampler.windows == 101
+    assert sampler.share_seen(100) < 1
+    assert sampler.share_seen(101) == 1
 
 
 def test_a_sample_does_not_depend_on_who_asks() -> None:
@@ -33,12 +77,14 @@ def test_a_sample_does_not_depend_on_who_asks() -> None:
     together = sampler.starts(np.arange(2_000))
     one_by_one = np.array([sampler.starts(np.array([n]))[0] for n in range(2_000)])
     assert (together == one_by_one).all()
+    later = Sampler("digest", 3, 10_000, 16).starts(np.arange(1_999, -1, -1))
+    assert (together[::-1] == later).all()
 
 
 def test_sample_order_is_pinned() -> None:
     """A change here changes every run that is resumed: raise the checkpoint format with it."""
     starts = Sampler("digest", 0, 1_000_003, 128).starts(np.array([0, 1, 2, 7_812, 7_813, 10**9]))
-    assert starts.tolist() == [454911, 776130, 89087, 616130, 949874, 86151]
+    assert starts.tolist() == [496409, 159385, 304793, 237465, 251734, 984351]
 
 
 @pytest.mark.parametrize("change", ["seed", "corpus_digest", "context", "epoch"])
@@ -48,7 +94,7 @@ def test_order_depends_on(change: str) -> None:
     one, two = Sampler(**base), Sampler(**{**base, **other})
     samples = np.arange(1_000)
     there = two.starts(samples + (two.windows if change == "epoch" else 0))
-    # the starting points differ anyway: compare the order of the windows, which a shift does not change
+    # where they begin differs anyway: compare the order of the windows, which a shift does not change
     order = np.argsort(np.argsort((one.starts(samples) - one.starts(samples)[0]) % 80_000))
     assert (order != np.argsort(np.argsort((there - there[0]) % 80_000))).mean() > 0.9
 
@@ -70,14 +116,24 @@ def test_batch_is_the_window_and_its_successor() -> None:
     assert (ids[:, 1:] == targets[:, :-1]).all()
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("world_size", "micro_batch_size"), [(r, m) for r in (1, 2, 4, 8) for m in (1, 2, 4, 8, 16, 32) if r * m <= 32]
+)
 def test_samples_of_a_step_for_any_number_of_processes(world_size: int, micro_batch_size: int) -> None:
-    for seen in (0, 32, 320):
+    """Dealt like cards: micro-batch m is the process's whose turn it is."""
+    sampler = Sampler("digest", 0, 50_000, 16)
+    for seen in (0, 32, 3_104):  # the last one lies across the end of an epoch
         per_rank = [list(rank_samples(seen, 32, micro_batch_size, rank, world_size)) for rank in range(world_size)]
-        assert len({len(batches) for batches in per_rank}) == 1
-        samples = np.concatenate([batch for batches in per_rank for batch in batches])
-        assert sorted(samples.tolist()) == list(range(seen, seen + 32))
+        assert {len(batches) for batches in per_rank} == {32 // (micro_batch_size * world_size)}
+        dealt = np.concatenate([batch for turn in zip(*per_rank, strict=True) for batch in turn])
+        assert dealt.tolist() == list(range(seen, seen + 32))
+        starts = np.concatenate([sampler.starts(batch) for turn in zip(*per_rank, strict=True) for batch in turn])
+        assert (starts == sampler.starts(np.arange(seen, seen + 32))).all()
+
+
+def test_the_order_needs_no_torch() -> None:
+    code = "import sys, model.loader; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_batch_that_cannot_be_divided() -> None:
@@ -149,17 +205,20 @@ def test_bad_corpora(tmp_path: Path) -> None:
     lake, cache = make_lake(tmp_path / "lake"), tmp_path / "cache"
     publish_tokens(lake, "no-val", [documents(5, 1)], [[]])
     publish_tokens(lake, "no-train", [[]], [documents(5, 1)])
+    publish_tokens(lake, "one-val", [documents(5, 1)], [[np.array([63], dtype=np.uint16)]])
     publish_tokens(lake, "other", [documents(5, 1)], [documents(5, 1)], tokenizer="gpt2")
     for snapshots, message in (
         (("no-val",), "no validation documents"),
+        (("one-val",), "the validation documents are one token, which predicts nothing"),
         (("no-train",), "no training documents"),
         (("2026-10", "other"), r"mixes tokenizers \(2026-10: sixty-four, other: gpt2\)"),
         (
             ("2026-10", "absent"),
-            r"tokens/absent: no such dataset in .* \(published: 2026-10, no-train, no-val, other\)",
+            r"tokens/absent: no such dataset in .* \(published: 2026-10, no-train, no-val, one-val, other\)",
         ),
     ):
         with pytest.raises(InputError, match=message):
             open_corpus(lake, snapshots, cache)
-    with pytest.raises(InputError, match="8 training tokens, too few for one sample of context=8"):
+    assert Sampler("digest", 0, 9, 8).windows == 2
+    with pytest.raises(InputError, match="8 training tokens, too few for one sample of context=8 and its target"):
         Sampler("digest", 0, 8, 8)
