@@ -241,6 +241,12 @@ def train(
         str | None, typer.Option(metavar="NAME", help="Resumes when it exists. [default: from the arguments]")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps. [default: the preset's]")] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--init-from", metavar="DIR", help="Start a new run from the GPT-2 in a directory that transformers loads."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")] = "auto",
     overrides: Annotated[
         list[str] | None,
@@ -248,7 +254,7 @@ def train(
     ] = None,
     processes: Annotated[int, typer.Option(help="Processes on this machine, one a GPU.")] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved settings and sizes; train nothing.")
+        bool, typer.Option("--dry-run", help="Print settings, sizes, memory and time; train nothing.")
     ] = False,
     lake: LakeOption = None,
     as_json: JsonOption = False,
@@ -266,12 +272,13 @@ def train(
         from flows.plan import train_plan
 
         planned = train_plan(preset, changes, steps)
-        _result(planned, as_json, lambda: _show().settings(planned))
+        _result(planned, as_json, lambda: _show().training_plan(planned))
         return
     with _session(settings):
         from flows.pretrain import pretrain
 
-        result = pretrain(corpus.split(","), preset, run, settings.lake, steps, device, changes, processes)
+        snapshots = corpus.split(",")
+        result = pretrain(snapshots, preset, run, settings.lake, steps, device, changes, processes, init_from)
     _result(result, as_json, lambda: _show().training(result))
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data import links as links_stage
 from data.config import LinksConfig, PagesConfig
+from data.errors import InputError
 from data.lake import Lake
+
+if TYPE_CHECKING:
+    from model.config import Preset
+
+GPUS = (1, 8)
+ASSUMED_MFU = 0.4  # PaLM's 46 % and GPT-3's 21 % on V100s (Chowdhery et al., 2022, table 3) lie on either side
 
 
 def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig, lake_root: str) -> dict[str, Any]:
@@ -39,29 +47,69 @@ def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig,
 
 
 def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> dict[str, Any]:
-    """The resolved settings of a run and its size; 6 FLOP a parameter and token, 12 bytes of checkpoint a parameter.
+    """The resolved settings of a run, its size, what a process needs, and how long it takes at a usual utilisation.
 
-    Raises InputError for an unknown preset or setting.
+    Memory is for bfloat16 products unless precision=float32 is set (model/memory.py says how it is counted); hours are
+    those of A100s at 40 % of their peak, which is an assumption and no measurement. ``impossible`` says why the batch
+    cannot be divided among so many GPUs. Raises InputError for an unknown preset or setting, and for a batch that is
+    not even divisible by the micro-batch.
     """
-    import torch
-
     from model.config import resolve
-    from model.gpt2 import GPT2
+    from model.flops import A100_PEAK, flop_per_token
+    from model.gpt2 import count_parameters
+    from model.loader import rank_samples
 
     chosen = resolve(preset, overrides if steps is None else {**overrides, "steps": str(steps)})
-    with torch.device("meta"):
-        parameters = sum(weight.numel() for weight in GPT2(chosen.model).parameters())
-    tokens = chosen.train.steps * chosen.train.batch_size * chosen.model.context
+    model, config = chosen.model, chosen.train
+    parameters = count_parameters(model)
+    tokens = config.steps * config.batch_size * model.context
+    flop = flop_per_token(model, parameters) * tokens
+    hours = flop / (ASSUMED_MFU * A100_PEAK) / 3600
+    gpus: dict[str, Any] = {}
+    impossible: dict[str, str] = {}
+    for n in GPUS:
+        try:
+            next(rank_samples(0, config.batch_size, config.micro_batch_size, 0, n))
+            gpus[str(n)] = {"memory": _memory(chosen, parameters, n), "a100_hours": hours / n}
+        except InputError as error:
+            if n == 1:
+                raise
+            impossible[str(n)] = str(error)
     return {
         "dry_run": True,
         "preset": preset,
-        "model": chosen.model.to_json(),
-        "training": chosen.train.to_json(),
+        "model": model.to_json(),
+        "training": config.to_json(),
         "size": {
             "parameters": parameters,
-            "tokens_per_step": chosen.train.batch_size * chosen.model.context,
+            "flop_per_token": flop_per_token(model, parameters),
+            "tokens_per_step": config.batch_size * model.context,
+            "steps": config.steps,
             "tokens": tokens,
-            "flop": 6 * parameters * tokens,
-            "checkpoint_bytes": 12 * parameters,
+            "flop": flop,
+            "checkpoint_bytes": 12 * parameters,  # weights and two moments, fp32
         },
+        "gpus": gpus,
+        "impossible": impossible,
+        "assumed_mfu": ASSUMED_MFU,
     }
+
+
+def _memory(chosen: Preset, parameters: int, gpus: int) -> dict[str, Any]:
+    """Bytes a process, as training runs and with activation checkpointing."""
+    from model.memory import estimate
+
+    found: dict[str, Any] = {}
+    for is_recomputed in (False, True):
+        one = estimate(
+            chosen.model,
+            parameters,
+            chosen.train.micro_batch_size,
+            is_bf16=chosen.train.precision != "float32",
+            processes=gpus,
+            is_recomputed=is_recomputed,
+            is_sharded=chosen.train.parallel == "fsdp",
+        )
+        name = "with_activation_checkpointing" if is_recomputed else "plain"
+        found[name] = {**dataclasses.asdict(one), "total": one.total}
+    return found

@@ -28,8 +28,12 @@ def pretrain(
     device: str = "auto",
     overrides: dict[str, str] | None = None,
     processes: int = 1,
+    init_from: str | None = None,
 ) -> dict[str, Any]:
-    """Train ``preset`` on the snapshots in ``corpus``; resumes when the run exists. Returns the run's summary."""
+    """Train ``preset`` on the snapshots in ``corpus``; resumes when the run exists. Returns the run's summary.
+
+    ``init_from`` is a directory that transformers loads: a new run starts from its weights.
+    """
     settings = Settings()
     store = Lake(lake or settings.lake)
     for snapshot in corpus:
@@ -43,6 +47,7 @@ def pretrain(
         overrides=overrides or {},
         steps=steps,
         device=device,
+        init_from=None if init_from is None else str(Path(init_from).absolute()),
         cache_dir=str(settings.home.absolute() / "cache"),
         tracking_uri=servers.mlflow_uri,
         experiment=EXPERIMENT,
@@ -64,7 +69,8 @@ def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
         if event.get("event") == "step":
             if bar is None:
                 bar = Bar("train", int(event["steps"]), "steps")
-            bar.update(int(event["step"]), f"loss {event['loss']:.3f} {event['tokens_per_s']:,.0f} tokens/s")
+            rate = f"{event['tokens_per_s']:,.0f} tokens/s MFU {event['mfu']:.0%}"
+            bar.update(int(event["step"]), f"loss {event['loss']:.3f} {rate}")
         elif "message" in event:
             say(f"train: {event['message']}")
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data.schema import STATUSES
+from flows.progress import duration, size
 from flows.settings import Settings
 
 SHOWN_METRICS = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
@@ -48,6 +49,11 @@ def training(result: dict[str, Any]) -> None:
         ("tokens seen", _number(result["tokens_seen"]), f"{_number(result['epochs'])} epochs"),
         ("throughput", _number(result["tokens_per_s"]), "tokens/s"),
     ]
+    if "mfu" in result:  # not in the summaries of earlier versions
+        rows.append(("model FLOP utilisation (MFU)", f"{result['mfu']:.1%}", f"of the peak, {result['peak']}"))
+        rows.append(("most memory of a process", size(result["memory_mb"] * 1e6), ""))
+    if result.get("steps_left_out"):
+        rows.append(("steps left out", f"{len(result['steps_left_out'])}", "they diverged; see failure-*.json"))
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -108,6 +114,23 @@ def plan(result: dict[str, Any]) -> None:
     largest = ", ".join(f"{domain} {count:,}" for domain, count in result["largest_domains"].items())
     console.print(f"{result['domains']:,} domains; the largest: {largest or 'none'}")
     console.print(f"at least {result['least_hours']} hours: the links of the largest domain times --host-delay")
+
+
+def training_plan(result: dict[str, Any]) -> None:
+    """What a training run would be: its settings, its size, and what it needs on one GPU and on eight."""
+    settings({name: result[name] for name in ("preset", "model", "training", "size")})
+    table = _table("Memory a process, in GB, and time", "", *(f"{n} GPU{'s' * (n != '1')}" for n in result["gpus"]))
+    each = list(result["gpus"].values())
+    for kind, label in (("plain", ""), ("with_activation_checkpointing", " with activation checkpointing")):
+        for part in each[0]["memory"][kind]:
+            if kind == "plain" or part in ("activations", "total"):
+                table.add_row(part + label, *(f"{gpu['memory'][kind][part] / 1e9:,.2f}" for gpu in each))
+    at = f"time at {result['assumed_mfu']:.0%} of the peak of A100s"
+    table.add_row(at, *(duration(gpu["a100_hours"] * 3600) for gpu in each))
+    console.print(table)
+    for n, why in result["impossible"].items():
+        console.print(f"not on {n} GPUs: {why}")
+    console.print("Estimates: model/memory.py says how they are counted. The micro-batch is micro_batch_size.")
 
 
 def settings(result: dict[str, Any]) -> None:

@@ -1,12 +1,13 @@
 """Checkpoints of a run in the lake: written whole, recognised when damaged, read without unpickling anything.
 
-    lake/checkpoints/<run>/run.json              how the run was started (model/train.py)
+    lake/checkpoints/<run>/run.json              how the run was started (model/runs.py)
                            step-00000100/        model.safetensors      weights, fp32
                                                  optimizer.safetensors  <parameter>/<quantity>
                                                  shard-*.safetensors    instead of both, of a sharded run (sharding.py)
                                                  config.json            the model's shape
                                                  state.json             where training stood; sha256 of the others
-                           summary.json          written at the end (model/train.py)
+                           failure-00000120.json a step that failed (model/failure.py)
+                           summary.json          written at the end (model/runs.py)
 
 ``state.json`` is published last (its name sorts last, and on disk the directory is renamed as a whole), so a checkpoint
 without one, or whose files do not match it, is not intact and the one before is used.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -32,7 +34,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.lake import Lake, check_name
-from model.config import ModelConfig
+from model.config import ModelConfig, TrainConfig
 from model.gpt2 import GPT2
 from model.optim import Optimizers, load_state_tensors, state_tensors
 from model.sharding import is_sharded, load_shards, read_whole, save_shards, shapes
@@ -40,6 +42,7 @@ from model.weights import Weights
 from model.world import World
 
 FORMAT = 1
+LOSS_WINDOW = 20  # steps; train_loss is their mean
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
 _STEP = re.compile(r"step-(\d{8,})")
 
@@ -55,8 +58,8 @@ class State:
     tokens_seen: int
     seed: int
     corpus_digest: str
-    first_loss: float  # of the run's first step, nats a token
-    recent_losses: list[float]  # of the last steps
+    first_loss: float | None  # of the run's first step, nats a token
+    recent_losses: list[float]  # of the last SPIKE_WINDOW steps
     val_loss: float | None  # None: saved on the way out, without a validation
     best_step: int | None  # the checkpoint with the lowest val_loss so far, this one included
     best_val_loss: float | None
@@ -65,13 +68,41 @@ class State:
     mlflow_run_id: str | None
     model: dict[str, Any]  # ModelConfig
     train: dict[str, Any]  # TrainConfig
+    manifests: dict[str, str] = dataclasses.field(default_factory=dict)  # snapshot to the digest of its tokens
+    left_out: list[int] = dataclasses.field(default_factory=list)  # steps without an update (model/failure.py)
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)  # of the other files
     format: int = FORMAT
 
+    @classmethod
+    def beginning(
+        cls, run: str, model: ModelConfig, train: TrainConfig, *, corpus: str, manifests: Mapping[str, str]
+    ) -> Self:
+        """Before the first step."""
+        return cls(
+            run=run,
+            step=0,
+            samples_seen=0,
+            tokens_seen=0,
+            seed=train.seed,
+            corpus_digest=corpus,
+            first_loss=None,
+            recent_losses=[],
+            val_loss=None,
+            best_step=None,
+            best_val_loss=None,
+            seconds=0.0,
+            step_seconds=0.0,
+            mlflow_run_id=None,
+            model=model.to_json(),
+            train=train.to_json(),
+            manifests=dict(manifests),
+        )
+
     @property
     def train_loss(self) -> float:
-        """Mean of the last steps' losses, nats a token."""
-        return sum(self.recent_losses) / len(self.recent_losses)
+        """Mean of the last steps' losses, nats a token; not a number if every step was left out."""
+        losses = self.recent_losses[-LOSS_WINDOW:]
+        return sum(losses) / len(losses) if losses else math.nan
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Self:

@@ -106,12 +106,13 @@ class TrainConfig:
     keep_last: int = operational(2)  # checkpoints, beside the best
     keep_every: int = operational(10_000)  # and those whose step is divisible by this; 0: none
     log_every: int = operational(10)  # steps
+    max_steps_left_out: int = operational(0)  # batches that diverge may be left out, so many a run (model/failure.py)
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch_size", "learning_rate", "clip_norm", "micro_batch_size", "val_every")
         for name in (*positive, "checkpoint_every", "keep_last", "log_every"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("warmup_steps", "weight_decay", "val_sequences", "keep_every", "seed"):
+        for name in ("warmup_steps", "weight_decay", "val_sequences", "keep_every", "seed", "max_steps_left_out"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "not negative")
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
@@ -225,6 +226,7 @@ class TrainSpec:
     overrides: dict[str, str] = field(default_factory=dict)
     device: str = "auto"
     steps: int | None = None  # instead of the preset's
+    init_from: str | None = None  # a directory of transformers: its weights instead of random ones
     tracking_uri: str | None = None  # of MLflow; None: nothing is tracked
     experiment: str = "webtext"
     tags: dict[str, str] = field(default_factory=dict)  # of the MLflow run: who started it

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from data.errors import InputError
 from model.gpt2 import GPT2
@@ -59,6 +59,14 @@ def is_sharded(weights: Iterable[Tensor]) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor as it is without sharding. Called by all processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def split_like(tensor: Tensor, weight: Tensor) -> Tensor:
+    """A whole tensor on the device of a weight, sharded as it is. Called by all processes."""
+    tensor = tensor.to(weight.device)
+    if not isinstance(weight, DTensor):
+        return tensor
+    return distribute_tensor(tensor, weight.device_mesh, weight.placements)
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -22,8 +22,7 @@ import os
 import signal
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +30,21 @@ import orjson
 
 from data.bpe import TOKENIZER_ID, VOCAB_SIZE
 from data.errors import InputError
-from data.lake import LEASE_S, Lake
+from data.lake import Lake
 from data.manifest import settings_diff
 from data.process import die_with_parent
-from model import checkpoint, world
+from model import checkpoint, failure, runs, world
 from model.checkpoint import State
-from model.config import Preset, TrainSpec
+from model.config import ModelConfig, Preset, TrainSpec
+from model.failure import FailedStepError
+from model.flops import Peak, flop_per_token, peak_of
+from model.initial import load_initial
 from model.loader import Corpus, open_corpus
 from model.observer import Emit, Silent, observe
 from model.optim import learning_rate
-from model.trainer import DivergedError, Trainer
+from model.telemetry import Meter, peak_memory_bytes
+from model.trainer import Trainer
 from model.world import World
-
-RUN, SUMMARY = "run.json", "summary.json"
-LOSS_WINDOW = 20  # steps; train_loss is their mean
-LOCK_WAIT_S = LEASE_S + 15.0  # a process before this one may still be saving its last checkpoint
 
 
 def train(
@@ -57,12 +56,12 @@ def train(
     """Begin or resume the run of ``spec`` and bring it to its end; returns its summary.
 
     The summary has ``skipped`` true if the run was finished before, and ``stopped`` true if ``should_stop`` (asked
-    after each step) ended it early. Raises InputError for bad input, before any work is lost, and DivergedError.
+    after each step) ended it early. Raises InputError for bad input, before any work is lost, and FailedStepError.
     """
     peers = world.join(spec.device)
     lake = Lake(spec.lake)
     try:
-        with _locked(lake, spec.run, emit) if peers.is_first else contextlib.nullcontext():
+        with runs.locked(lake, spec.run, emit) if peers.is_first else contextlib.nullcontext():
             return _Run(spec, lake, peers, emit, clock).go(should_stop)
     finally:
         peers.close()
@@ -75,13 +74,14 @@ class _Run:
         self.spec, self.lake, self.world, self.clock = spec, lake, peers, clock
         self.emit: Emit = emit if peers.is_first else _quiet
         self.corpus = self._open_corpus()
+        self.manifests = {name: lake.dataset("tokens", name).require().digest for name in spec.corpus}
         self.preset = self._preset()
         self.trainer = Trainer(self.preset.model, self.preset.train, self.corpus, peers)
-        self.state: State | None = None
+        self.tokens_per_step = self.preset.train.batch_size * self.preset.model.context
+        self.state = State.beginning(
+            spec.run, self.preset.model, self.preset.train, corpus=self.corpus.digest, manifests=self.manifests
+        )
         self.observer = Silent()
-
-    def _names(self, name: str) -> tuple[str, str, str]:
-        return "checkpoints", self.spec.run, name
 
     def _open_corpus(self) -> Corpus:
         cache_dir = Path(self.spec.cache_dir)
@@ -95,10 +95,10 @@ class _Run:
     def _preset(self) -> Preset:
         """The settings, with what depends on the machine and the run resolved; checked against the corpus."""
         preset = self.spec.resolve()
-        exists = self.lake.exists(*self._names(RUN))
+        begun = runs.read_record(self.lake, self.spec.run)
         steps = preset.train.steps
-        if exists and self.spec.steps is None and "steps" not in self.spec.overrides:
-            steps = int(self.lake.read_json(*self._names(RUN))["train"]["steps"])
+        if begun and self.spec.steps is None and "steps" not in self.spec.overrides:
+            steps = int(begun["train"]["steps"])
         precision = world.precision_for(preset.train.precision, self.world.device, preset.train.parallel)
         model, config = preset.model, dataclasses.replace(preset.train, steps=steps, precision=precision)
         if model.tokenizer != self.corpus.tokenizer or self.corpus.max_token >= model.vocab_size:
@@ -114,18 +114,20 @@ class _Run:
     def go(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
         record = self._begin()
         self._restore()
-        summary = self._finished()
-        if summary is not None:
+        summary = runs.finished(self.lake, self.spec.run, self.state.step)
+        if summary is not None and self.state.step >= self.preset.train.steps:
+            summary = {**summary, "skipped": True}
             self.emit("done", **summary)
             return summary
+        self.meter = self._meter()
         self.observer = self._observer(record)
-        if self.state:  # it may have been killed between the checkpoint and its record in MLflow
+        if self.state.step:  # it may have been killed between the checkpoint and its record in MLflow
             self.observer.checkpoint(self.state, with_weights=self._is_permanent(self.state.step))
         try:
             if self._steps(should_stop):
                 self.observer.end("KILLED")
-                self.emit("stopped", run=self.spec.run, step=self.trainer.step)
-                return {"run": self.spec.run, "steps": self.trainer.step, "stopped": True, "skipped": False}
+                self.emit("stopped", run=self.spec.run, step=self.state.step)
+                return {"run": self.spec.run, "steps": self.state.step, "stopped": True, "skipped": False}
             summary = self._finish()
         except Exception:
             self.observer.end("FAILED")
@@ -137,141 +139,180 @@ class _Run:
         """Whether the checkpoint of a step is kept for good."""
         return self.preset.train.keep_every > 0 and step % self.preset.train.keep_every == 0
 
-    def _begin(self) -> dict[str, Any]:
-        """Publish ``run.json``, or compare with the one that is there: a run is never continued as another."""
-        settings = {**self.preset.model.to_json(), **self.preset.train.content(), "corpus": self.corpus.digest}
-        record = {
-            "key": uuid.uuid4().hex,  # by which the MLflow run is found again
-            "spec": _public(self.spec),
-            "model": self.preset.model.to_json(),
-            "train": self.preset.train.to_json(),
-            "settings": settings,
-            "corpus_digest": self.corpus.digest,
-            "mlflow_run_id": None,
-        }
-        if self.lake.exists(*self._names(RUN)):
-            begun = self.lake.read_json(*self._names(RUN))
-            if begun["settings"] != settings:
-                raise InputError(
-                    f"--run {self.spec.run} was begun with other settings "
-                    f"({settings_diff(begun['settings'], settings)}); choose another --run, or go on with those"
-                )
-            record = {**record, "key": begun["key"], "mlflow_run_id": begun["mlflow_run_id"]}
+    def _begin(self) -> runs.Record:
+        """Publish ``run.json``, or compare with the one that is there; set the weights that were asked for."""
+        begun = runs.read_record(self.lake, self.spec.run)
+        folder = self.spec.init_from
+        if folder is None and begun and not checkpoint.steps(self.lake, self.spec.run):
+            folder = begun["spec"].get("init_from")  # it was killed before its first checkpoint
+        init_from = None
+        if folder is not None:
+            weights, init_from = load_initial(folder, self.preset.model)
+            self.trainer.weights.load(weights)
+        record = runs.make_record(self.spec, self.preset, self.manifests, self.corpus.digest, init_from, begun)
         self.world.wait()
         if self.world.is_first:
-            self.lake.publish_json(record, *self._names(RUN))
+            self.lake.publish_json(record, "checkpoints", self.spec.run, runs.RUN)
         return record
 
     def _restore(self) -> None:
         """Continue at the newest intact checkpoint, if there is one. The first process chooses it for all."""
-        state, complaints = checkpoint.newest_intact(self.lake, self.spec.run) if self.world.is_first else (None, [])
+        run = self.spec.run
+        state, complaints = checkpoint.newest_intact(self.lake, run) if self.world.is_first else (None, [])
         for complaint in complaints:
             self.emit("warning", message=f"{complaint}; an older one, or the start, is used")
         step = int(self.world.sum(state.step if state else 0)[0])
         if step == 0:
             return
-        self.state = state or checkpoint.read_state(self.lake, self.spec.run, step)
-        checkpoint.restore(self.lake, self.state, self.trainer.weights, self.trainer.optimizers)
+        state = state or checkpoint.read_state(self.lake, run, step)
+        name = f"{run}/{checkpoint.step_name(step)}"
+        if ModelConfig.from_json(state.model, name) != self.preset.model:
+            diff = settings_diff(state.model, self.preset.model.to_json())
+            raise InputError(
+                f"checkpoint {name} is of another model ({diff}); choose another --run, or go on with that"
+            )
+        checkpoint.restore(self.lake, state, self.trainer.weights, self.trainer.optimizers)
         self.trainer.step = step
-        self.emit("resumed", step=step, samples_seen=self.state.samples_seen)
+        self.state = dataclasses.replace(state, train=self.preset.train.to_json(), manifests=self.manifests, sha256={})
+        self.emit("resumed", step=step, samples_seen=state.samples_seen)
 
-    def _finished(self) -> dict[str, Any] | None:
-        """The summary of a run that has no step left and was summed up."""
-        if self.trainer.step < self.preset.train.steps or not self.lake.exists(*self._names(SUMMARY)):
-            return None
-        summary: dict[str, Any] = self.lake.read_json(*self._names(SUMMARY))
-        return {**summary, "skipped": True} if summary["steps"] == self.trainer.step else None
-
-    def _observer(self, record: dict[str, Any]) -> Silent:
+    def _observer(self, record: runs.Record) -> Silent:
         """What reports to MLflow, if the run is tracked; the run's MLflow id goes to ``run.json``."""
         if self.spec.tracking_uri is None or not self.world.is_first:
             return Silent()
-        tags = {"webtext.corpus_digest": self.corpus.digest, "webtext.preset": self.spec.preset}
-        settings = {**self.preset.train.to_json(), **self.preset.model.to_json()}
-        params = {**settings, "parameters": self._parameters(), "preset": self.spec.preset}
+        peak = f"{self.meter.peak.flop_per_s / 1e12:.4g} TFLOP/s ({self.meter.peak.source})"
+        tags = {"webtext.corpus_digest": self.corpus.digest, "webtext.preset": self.spec.preset, "webtext.peak": peak}
+        params = {**self.preset.train.to_json(), **self.preset.model.to_json()}
+        params |= {"parameters": self._parameters(), "preset": self.spec.preset}
+        if "init_from" in record["settings"]:
+            params["init_from"] = record["settings"]["init_from"]
         observer = observe(self.lake, self.spec, record["key"], tags, params, self.emit)
-        self.lake.publish_json({**record, "mlflow_run_id": observer.run_id}, *self._names(RUN))
+        self.lake.publish_json({**record, "mlflow_run_id": observer.run_id}, "checkpoints", self.spec.run, runs.RUN)
         return observer
 
     def _parameters(self) -> int:
         return sum(weight.numel() for weight in self.trainer.weights)
 
+    def _meter(self) -> Meter:
+        """Where the peak is not known, every process measures it at the same time: so they will compute."""
+        peak = peak_of(self.world.device, self.preset.train.precision)
+        together = Peak(self.world.sum(peak.flop_per_s)[0], peak.source)
+        return Meter(self.tokens_per_step, flop_per_token(self.preset.model, self._parameters()), together)
+
     def _steps(self, should_stop: Callable[[], bool]) -> bool:
         """Train to the last step; returns whether it was stopped before."""
-        trainer, config, spec = self.trainer, self.preset.train, self.spec
-        tokens_a_step = config.batch_size * self.preset.model.context
+        config, timer = self.preset.train, self.trainer.timer
+        peak = self.meter.peak
         self.emit(
             "start",
-            run=spec.run,
-            step=trainer.step,
+            run=self.spec.run,
+            step=self.state.step,
             steps=config.steps,
             parameters=self._parameters(),
-            tokens_per_step=tokens_a_step,
+            tokens_per_step=self.tokens_per_step,
             train_tokens=len(self.corpus.train),
             val_tokens=len(self.corpus.val),
             unigram_entropy=self.corpus.unigram_entropy,
             precision=config.precision,
             device=str(self.world.device),
             processes=self.world.size,
+            peak_flop_per_s=peak.flop_per_s,
+            peak=peak.source,
         )
-        before = self.state
-        losses = list(before.recent_losses) if before else []
-        first_loss = before.first_loss if before else None
-        best_step, best_val_loss = (before.best_step, before.best_val_loss) if before else (None, None)
-        seconds, step_seconds = (before.seconds, before.step_seconds) if before else (0.0, 0.0)
-        began, here_steps, here_s = self.clock(), 0, 0.0
+        timer.shares()  # of what came before the first step
+        began, here_steps, seconds = self.clock(), 0, self.state.seconds
         is_stopped = False
-        while trainer.step < config.steps and not is_stopped:
+        while self.state.step < config.steps and not is_stopped:
             step_began = self.clock()
-            loss, norm = trainer.train_step()
-            step = trainer.step
-            here_steps, here_s = here_steps + 1, here_s + self.clock() - step_began
-            first_loss = loss if first_loss is None else first_loss
-            losses = [*losses, loss][-LOSS_WINDOW:]
+            done = self._step()
+            step_s = self.clock() - step_began
+            step, here_steps = self.trainer.step, here_steps + 1
+            self.meter.add(step_s)
+            self._advance(step, done, step_s)
             is_stopped = self.world.sum(float(should_stop()))[0] > 0 and step < config.steps
             is_saved = step % config.checkpoint_every == 0 or step == config.steps or is_stopped
-            if step % config.log_every == 0 or step in (1, config.steps):
-                rate = here_steps * tokens_a_step / here_s
-                fields = {"loss": loss, "grad_norm": norm, "lr": learning_rate(step - 1, config), "tokens_per_s": rate}
-                eta_s = (self.clock() - began) / here_steps * (config.steps - step)
-                self.emit("step", step=step, steps=config.steps, eta_s=round(eta_s, 1), **fields)
-                self.observer.metrics(fields, step)
+            if done is not None and (step % config.log_every == 0 or step in (1, config.steps)):
+                self._report(*done, eta_s=(self.clock() - began) / here_steps * (config.steps - step))
             val_loss = None
             if (step % config.val_every == 0 or is_saved) and not is_stopped:
-                val_loss, val_tokens = trainer.validate()
+                timer.start("validation")
+                val_loss, val_tokens = self.trainer.validate()
+                timer.start("other")
                 self.emit("val", step=step, val_loss=val_loss, tokens=val_tokens)
                 if not is_saved:  # MLflow shows a checkpoint's metrics as the run's too
                     self.observer.metrics({"val_loss": val_loss}, step)
             if is_saved:
-                if val_loss is not None and (best_val_loss is None or val_loss < best_val_loss):
-                    best_step, best_val_loss = step, val_loss
-                self.state = State(
-                    run=spec.run,
-                    step=step,
-                    samples_seen=step * config.batch_size,
-                    tokens_seen=step * tokens_a_step,
-                    seed=config.seed,
-                    corpus_digest=self.corpus.digest,
-                    first_loss=first_loss,
-                    recent_losses=losses,
-                    val_loss=val_loss,
-                    best_step=best_step,
-                    best_val_loss=best_val_loss,
-                    seconds=seconds + self.clock() - began,
-                    step_seconds=step_seconds + here_s,
-                    mlflow_run_id=self.observer.run_id,
-                    model=self.preset.model.to_json(),
-                    train=config.to_json(),
-                )
-                self._save(self.state)
+                timer.start("checkpoint")
+                self._save(val_loss, seconds + self.clock() - began)
+                timer.start("other")
         return is_stopped
 
-    def _save(self, state: State) -> None:
+    def _step(self) -> tuple[float, float] | None:
+        """One update; its loss and gradient norm. None if the batch was left out; raises FailedStepError to stop."""
+        losses = self.state.recent_losses
+        try:
+            return self.trainer.train_step(lambda loss, norm: failure.judge(losses, loss, norm))
+        except (RuntimeError, MemoryError) as error:
+            kind = failure.kind_of(error)
+            if kind is None:
+                raise
+            what = failure.one_line(error)
+        state, limit = self.state, self.preset.train.max_steps_left_out
+        is_left_out = kind != "out_of_memory" and len(state.left_out) < limit
+        where = ""
+        if self.world.is_first or kind == "out_of_memory":  # which the other processes need not have seen
+            sampler = self.trainer.sampler
+            where = failure.report(self.lake, self.spec.corpus, state, sampler, kind, what, is_left_out)
+        last = state.samples_seen + self.preset.train.batch_size - 1
+        message = f"step {state.step + 1}: {what}, on samples {state.samples_seen} to {last}; report: {where}"
+        if is_left_out:
+            self.emit("warning", message=f"{message}; the batch is left out, {len(state.left_out) + 1} of {limit}")
+            self.trainer.leave_out()
+            return None
+        raise FailedStepError(kind, f"{message}; the checkpoint before is untouched: {failure.ADVICE[kind]}")
+
+    def _advance(self, step: int, done: tuple[float, float] | None, step_s: float) -> None:
+        """Where training stands after a step, which took ``step_s``; ``done`` is None if its batch was left out."""
+        state = self.state
+        losses = state.recent_losses if done is None else [*state.recent_losses, done[0]]
+        self.state = dataclasses.replace(
+            state,
+            step=step,
+            samples_seen=step * self.preset.train.batch_size,
+            tokens_seen=step * self.tokens_per_step,
+            first_loss=losses[0] if state.first_loss is None and losses else state.first_loss,
+            recent_losses=losses[-failure.SPIKE_WINDOW :],
+            step_seconds=state.step_seconds + step_s,
+            left_out=[*state.left_out, step] if done is None else state.left_out,
+        )
+
+    def _report(self, loss: float, grad_norm: float, eta_s: float) -> None:
+        """A step's numbers, with means since the last report, to whoever watches."""
+        step, config = self.state.step, self.preset.train
+        fields = {"loss": loss, "grad_norm": grad_norm, "lr": learning_rate(step - 1, config), **self.meter.read()}
+        fields["memory_mb"] = round(peak_memory_bytes(self.world.device) / 1e6, 1)
+        shares = {phase: round(share, 4) for phase, share in self.trainer.timer.shares().items()}
+        self.emit("step", step=step, steps=config.steps, eta_s=round(eta_s, 1), **fields, time_shares=shares)
+        by_phase = {f"time_share/{phase}": share for phase, share in shares.items()}
+        self.observer.metrics({**fields, **by_phase, "steps_left_out": len(self.state.left_out)}, step)
+
+    def _save(self, val_loss: float | None, seconds: float) -> None:
         """Publish a checkpoint and remove those that are not kept."""
+        state, config = self.state, self.preset.train
+        best = (state.best_step, state.best_val_loss)
+        if val_loss is not None and (state.best_val_loss is None or val_loss < state.best_val_loss):
+            best = (state.step, val_loss)
+        self.state = state = dataclasses.replace(
+            state,
+            val_loss=val_loss,
+            best_step=best[0],
+            best_val_loss=best[1],
+            seconds=seconds,
+            mlflow_run_id=self.observer.run_id,
+        )
         self.observer.flush()  # what is not sent now would be lost with this process, and not be logged again
         checkpoint.save(self.lake, self.trainer.weights, self.trainer.optimizers, state, self.world)
         if self.world.is_first:
-            config = self.preset.train
             steps = [step for step in checkpoint.steps(self.lake, self.spec.run) if step <= state.step]
             kept = {step for step in steps if self._is_permanent(step)}
             kept |= {*steps[-config.keep_last :], *([state.best_step] if state.best_step else [])}
@@ -283,7 +324,6 @@ class _Run:
     def _finish(self) -> dict[str, Any]:
         """Sum the finished run up, in the lake and in MLflow."""
         state = self.state
-        assert state is not None, "a run has at least one step"
         val_loss = state.val_loss if state.val_loss is not None else self.trainer.validate()[0]
         self.observer.checkpoint(state, with_weights=True)
         if self.world.is_first and state.best_step not in (None, state.step):
@@ -292,6 +332,7 @@ class _Run:
                 self.observer.checkpoint(best, with_weights=True)
             except InputError as error:
                 self.emit("warning", message=f"{error}; the best checkpoint is not in MLflow")
+        tokens_per_s = state.tokens_seen / state.step_seconds
         summary = {
             "run": self.spec.run,
             "steps": state.step,
@@ -301,10 +342,14 @@ class _Run:
             "best_step": state.best_step,
             "best_val_loss": state.best_val_loss,
             "unigram_entropy": self.corpus.unigram_entropy,
-            "tokens_per_s": state.tokens_seen / state.step_seconds,
+            "tokens_per_s": tokens_per_s,
+            "mfu": self.meter.mfu(tokens_per_s),
+            "peak": self.meter.peak.source,
+            "memory_mb": round(peak_memory_bytes(self.world.device) / 1e6, 1),
             "seconds": state.seconds,
             "tokens_seen": state.tokens_seen,
             "epochs": state.tokens_seen / len(self.corpus.train),
+            "steps_left_out": state.left_out,
             "parameters": self._parameters(),
             "checkpoint": self.lake.path("checkpoints", self.spec.run, checkpoint.step_name(state.step)),
             "mlflow_run_id": self.observer.run_id,
@@ -313,34 +358,12 @@ class _Run:
         }
         self.observer.end("FINISHED")  # before the summary, which holds what MLflow did not take
         if self.world.is_first:
-            self.lake.publish_json(summary, *self._names(SUMMARY))
+            self.lake.publish_json(summary, "checkpoints", self.spec.run, runs.SUMMARY)
         return summary
-
-
-@contextlib.contextmanager
-def _locked(lake: Lake, run: str, emit: Emit) -> Iterator[None]:
-    """Hold the run's lock; a process that is just ending is waited for. Raises InputError if it does not end."""
-    deadline = time.monotonic() + LOCK_WAIT_S
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(lake.lock(f"checkpoints-{run}"))
-                break
-            except InputError:
-                if time.monotonic() > deadline:
-                    raise
-                emit("warning", message=f"--run {run} is being written by another process; waiting for it to end")
-                time.sleep(1.0)
-        yield
 
 
 def _quiet(event: str, **fields: Any) -> None:
     """What the processes beside the first one report."""
-
-
-def _public(spec: TrainSpec) -> dict[str, Any]:
-    """The spec without what may hold a password."""
-    return {name: value for name, value in spec.to_json().items() if name != "tracking_uri"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -364,9 +387,13 @@ def main(arguments: list[str] | None = None) -> int:
         if spec.device.startswith("cpu") or (spec.device == "auto" and world.best_device() == "cpu"):
             world.keep_freed_memory()
         train(spec, emit, lambda: bool(stop))
-    except (InputError, DivergedError, OSError) as error:  # OSError: the disk is full, the lake is gone
-        emit("error", message=str(error), kind=type(error).__name__)
-        print(error, file=sys.stderr)
+    except Exception as error:
+        if not isinstance(error, (InputError, OSError)) and failure.kind_of(error) is None:
+            raise  # a defect; OSError: the disk is full, the lake is gone; memory runs out in a validation, too
+        is_ours = isinstance(error, (InputError, OSError, FailedStepError))
+        message = str(error) if is_ours else failure.one_line(error)
+        emit("error", message=message, kind=type(error).__name__)
+        print(message, file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
 

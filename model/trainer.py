@@ -7,7 +7,6 @@ the dropout masks, whose generator is seeded anew for each micro-batch with the 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,18 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig, TrainConfig
+from model.failure import require_finite
 from model.gpt2 import GPT2
 from model.loader import Corpus, Indices, Sampler, derive_seed, rank_samples, val_windows
 from model.optim import learning_rate, make_optimizers, set_learning_rate
 from model.sharding import set_gradient_sync, shard, whole
+from model.telemetry import Timer, time_reduction
 from model.weights import Masters, Weights
 from model.world import World
 
 CPU_VAL_TOKENS, GPU_VAL_TOKENS = 1_024, 16_384  # in one forward pass of the validation
-
-
-class DivergedError(RuntimeError):
-    """The loss or the gradient is not a number. The weights are not updated with it and nothing is saved."""
 
 
 class _Head(nn.Module):
@@ -48,6 +45,7 @@ class Trainer:
         self.config, self.corpus, self.world = config, corpus, peers
         self.sampler = Sampler(corpus.digest, config.seed, len(corpus.train), model.context)
         self.step = 0
+        self.timer = Timer(peers.device)
         self.micro_batches = len(list(self._samples()))
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.model = GPT2(model).to(peers.device)
@@ -63,6 +61,8 @@ class Trainer:
         head = _Head(self.model)
         has_ddp = peers.size > 1 and not self.is_sharded and config.precision != "bfloat16"
         self._ddp = nn.parallel.DistributedDataParallel(head) if has_ddp else None
+        if self._ddp is not None:
+            time_reduction(self._ddp, self.timer)
         self._loss: nn.Module = self._ddp or head
 
     def _samples(self) -> Iterator[Indices]:
@@ -70,37 +70,45 @@ class Trainer:
         seen = self.step * config.batch_size
         return rank_samples(seen, config.batch_size, config.micro_batch_size, self.world.rank, self.world.size)
 
-    def train_step(self) -> tuple[float, float]:
+    def train_step(self, judge: Callable[[float, float], None] = require_finite) -> tuple[float, float]:
         """One update; returns the batch's mean loss (nats a token) and the gradient's norm before clipping.
 
-        Raises DivergedError, before the update, if either is not finite.
+        ``judge`` is asked with both before the update, and raises FailedStepError to prevent it.
         """
         self.model.train()
         total = 0.0
         for index, samples in enumerate(self._samples()):
             torch.manual_seed(derive_seed(self.config.seed, f"dropout/{samples[0]}"))
+            self.timer.start("data")
+            batch = self.sampler.batch(self.corpus.train, samples)
+            self.timer.start("forward")
             with self._gradient_sync(is_last=index == self.micro_batches - 1):
-                loss = self._forward(*self.sampler.batch(self.corpus.train, samples)) / self.micro_batches
+                loss = self._forward(*batch) / self.micro_batches
+                self.timer.start("backward")
                 loss.backward()
             self.weights.take_gradients()
             total += loss.item()
+        self.timer.start("communication")
         self.weights.sum_gradients(self.world.size)
         mean = self.world.sum(total)[0] / self.world.size
+        self.timer.start("optimizer")
         norm = float(whole(nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)))
-        if not (math.isfinite(mean) and math.isfinite(norm)):
-            first = self.step * self.config.batch_size
-            raise DivergedError(
-                f"step {self.step + 1}: loss {mean}, gradient norm {norm}, on samples {first} to "
-                f"{first + self.config.batch_size - 1}; the checkpoint before is untouched: lower the learning rate or "
-                "lengthen the warm-up with --set, under another --run"
-            )
+        judge(mean, norm)
         set_learning_rate(self.optimizers, learning_rate(self.step, self.config))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.weights.publish()
         self.step += 1
+        self.timer.start("other")
         return mean, norm
+
+    def leave_out(self) -> None:
+        """Count the step that ``train_step`` refused as done, without its update."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.timer.start("other")
 
     def _gradient_sync(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are summed over the processes with the last micro-batch of a step."""

@@ -11,11 +11,13 @@ over processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from model.sharding import split_like
 
 
 class Weights:
@@ -34,7 +36,14 @@ class Weights:
         """After the last one of a step: the mean over the processes."""
 
     def publish(self) -> None:
-        """After an update, and after weights were loaded."""
+        """After an update, and after weights were set."""
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set the weights to whole tensors, the same in every process."""
+        for name, weight in self.named.items():
+            weight.copy_(split_like(tensors[name], weight))
+        self.publish()
 
 
 class Masters(Weights):

@@ -186,6 +186,10 @@ def test_a_training_run(server: str, tmp_path: Path, capfd: pytest.CaptureFixtur
     (entry,) = run.inputs.dataset_inputs
     digest = lake.dataset("tokens", "2026-10").require().digest
     assert {tag.key: tag.value for tag in entry.tags}["webtext.digest"] == digest
+    assert len(run.data.tags["webtext.peak"]) > 10
+    telemetry = ("mfu", "tokens_per_s", "grad_norm", "lr", "memory_mb", "time_share/backward", "steps_left_out")
+    for key, values in metric_history(server, run_id, telemetry).items():
+        assert [step for step, _ in values] == list(range(1, 9)), key
     curves = metric_history(server, run_id, ("loss", "val_loss"))
     assert [step for step, _ in curves["loss"]] == list(range(1, 9))
     # step 5 was saved on the way out, without a validation

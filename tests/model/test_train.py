@@ -21,10 +21,11 @@ from data.errors import InputError
 from data.lake import Lake
 from model import checkpoint, trainer, world
 from model.config import TrainSpec
+from model.failure import FailedStepError
 from model.loader import open_corpus
 from model.optim import state_tensors
 from model.train import train
-from model.trainer import DivergedError, Trainer
+from model.trainer import Trainer
 from tests.model.lakes import documents, make_lake, make_spec, publish_tokens
 
 
@@ -99,7 +100,7 @@ def test_resumed_equals_uninterrupted(lake: Lake) -> None:
     assert [event["step"] for event in parts.of("resumed")] == [15, 33]
     assert_bit_equal(files_of(lake, "whole", steps), files_of(lake, "parts", steps))
     assert parts.losses() == whole.losses()
-    volatile = {"run", "checkpoint", "tokens_per_s", "seconds"}
+    volatile = {"run", "checkpoint", "tokens_per_s", "seconds", "mfu", "memory_mb"}
     assert {k: v for k, v in resumed.items() if k not in volatile} == {
         k: v for k, v in summary.items() if k not in volatile
     }
@@ -219,7 +220,7 @@ def test_divergence_stops_before_the_update(lake: Lake, monkeypatch: pytest.Monk
             arguments[2].named["ln.weight"][0] = math.inf
 
     monkeypatch.setattr(checkpoint, "restore", poisoned)
-    with pytest.raises(DivergedError, match=r"step 4: loss nan.*samples 24 to 31"):
+    with pytest.raises(FailedStepError, match=r"step 4: loss nan.*samples 24 to 31"):
         train(make_spec(lake, steps=4), Events())
     monkeypatch.undo()
     assert checkpoint.steps(lake, "a")[-1] == 3
@@ -241,7 +242,7 @@ def test_a_checkpoint_that_cannot_be_written(lake: Lake, monkeypatch: pytest.Mon
 
 
 def test_one_process_a_run(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.train.LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr("model.runs.LOCK_WAIT_S", 0.0)
     with lake.lock("checkpoints-a"), pytest.raises(InputError, match="another webtext process"):
         train(make_spec(lake), Events())
 

@@ -1,0 +1,87 @@
+"""How much arithmetic training is, and how much of it a device could do: what utilisation (MFU) is measured against.
+
+A token costs 6 x parameters + 12 x layers x width x context FLOP, forward and backward, as the PaLM paper counts
+(Chowdhery et al., 2022, appendix B): the second term is attention's two products over the whole square of positions,
+although the causal mask leaves half of it without effect. Recomputed activations do not count.
+
+Peaks are dense bf16 products with fp32 accumulation, from the makers' data sheets. MFU is given against that number
+whatever the precision of the run, so that fp32 training shows what it leaves unused. On a device that is not in the
+table, and on every CPU, the peak is measured: the rate of a square matrix product in the run's precision.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from dataclasses import dataclass
+
+import torch
+
+from model.config import ModelConfig
+
+GPU_PEAKS: tuple[tuple[str, str, float], ...] = (
+    # pattern of the name that CUDA or ROCm gives, what it is, TFLOP/s
+    (r"\bH100 PCIe", "H100 PCIe", 756),  # NVIDIA H100 data sheet: 1,513 with sparsity
+    (r"\bH100\b", "H100 SXM", 989),  # NVIDIA H100 data sheet: 1,979 with sparsity
+    (r"\bA100\b", "A100", 312),  # NVIDIA A100 data sheet
+    (r"\bRTX 4090\b(?! D)", "RTX 4090", 165.2),  # NVIDIA Ada GPU architecture white paper, appendix A
+    (r"\bRTX 3090\b(?! Ti)", "RTX 3090", 71),  # NVIDIA GA102 GPU architecture white paper, appendix A
+    (r"\bL4\b", "L4", 121),  # NVIDIA L4 data sheet: 242 with sparsity
+    (r"\bV100\b", "V100 (fp16: it has no bf16)", 125),  # NVIDIA V100 data sheet, SXM2
+    (r"\bMI300X\b", "MI300X", 1307),  # AMD Instinct MI300X data sheet: 1,307.4
+)
+A100_PEAK = 312e12
+MEASURE_S = 1.2  # at most about what the measurement takes
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a device could do at most."""
+
+    flop_per_s: float
+    source: str  # for people: which table entry, or what was measured
+
+
+def flop_per_token(model: ModelConfig, parameters: int) -> int:
+    """Forward and backward of one token of a full window; see the module's docstring."""
+    return 6 * parameters + 12 * model.layers * model.width * model.context
+
+
+def known_gpu(name: str) -> Peak | None:
+    """The peak of a GPU by the name its driver gives, such as ``NVIDIA A100-SXM4-80GB``; None if it is not known."""
+    for pattern, label, tflops in GPU_PEAKS:
+        if re.search(pattern, name.replace("-", " "), re.IGNORECASE):
+            return Peak(tflops * 1e12, f"data sheet: {label}")
+    return None
+
+
+def peak_of(device: torch.device, precision: str) -> Peak:
+    """The peak of a device: from the table, else measured in ``precision`` (float32 or bfloat16)."""
+    known = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return known or measured_peak(device, precision)
+
+
+@functools.cache
+def measured_peak(device: torch.device, precision: str) -> Peak:
+    """The best rate of a few square matrix products, as large as the time allows: 2048-cubed where that is quick.
+
+    Once a process and device, in about ``MEASURE_S``; nothing random is drawn.
+    """
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    rate, size, deadline = 0.0, 256, time.perf_counter() + MEASURE_S
+    while True:
+        left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+        for _ in range(3):  # the first one of a size prepares
+            began = time.perf_counter()
+            torch.mm(left, right)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            elif device.type == "mps":
+                torch.mps.synchronize()
+            rate = max(rate, 2 * size**3 / (time.perf_counter() - began))
+            if time.perf_counter() > deadline:
+                break
+        if size == 2048 or time.perf_counter() + 3 * 2 * (2 * size) ** 3 / rate > deadline:
+            return Peak(rate, f"measured: {size}-cubed product in {precision}")
+        size *= 2

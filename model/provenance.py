@@ -1,0 +1,88 @@
+"""Which documents a stretch of the training tokens is from, with their addresses.
+
+Token shards hold documents in a fixed order and how many tokens each has, so a position in the corpus (model/loader.py)
+leads to a row, the row to a ``doc_id``, and the text part of the same name to its URL. Reads four bytes a document of
+the whole corpus, and ids and addresses of the parts that are touched: seconds, for a report and not for training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from data.errors import InputError
+from data.lake import Lake, base_snapshot
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document of a corpus."""
+
+    snapshot: str
+    part: str  # train/part-00012.parquet
+    doc_id: str  # in hexadecimal
+    start: int  # its first token's position among the split's tokens
+    n_tokens: int
+    url: str | None = None  # None: its text is not in the lake (any more)
+
+
+def find_documents(
+    lake: Lake, snapshots: Sequence[str], spans: Iterable[tuple[int, int]], split: str = "train"
+) -> list[Document]:
+    """The documents that the token ranges ``[first, end)`` of a corpus touch, in the corpus's order, each once.
+
+    Raises InputError if a snapshot is missing or if a range lies outside of its tokens.
+    """
+    wanted = sorted(spans)
+    found: list[Document] = []
+    end = 0
+    for snapshot, part, n_tokens in _shards(lake, snapshots, split):
+        ends = end + np.cumsum(n_tokens, dtype=np.int64)
+        rows = _touched(wanted, ends - n_tokens, ends)
+        if rows:
+            ids = lake.dataset("tokens", snapshot).read(part, ["doc_id"]).column("doc_id")
+            here = [
+                Document(snapshot, part, ids[row].as_py().hex(), int(ends[row] - n_tokens[row]), int(n_tokens[row]))
+                for row in rows
+            ]
+            found += _with_urls(lake, snapshot, part, here)
+        end = int(ends[-1]) if len(ends) else end
+    outside = [span for span in wanted if span[0] < 0 or span[1] > end]
+    if outside:
+        raise InputError(f"tokens {outside[0][0]} to {outside[0][1]} are not in {','.join(snapshots)}: it has {end}")
+    return found
+
+
+def _shards(lake: Lake, snapshots: Sequence[str], split: str) -> Iterator[tuple[str, str, npt.NDArray[np.int64]]]:
+    """Snapshot, file and the documents' lengths, in the order in which a corpus is laid out."""
+    for snapshot in snapshots:
+        dataset = lake.dataset("tokens", snapshot)
+        for file in (file for part in dataset.require().parts for file in part.files):
+            if file.path.startswith(f"{split}/"):
+                column = dataset.read(file.path, ["n_tokens"]).column("n_tokens")
+                yield snapshot, file.path, column.to_numpy().astype(np.int64)
+
+
+def _touched(spans: Sequence[tuple[int, int]], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> list[int]:
+    """The rows whose tokens ``[start, end)`` any span reaches into, ascending."""
+    rows: set[int] = set()
+    for first, end in spans:
+        low, high = np.searchsorted(ends, first, "right"), np.searchsorted(starts, end, "left")
+        rows.update(range(int(low), int(high)))
+    return sorted(rows)
+
+
+def _with_urls(lake: Lake, snapshot: str, part: str, documents: list[Document]) -> list[Document]:
+    name = part.partition("/")[2]
+    text = lake.dataset("text", base_snapshot(snapshot))
+    if not lake.exists(*text.names(name)):
+        return documents
+    table = text.read(name, ["doc_id", "url"])
+    wanted = {bytes.fromhex(document.doc_id) for document in documents}
+    pairs = zip(table.column("doc_id"), table.column("url"), strict=True)
+    urls = {doc_id.as_py().hex(): url.as_py() for doc_id, url in pairs if doc_id.as_py() in wanted}
+    return [dataclasses.replace(document, url=urls.get(document.doc_id)) for document in documents]

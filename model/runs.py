@@ -1,0 +1,88 @@
+"""What the lake says of a run beside its checkpoints: how it was begun, how it ended, and who may write it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from data.errors import InputError
+from data.lake import LEASE_S, Lake
+from data.manifest import settings_diff
+from model.config import Preset, TrainSpec
+from model.observer import Emit
+
+RUN, SUMMARY = "run.json", "summary.json"
+LOCK_WAIT_S = LEASE_S + 15.0  # a process before this one may still be saving its last checkpoint
+
+Record = dict[str, Any]
+"""What ``run.json`` holds. ``settings`` decide the result: a run is never continued with others."""
+
+
+def read_record(lake: Lake, run: str) -> Record | None:
+    """``run.json``, or None for a run that was not begun."""
+    return lake.read_json("checkpoints", run, RUN) if lake.exists("checkpoints", run, RUN) else None
+
+
+def make_record(
+    spec: TrainSpec,
+    preset: Preset,
+    manifests: Mapping[str, str],
+    corpus_digest: str,
+    init_from: str | None,
+    begun: Record | None,
+) -> Record:
+    """The record of a run, continuing the one it was ``begun`` with, if any.
+
+    ``init_from`` is the sha256 of the weights it starts from; without one a resumed run keeps its own. Raises
+    InputError, with the difference, if the settings are not those it was begun with.
+    """
+    settings = {**preset.model.to_json(), **preset.train.content(), "corpus": corpus_digest}
+    begun_from = begun["settings"].get("init_from") if begun else None
+    if init_from or begun_from:
+        settings["init_from"] = init_from or begun_from
+    if begun and begun["settings"] != settings:
+        raise InputError(
+            f"--run {spec.run} was begun with other settings ({settings_diff(begun['settings'], settings)}); "
+            "choose another --run, or go on with those"
+        )
+    public = {name: value for name, value in spec.to_json().items() if name != "tracking_uri"}  # may hold a password
+    if begun and spec.init_from is None:
+        public["init_from"] = begun["spec"].get("init_from")
+    return {
+        "key": begun["key"] if begun else uuid.uuid4().hex,  # by which the MLflow run is found again
+        "spec": public,
+        "model": preset.model.to_json(),
+        "train": preset.train.to_json(),
+        "settings": settings,
+        "corpus_digest": corpus_digest,
+        "manifests": dict(manifests),
+        "mlflow_run_id": begun["mlflow_run_id"] if begun else None,
+    }
+
+
+def finished(lake: Lake, run: str, step: int) -> dict[str, Any] | None:
+    """The summary of a run that was summed up at ``step``, or None."""
+    if not lake.exists("checkpoints", run, SUMMARY):
+        return None
+    summary: dict[str, Any] = lake.read_json("checkpoints", run, SUMMARY)
+    return summary if summary["steps"] == step else None
+
+
+@contextlib.contextmanager
+def locked(lake: Lake, run: str, emit: Emit) -> Iterator[None]:
+    """Hold the run's lock; a process that is just ending is waited for. Raises InputError if it does not end."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lake.lock(f"checkpoints-{run}"))
+                break
+            except InputError:
+                if time.monotonic() > deadline:
+                    raise
+                emit("warning", message=f"--run {run} is being written by another process; waiting for it to end")
+                time.sleep(1.0)
+        yield

@@ -1,0 +1,81 @@
+"""``webtext train --dry-run``: the arithmetic of the paper's sizes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from data.errors import InputError
+from flows import cli, show
+from flows.plan import train_plan
+
+PARAMETERS = {"124M": 124_439_808, "355M": 354_823_168, "774M": 774_030_080, "1558M": 1_557_611_200}
+
+
+@pytest.mark.parametrize(("preset", "parameters"), PARAMETERS.items())
+def test_the_paper_sizes(preset: str, parameters: int) -> None:
+    plan = train_plan(preset, {}, None)
+    size, one, eight = plan["size"], plan["gpus"]["1"], plan["gpus"]["8"]
+    assert size["parameters"] == parameters
+    assert size["tokens_per_step"] == 512 * 1024
+    assert size["tokens"] == size["steps"] * size["tokens_per_step"]
+    assert size["flop"] == size["flop_per_token"] * size["tokens"]
+    assert size["checkpoint_bytes"] == 12 * parameters
+    assert one["a100_hours"] == pytest.approx(size["flop"] / (0.4 * 312e12) / 3600)
+    assert eight["a100_hours"] == pytest.approx(one["a100_hours"] / 8)
+    for gpu in (one, eight):
+        for memory in gpu["memory"].values():
+            assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
+    assert eight["memory"]["plain"]["gradients"] == 2 * one["memory"]["plain"]["gradients"]
+    plain, recomputed = one["memory"]["plain"], one["memory"]["with_activation_checkpointing"]
+    assert recomputed["activations"] < plain["activations"] / 4
+    assert plain["total"] < 80e9, "the preset's micro-batch fits the GPU that its time is given for"
+
+
+def test_steps_and_settings_change_the_plan() -> None:
+    plan = train_plan("124M", {"micro_batch_size": "16", "precision": "float32"}, 100)
+    usual = train_plan("124M", {}, None)
+    assert plan["size"]["tokens"] == 100 * 512 * 1024
+    assert plan["gpus"]["1"]["memory"]["plain"]["weights"] == 4 * PARAMETERS["124M"]
+    assert plan["gpus"]["1"]["memory"]["plain"]["logits"] == 16 * 1024 * 4 * 50_257
+    assert usual["gpus"]["1"]["memory"]["plain"]["logits"] == 8 * 1024 * 2 * 50_257
+
+
+def test_fsdp_divides_the_states() -> None:
+    whole = train_plan("1558M", {}, None)["gpus"]["8"]["memory"]["plain"]
+    parts = train_plan("1558M", {"parallel": "fsdp"}, None)["gpus"]["8"]["memory"]["plain"]
+    assert parts["optimizer"] == pytest.approx(whole["optimizer"] / 8, rel=1e-6)
+    assert parts["total"] < whole["total"] / 2
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "--corpus", "none", "--preset", "117M", "--dry-run"]
+    result = CliRunner().invoke(cli.app, [*arguments, "--json"])
+    assert result.exit_code == 0
+    plan = json.loads(result.stdout.splitlines()[-1])
+    assert plan["size"]["parameters"] == PARAMETERS["124M"]
+    show.training_plan(plan)
+    printed = capsys.readouterr().out
+    for text in ("124,439,808", "with activation checkpointing", "8 GPUs", "time at 40% of the peak of A100s"):
+        assert text in printed
+
+
+def test_a_batch_that_eight_gpus_cannot_share(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = train_plan("nano", {}, None)
+    assert list(plan["gpus"]) == ["1"]
+    show.training_plan(plan)
+    assert "not on 8 GPUs: batch_size=4 is not divisible by micro_batch_size=4 x 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": "500"}, "batch_size=500 is not divisible by micro_batch_size=8 x 1"),
+        ({"layers": "0"}, "layers must be positive, got 0"),
+    ],
+)
+def test_a_plan_that_cannot_be(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train_plan("124M", settings, None)

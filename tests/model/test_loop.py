@@ -1,0 +1,381 @@
+"""The loop around the steps: what starts a run, what ends it early, and that neither costs what was learnt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from data.errors import InputError
+from data.lake import Lake, write_parquet
+from model import checkpoint, failure, hf, world
+from model.config import ModelConfig, TrainSpec
+from model.failure import FailedStepError
+from model.gpt2 import GPT2
+from model.loader import Sampler, open_corpus
+from model.provenance import find_documents
+from model.train import train
+from model.trainer import Trainer
+from tests.model.corpora import prose, publish_texts
+from tests.model.killing import PLACES
+from tests.model.lakes import documents, make_lake, make_spec, publish_tokens
+from tests.model.test_train import Events, after_steps, assert_bit_equal, files_of
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return make_lake(tmp_path / "lake")
+
+
+def begin_at(spec: TrainSpec, **fields: Any) -> TrainSpec:
+    return TrainSpec.from_json({**spec.to_json(), **fields}, "x")
+
+
+# ---- resume
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_anywhere_resumes_to_the_same_bits(lake: Lake, seed: int) -> None:
+    """In the middle of accumulations and while saving, over an epoch's end, with dropout."""
+    settings: dict[str, Any] = {"steps": 24, "dropout": 0.2, "micro_batch_size": 2, "checkpoint_every": 3}
+    whole = Events()
+    summary = train(make_spec(lake, "whole", **settings), whole)
+    assert summary["epochs"] > 1
+    spec = Path(lake.base).parent / "spec.json"
+    spec.write_text(json.dumps(make_spec(lake, "parts", **settings).to_json()))
+    command = [sys.executable, "-m", "tests.model.killing", str(spec), str(seed)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    places = ["step" if "micro" in event["at"] else "save" for event in events if event["event"] == "killed"]
+    assert places == list(PLACES)
+    steps = [(event["step"], event["loss"]) for event in events if event["event"] == "step"]
+    assert len(steps) > 24, "nothing was done twice: the kills came too early to matter"
+    assert set(steps) == set(whole.losses().items())
+    assert_bit_equal(files_of(lake, "whole", 24), files_of(lake, "parts", 24))
+
+
+def test_the_state_says_where_training_stood(lake: Lake) -> None:
+    spec = make_spec(lake, steps=4)
+    train(spec, Events())
+    state = checkpoint.read_state(lake, "a", 4)
+    assert (state.step, state.samples_seen, state.tokens_seen, state.seed) == (4, 32, 32 * 16, 0)
+    assert state.manifests == {"2026-10": lake.dataset("tokens", "2026-10").require().digest}
+    assert state.corpus_digest == open_corpus(lake, spec.corpus, Path(spec.cache_dir)).digest
+    assert state.model == spec.resolve().model.to_json()
+    assert state.train["learning_rate"] == spec.resolve().train.learning_rate
+    assert (state.mlflow_run_id, state.left_out, len(state.recent_losses)) == (None, [], 4)
+    assert set(state.sha256) == {"model.safetensors", "optimizer.safetensors", "config.json"}
+
+
+def test_a_checkpoint_of_another_model_is_refused(lake: Lake) -> None:
+    """As if a checkpoint was copied between runs: the run's own record fits, the checkpoint does not."""
+    train(make_spec(lake, "other", steps=2, layers=1), Events())
+    train(make_spec(lake, "a", steps=1), Events())
+    source, target = (Path(lake.path("checkpoints", run)) for run in ("other", "a"))
+    (source / "step-00000002").rename(target / "step-00000002")
+    with pytest.raises(InputError, match=r"a/step-00000002 is of another model \(layers: 1 -> 2\)"):
+        train(make_spec(lake, "a", steps=4), Events())
+    assert checkpoint.steps(lake, "a") == [1, 2]
+
+
+def test_an_unknown_run(lake: Lake) -> None:
+    train(make_spec(lake, "known", steps=1), Events())
+    with pytest.raises(InputError, match=r"--run unknown: no checkpoint in .*; runs there: known"):
+        checkpoint.load_model(lake, "unknown", tokenizer="sixty-four")
+
+
+# ---- errors before any work
+
+
+def test_an_empty_validation_set(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    publish_tokens(lake, "2026-10", [documents(20, 1)], [[]])
+    with pytest.raises(InputError, match="2026-10: no validation documents"):
+        train(make_spec(lake), Events())
+    assert not lake.exists("checkpoints")
+
+
+def test_bfloat16_on_a_device_without_it() -> None:
+    assert world.precision_for("auto", torch.device("mps")) == "float32"
+    with pytest.raises(InputError, match="precision=bfloat16: mps has no instructions for it"):
+        world.precision_for("bfloat16", torch.device("mps"))
+
+
+# ---- --init-from
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Lake:
+    lake = Lake(tmp_path / "lake")
+    publish_texts(lake, "2026-10", prose(6, 0, 8), prose(2, 1, 8))
+    return lake
+
+
+SMALL = {"tokenizer": "gpt2", "vocab_size": 50_257, "layers": 1, "dropout": 0.0, "learning_rate": 1e-4}
+
+
+def released(folder: Path, seed: int, context: int = 16) -> Path:
+    torch.manual_seed(seed)
+    model = GPT2(ModelConfig(layers=1, heads=2, width=16, context=context))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.05)
+    hf.export(model, folder)
+    return folder
+
+
+def test_a_run_starts_from_weights_of_transformers(texts: Lake, tmp_path: Path) -> None:
+    folder = released(tmp_path / "released", 1)
+    spec = begin_at(make_spec(texts, steps=4, **SMALL), init_from=str(folder))
+    events = Events()
+    train(spec, events, after_steps(1))
+    model = hf.load_hf(folder)
+    corpus = open_corpus(texts, spec.corpus, Path(spec.cache_dir))
+    sampler = Sampler(corpus.digest, 0, len(corpus.train), 16)
+    with torch.no_grad():
+        ids, targets = sampler.batch(corpus.train, np.arange(8))
+        expected = float(model.loss(torch.from_numpy(ids.copy()), torch.from_numpy(targets.copy())))
+    assert events.losses()[1] == pytest.approx(expected, rel=1e-5)
+    digest = texts.read_json("checkpoints", "a", "run.json")["settings"]["init_from"]
+    assert len(digest) == 64
+
+    other = released(tmp_path / "other", 2)
+    with pytest.raises(InputError, match=f"begun with other settings \\(init_from: '{digest}' -> '"):
+        train(begin_at(spec, init_from=str(other)), Events())
+    train(begin_at(spec, init_from=None), Events(), after_steps(1))  # the run knows what it started from
+    moved = folder.rename(tmp_path / "moved")
+    assert train(begin_at(spec, init_from=str(moved)), Events())["steps"] == 4
+    assert texts.read_json("checkpoints", "a", "run.json")["settings"]["init_from"] == digest
+    train(make_spec(texts, "scratch", steps=1, **SMALL), Events())
+    with pytest.raises(InputError, match=r"init_from: '\(none\)' -> '"):
+        train(begin_at(make_spec(texts, "scratch", steps=2, **SMALL), init_from=str(moved)), Events())
+
+
+def test_killed_before_the_first_checkpoint_it_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
+    folder = released(tmp_path / "released", 1)
+    spec = begin_at(make_spec(texts, steps=2, **SMALL), init_from=str(folder))
+    whole, again = Events(), Events()
+    train(dataclasses.replace(spec, run="whole"), whole)
+
+    def die() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, Events(), die)
+    assert checkpoint.steps(texts, "a") == []
+    train(dataclasses.replace(spec, init_from=None), again)
+    assert again.losses() == whole.losses()
+
+
+def test_weights_that_do_not_fit_are_refused(texts: Lake, tmp_path: Path) -> None:
+    folder = str(released(tmp_path / "released", 1, context=32))
+    spec = make_spec(texts, **SMALL)
+    with pytest.raises(InputError, match=f"--init-from {folder}: it has context 32, not 16; choose the --preset"):
+        train(begin_at(spec, init_from=folder), Events())
+    with pytest.raises(InputError, match=r"it has layers 1, not 2, context 32, not 16"):
+        train(begin_at(make_spec(texts, **{**SMALL, "layers": 2}), init_from=folder), Events())
+    weights = Path(folder) / "model.safetensors"
+    weights.rename(Path(folder) / "pytorch_model.bin")
+    with pytest.raises(InputError, match=f"--init-from {folder}: no model.safetensors .*is not read"):
+        train(begin_at(spec, init_from=folder), Events())
+    with pytest.raises(InputError, match=r"--init-from nowhere: no config\.json there"):
+        train(begin_at(spec, init_from="nowhere"), Events())
+    assert not texts.exists("checkpoints")
+
+
+# ---- failed steps
+
+
+def odd_lake(tmp_path: Path) -> Lake:
+    """Sequences that are learnt to nearly nothing, and one document of noise among them, the 151st."""
+    lake = Lake(tmp_path / "lake")
+    plain = [np.append(np.arange(40) % 63, 63).astype(np.uint16) for _ in range(300)]
+    noise = np.random.default_rng(0).integers(0, 63, 60).astype(np.uint16)
+    publish_tokens(lake, "2026-10", [[*plain[:150], noise, *plain[150:]]], [plain[:4]])
+    return lake
+
+
+ODD: dict[str, Any] = {"batch_size": 2, "micro_batch_size": 2, "dropout": 0.0, "learning_rate": 1e-2, "seed": 5}
+
+
+def test_a_spike_stops_the_run_with_a_report_and_may_be_left_out(tmp_path: Path) -> None:
+    lake = odd_lake(tmp_path)
+    settings = {**ODD, "steps": 380, "checkpoint_every": 50, "val_every": 400, "keep_last": 1}
+    with pytest.raises(
+        FailedStepError, match=r"^step (\d+): loss .* after a mean of .*failure-\d+.json; the checkp"
+    ) as e:
+        train(make_spec(lake, **settings), Events())
+    assert e.value.kind == "loss_spike"
+    assert "\n" not in str(e.value)
+    (name,) = [name for name in lake.names("checkpoints", "a") if name.startswith("failure")]
+    report = lake.read_json("checkpoints", "a", name)
+    assert lake.path("checkpoints", "a", name) in str(e.value)
+    assert (report["kind"], report["outcome"]) == ("loss_spike", "training stopped")
+    first, last = report["samples"]
+    assert (first, last) == (2 * (report["step"] - 1), 2 * report["step"] - 1)
+    assert [window["sample"] for window in report["windows"]] == [first, last]
+    assert (150).to_bytes(16, "little").hex() in [document["doc_id"] for document in report["documents"]]
+    kept = checkpoint.steps(lake, "a")[-1]
+    assert kept < report["step"]
+    assert checkpoint.check(lake, "a", kept).left_out == []
+
+    resumed, whole = Events(), Events()
+    summary = train(make_spec(lake, **settings, max_steps_left_out=9), resumed)
+    assert report["step"] in summary["steps_left_out"]
+    warning = resumed.of("warning")[0]["message"]
+    assert f"step {report['step']}: " in warning
+    assert "the batch is left out, 1 of 9" in warning
+    left_out = lake.read_json("checkpoints", "a", name.replace(".json", "-2.json"))
+    assert left_out == {**report, "outcome": "the batch was left out"}
+    assert report["step"] not in resumed.losses()
+    assert summary == {**lake.read_json("checkpoints", "a", "summary.json")}
+    train(make_spec(lake, "whole", **settings, max_steps_left_out=9), whole)
+    assert_bit_equal(files_of(lake, "whole", 380), files_of(lake, "a", 380))
+    assert checkpoint.read_state(lake, "whole", 380).left_out == summary["steps_left_out"]
+
+
+def test_no_more_steps_are_left_out_than_allowed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are infinite fail every step."""
+    train(make_spec(lake, steps=8, checkpoint_every=9), Events(), after_steps(3))
+    before, restore = files_of(lake, "a", 3), checkpoint.restore
+
+    def poisoned(*arguments: Any) -> None:
+        restore(*arguments)
+        with torch.no_grad():
+            arguments[2].named["ln.weight"][0] = math.inf
+
+    monkeypatch.setattr(checkpoint, "restore", poisoned)
+    events = Events()
+    with pytest.raises(FailedStepError, match="step 6: loss nan"):
+        train(make_spec(lake, steps=8, checkpoint_every=9, max_steps_left_out=2), events)
+    assert [event["message"].partition(":")[0] for event in events.of("warning")] == ["step 4", "step 5"]
+    reports = [name for name in lake.names("checkpoints", "a") if name.startswith("failure")]
+    assert reports == [f"failure-{step:08d}.json" for step in (4, 5, 6)]
+    assert lake.read_json("checkpoints", "a", reports[0])["kind"] == "not_finite"
+    assert checkpoint.steps(lake, "a") == [3]
+    assert_bit_equal(before, files_of(lake, "a", 3))
+
+
+def test_out_of_memory_is_one_line_with_a_report(lake: Lake) -> None:
+    """A process whose address space is limited once torch is loaded: the allocator of torch, or numpy, refuses."""
+    batch = 1 << 16
+    spec = make_spec(lake, batch_size=batch, micro_batch_size=batch)
+    path = Path(lake.base).parent / "spec.json"
+    path.write_text(json.dumps(spec.to_json()))
+    program = (
+        "import resource, sys; from model import train, hf, world; world.keep_freed_memory = lambda: None;"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (600 << 20),) * 2);"
+        "sys.exit(train.main(['--spec', sys.argv[1]]))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment)
+    assert done.returncode == 1, done.stderr
+    event = json.loads(done.stdout.splitlines()[-1])
+    assert (event["event"], event["kind"]) == ("error", "FailedStepError")
+    assert done.stderr == event["message"] + "\n"
+    assert "failure-00000001.json; the checkpoint before is untouched: lower micro_batch_size" in event["message"]
+    report = lake.read_json("checkpoints", "a", "failure-00000001.json")
+    assert (report["kind"], report["samples"]) == ("out_of_memory", [0, batch - 1])
+    assert len(report["windows"]) == batch
+    assert resource.getrlimit(resource.RLIMIT_AS) == (resource.RLIM_INFINITY,) * 2
+
+
+def test_what_is_judged_a_spike() -> None:
+    calm = [3.0 + 0.01 * (-1) ** i for i in range(failure.SPIKE_WINDOW)]
+    failure.judge(calm, 3.99, 1.0)  # under the floor
+    failure.judge(calm[1:], 99.0, 1.0)  # too few losses to tell
+    with pytest.raises(FailedStepError, match=r"loss 4\.1 after a mean of 3 over 100 steps with deviation 0\.01"):
+        failure.judge(calm, 4.1, 1.0)
+    noisy = [3.0 + 0.4 * (-1) ** i for i in range(failure.SPIKE_WINDOW)]
+    failure.judge(noisy, 6.9, 1.0)
+    with pytest.raises(FailedStepError):
+        failure.judge(noisy, 7.1, 1.0)
+    for loss, norm in ((math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)):
+        with pytest.raises(FailedStepError) as error:
+            failure.judge([], loss, norm)
+        assert error.value.kind == "not_finite"
+
+
+def test_a_refused_step_leaves_the_weights(lake: Lake) -> None:
+    spec = make_spec(lake)
+    corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
+    runner = Trainer(spec.resolve().model, spec.resolve().train, corpus, world.join("cpu"))
+    before = {name: weight.clone() for name, weight in runner.model.state_dict().items()}
+
+    def refuse(loss: float, norm: float) -> None:
+        raise FailedStepError("loss_spike", f"{loss} {norm}")
+
+    with pytest.raises(FailedStepError):
+        runner.train_step(refuse)
+    runner.leave_out()
+    assert_bit_equal(before, runner.model.state_dict())
+    assert runner.step == 1
+    assert all(weight.grad is None for weight in runner.model.parameters())
+
+
+# ---- which documents
+
+
+def test_documents_of_token_ranges(tmp_path: Path) -> None:
+    """Against the plain list of every token's document, over two snapshots and three parts."""
+    lake = make_lake(tmp_path / "lake")
+    publish_tokens(lake, "2026-11", [documents(9, 9)], [documents(3, 10)])
+    snapshots = ("2026-10", "2026-11")
+    owners: list[tuple[str, str, int]] = []
+    for snapshot in snapshots:
+        for part in lake.dataset("tokens", snapshot).require().parts:
+            table = lake.dataset("tokens", snapshot).read(f"train/{part.name}.parquet")
+            for row, n_tokens in enumerate(table.column("n_tokens").to_pylist()):
+                owners += [(snapshot, part.name, row)] * n_tokens
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        first = int(random.integers(len(owners) - 1))
+        end = min(len(owners), first + int(random.integers(1, 200)))
+        found = find_documents(lake, snapshots, [(first, end), (0, 1)])
+        expected = dict.fromkeys([owners[0], *owners[first:end]])
+        ids = [(d.snapshot, d.part[6:-8], int.from_bytes(bytes.fromhex(d.doc_id), "little")) for d in found]
+        assert ids == list(expected)
+        assert all(owners[d.start] != owners[d.start - 1] for d in found if d.start)
+    with pytest.raises(InputError, match=f"has {len(owners)}"):
+        find_documents(lake, snapshots, [(0, len(owners) + 1)])
+
+
+def test_documents_have_the_address_of_their_text(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path / "lake")
+    dataset = lake.dataset("text", "2026-10")
+    assert dataset.begin({}, {}) is None
+    ids = [index.to_bytes(16, "little") for index in range(45)]
+    table = pa.table({"doc_id": pa.array(ids, pa.binary(16)), "url": [f"http://a.example/{i}" for i in range(45)]})
+    with lake.scratch() as folder:
+        write_parquet(table, folder / "part")
+        dataset.seal("part-00000", {"part-00000.parquet": folder / "part"}, table, counts={"ok": 45})
+    dataset.finish(["part-00000"], {}, 0.0)
+    total = len(open_corpus(lake, ("2026-10",), tmp_path / "cache").train)
+    found = find_documents(lake, ("2026-10",), [(0, total)])
+    assert len(found) == 70
+    assert [d.url for d in found[:40]] == [f"http://a.example/{i}" for i in range(40)]
+    assert {d.url for d in found[40:]} == {None}  # the text of their part is gone

@@ -1,0 +1,180 @@
+"""What a run says of itself: time, memory, throughput, utilisation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.lake import Lake
+from model.config import PRESETS, ModelConfig
+from model.flops import Peak, flop_per_token, known_gpu, measured_peak
+from model.gpt2 import GPT2, count_parameters
+from model.memory import estimate
+from model.telemetry import MAX_EVENTS, PHASES, Meter, Timer, peak_memory_bytes
+from model.train import train
+from tests.model.lakes import make_lake, make_spec
+from tests.model.test_train import Events, after_steps, run_process
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return make_lake(tmp_path / "lake")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_every_moment_belongs_to_one_phase() -> None:
+    clock = Clock()
+    timer = Timer(torch.device("cpu"), clock)
+    for phase, seconds in (("data", 1.0), ("forward", 3.0), ("backward", 4.0), ("forward", 1.0), ("other", 0.5)):
+        timer.start(phase)
+        clock.now += seconds
+    clock.now += 0.5
+    shares = timer.shares()
+    assert shares == {**dict.fromkeys(PHASES, 0.0), "data": 0.1, "forward": 0.4, "backward": 0.4, "other": 0.1}
+    clock.now += 2.0
+    assert timer.shares()["other"] == 1.0  # the phase went on
+    assert sum(timer.shares().values()) == 0.0  # no time has passed
+
+
+def test_marks_do_not_pile_up() -> None:
+    clock = Clock()
+    timer = Timer(torch.device("cpu"), clock)
+    for _ in range(3 * MAX_EVENTS):
+        for phase in ("data", "forward"):
+            timer.start(phase)
+            clock.now += 1.0
+    assert len(timer._marks) <= MAX_EVENTS
+    assert timer.shares()["forward"] == pytest.approx(0.5)
+
+
+def test_a_run_reports_them(lake: Lake) -> None:
+    events = Events()
+    settings: dict[str, Any] = {"steps": 8, "log_every": 2}
+    train(make_spec(lake, **settings), events, after_steps(5))
+    summary = train(make_spec(lake, **settings), events)
+    parameters = summary["parameters"]
+    flop = 6 * parameters + 12 * 2 * 16 * 16
+    assert [event["step"] for event in events.of("step")] == [1, 2, 4, 6, 8]
+    peak = events.of("start")[0]["peak_flop_per_s"]
+    for event in events.of("step"):
+        assert event["mfu"] == pytest.approx(event["tokens_per_s"] * flop / peak)
+        assert 0 < event["mfu"] < 1
+        assert event["grad_norm"] > 0
+        assert event["lr"] > 0
+        assert event["memory_mb"] > 50
+        shares = event["time_shares"]
+        assert set(shares) == set(PHASES)
+        assert sum(shares.values()) == pytest.approx(1, abs=0.001)
+        assert min(shares["data"], shares["forward"], shares["backward"], shares["optimizer"]) > 0
+    after_a_checkpoint = events.of("step")[2]["time_shares"]
+    assert after_a_checkpoint["checkpoint"] > after_a_checkpoint["data"]
+    assert "measured: " in summary["peak"]
+    assert summary["mfu"] == pytest.approx(summary["tokens_per_s"] * flop / peak)
+
+
+def test_two_processes_wait_for_their_gradients(lake: Lake) -> None:
+    out, err = run_process(lake, make_spec(lake, steps=4, log_every=4), processes=2).communicate()
+    lines = [json.loads(line) for line in out.splitlines()]
+    shares = [line["time_shares"] for line in lines if line["event"] == "step"]
+    assert shares, err
+    assert shares[-1]["communication"] > 0
+    assert sum(shares[-1].values()) == pytest.approx(1, abs=0.001)
+
+
+def test_throughput_is_of_the_steps_since_the_last_report() -> None:
+    meter = Meter(1_000, 6_000_000, Peak(1e12, "a test"))
+    meter.add(1.0)
+    meter.add(3.0)
+    assert meter.read() == {"tokens_per_s": 500.0, "mfu": pytest.approx(500 * 6e6 / 1e12)}
+    meter.add(0.5)
+    assert meter.read()["tokens_per_s"] == 2_000.0
+
+
+def test_flop_of_a_token() -> None:
+    """GPT-2 small: 0.75 GFLOP of products with weights, 0.11 GFLOP of attention at 1,024 positions."""
+    model = PRESETS["124M"].model
+    assert flop_per_token(model, count_parameters(model)) == 6 * 124_439_808 + 12 * 12 * 768 * 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100-PCIE-40GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 3090", 71),
+        ("NVIDIA L4", 121),
+        ("Tesla V100-SXM2-32GB", 125),
+        ("AMD Instinct MI300X", 1307),
+        ("NVIDIA L40S", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA A10", None),
+    ],
+)
+def test_known_gpus(name: str, tflops: float | None) -> None:
+    found = known_gpu(name)
+    assert (found and found.flop_per_s / 1e12) == pytest.approx(tflops)
+
+
+def test_the_peak_is_measured_once_and_quickly() -> None:
+    measured_peak.cache_clear()
+    before = torch.get_rng_state()
+    began = time.perf_counter()
+    peak = measured_peak(torch.device("cpu"), "float32")
+    assert time.perf_counter() - began < 2.0
+    assert 1e9 < peak.flop_per_s < 1e14
+    assert "product in float32" in peak.source
+    assert measured_peak(torch.device("cpu"), "float32") is peak
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_the_activations_are_those_that_autograd_keeps(is_bf16: bool) -> None:
+    config = ModelConfig(layers=3, heads=4, width=128, context=64, vocab_size=500, tokenizer="x")
+    model, batch = GPT2(config).train(), 4
+    own = {weight.data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.randint(500, (batch, 64))
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+        loss = model.loss(ids, ids)
+    assert loss.requires_grad
+    measured = sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
+    if is_bf16:
+        measured -= sum(2 * weight.numel() for weight in model.parameters() if weight.ndim == 2)  # casts of weights
+    found = estimate(config, 1, batch, is_bf16=is_bf16, processes=1, is_recomputed=False)
+    assert found.activations + found.logits == pytest.approx(measured, rel=0.02)
+
+
+def test_memory_of_a_process_grows_with_what_it_holds() -> None:
+    before = peak_memory_bytes(torch.device("cpu"))
+    held = torch.ones(60_000_000)
+    assert peak_memory_bytes(torch.device("cpu")) - before > 0.2 * held.nbytes
