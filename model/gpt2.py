@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data.errors import InputError
+from model.attention import attend
 from model.config import ModelConfig
 from model.loss import head_loss
 
@@ -70,17 +71,11 @@ class Attention(nn.Module):
         if cache is not None:
             k_BNSH, v_BNSH = cache.extend(self.layer, k_BNSH, v_BNSH)
         S = k_BNSH.shape[2]
-        mask_TS = None
-        if S != T and T > 1:  # the new positions are the last T of S; is_causal would take them for the first
-            mask_TS = torch.ones(T, S, dtype=torch.bool, device=x_BTC.device).tril(S - T)
-        y_BNTH = F.scaled_dot_product_attention(
-            q_BNTH,
-            k_BNSH,
-            v_BNSH,
-            attn_mask=mask_TS,
-            is_causal=S == T,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        if S == T:
+            y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, self.dropout if self.training else 0.0)
+        else:  # the new positions are the last T of S; is_causal would take them for the first
+            mask_TS = None if T == 1 else torch.ones(T, S, dtype=torch.bool, device=x_BTC.device).tril(S - T)
+            y_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BNSH, v_BNSH, attn_mask=mask_TS)
         return self.proj(y_BNTH.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
 
 

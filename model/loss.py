@@ -3,8 +3,8 @@
 ``F.cross_entropy(hidden @ weight.T, targets)`` holds the logits (T x 50,257 numbers a sequence), their log-softmax and
 their gradient, and in bfloat16 it rounds the log-probabilities. Here the gradient is computed with the loss, some rows
 at a time in fp32, and written over the logits. So one such matrix exists, and the softmax runs in the cache. The idea
-is that of fused linear cross entropy (Hsu et al., "Liger Kernel", 2024); the products stay torch's, which for this
-shape already run at the machine's full rate. Measured in docs/benchmarks.md.
+is that of fused linear cross entropy (Hsu et al., "Liger Kernel", 2024); the products stay torch's, which for these
+shapes already run at nearly the machine's full rate. Measured in docs/benchmarks.md.
 
 50,257 is odd, and kernels for tensor cores are fastest where sizes are divisible by 64: with 50,304 rows nanoGPT became
 a quarter faster (A. Karpathy, February 2023). So on GPUs the products are made with rows of zeros added, whose logits
@@ -21,10 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CPU_ROWS, GPU_ROWS = 16, 2_048  # of logits at a time: 16 x 50,257 fp32 numbers are 3 MB
-CPU_MULTIPLE, GPU_MULTIPLE = (
-    1,
-    64,
-)  # of which the vocabulary of the products is one (the GPU's gain is not measured here)
+CPU_MULTIPLE, GPU_MULTIPLE = 1, 64  # that the vocabulary of the products is one of (a GPU's gain is not measured here)
+CPU_WORDS = 8_192  # of the weight's gradient at a time: all 50,257 in one product take 1.4 times as long
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -42,14 +40,14 @@ class _HeadLoss(torch.autograd.Function):
         wide = torch.promote_types(logits_RP.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=logits_RP.device)
         rows = CPU_ROWS if is_cpu else GPU_ROWS
-        for logits, targets in zip(logits_RP.split(rows), targets_R.split(rows), strict=True):
-            scores = logits.to(wide)
-            norms = torch.logsumexp(scores, dim=1, keepdim=True)
-            total += (norms.squeeze(1) - scores.gather(1, targets[:, None]).squeeze(1)).sum()
-            if is_trained:  # softmax minus one at the target, by the number of rows
-                gradient = torch.exp(scores.sub_(norms) if scores is not logits else scores - norms)
-                gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
-                logits.copy_(gradient.div_(n_rows))
+        for logits, targets in zip(logits_RP.split(rows), targets_R[:, None].split(rows), strict=True):
+            softmax = torch.softmax(logits, dim=1, dtype=wide)
+            largest = logits.amax(dim=1, keepdim=True)  # its softmax is at least 1 / V: the one whose log is exact
+            norms = largest.to(wide) - softmax.amax(dim=1, keepdim=True).log()
+            total += (norms - logits.gather(1, targets)).sum()
+            if is_trained:  # the gradient: softmax minus one at the target, by the number of rows
+                softmax.scatter_add_(1, targets, softmax.new_full(targets.shape, -1.0))
+                logits.copy_(softmax.mul_(1.0 / n_rows))
         ctx.save_for_backward(hidden_RC, weight_PC, logits_RP)
         ctx.n_tokens = n_tokens
         return total / n_rows
@@ -58,7 +56,11 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden_RC, weight_PC, gradient_RP = ctx.saved_tensors
         (by,) = grads
-        return (gradient_RP @ weight_PC).mul_(by), (gradient_RP.T @ hidden_RC)[: ctx.n_tokens].mul_(by), None, None
+        of_weight_PC = torch.empty_like(weight_PC)
+        words = CPU_WORDS if weight_PC.device.type == "cpu" else len(weight_PC)
+        for part_WC, gradient_RW in zip(of_weight_PC.split(words), gradient_RP.split(words, dim=1), strict=True):
+            torch.mm(gradient_RW.T, hidden_RC, out=part_WC).mul_(by)
+        return (gradient_RP @ weight_PC).mul_(by), of_weight_PC[: ctx.n_tokens], None, None
 
 
 def head_loss(hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor) -> Tensor:
