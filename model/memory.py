@@ -27,7 +27,8 @@ residual stream of each block is kept, and the activations of one block at a tim
 
 Logits: V numbers a token, once (model/loss.py writes their gradient over them); of a small model more than all else.
 
-Not counted: the softmax that our attention keeps on a CPU in bf16 (model/attention.py); what the allocator loses to fragments, the context of a GPU's driver (about 0.5 GB), kernels' work space.
+Not counted: what the allocator loses to fragments, the context of a GPU's driver (about 0.5 GB), kernels' work space, and
+on a CPU in bf16 the softmax that our attention keeps (model/attention.py).
 """
 
 from __future__ import annotations
