@@ -27,7 +27,7 @@ residual stream of each block is kept, and the activations of one block at a tim
 
 Logits: V numbers a token, once (model/loss.py writes their gradient over them); of a small model more than all else.
 
-Not counted: what the allocator loses to fragments, the context of a GPU's driver (about 0.5 GB), kernels' work space, and
+Not counted: what the allocator loses to fragments, the context of a GPU's driver (about 0.5 GB), kernels' work space;
 on a CPU in bf16 the softmax that our attention keeps (model/attention.py).
 """
 
