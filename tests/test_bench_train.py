@@ -23,10 +23,11 @@ def _bench(*arguments: str) -> dict[str, Any]:
 
 
 def test_ours_beside_transformers() -> None:
-    result = _bench()
+    result = _bench("--threads", "1")
     assert result["bench"] == "train"
     assert result["ratios"].keys() == {"transformers", "machine"}
-    assert all(ratio > 0 for ratio in result["ratios"].values())
+    assert result["cpu_ratios"].keys() == result["ratios"].keys()
+    assert all(ratio > 0 for ratio in [*result["ratios"].values(), *result["cpu_ratios"].values()])
     assert result["ours"]["tokens_per_s"] > 0
     assert result["ours"]["peak_rss_mb"] > 100
     assert 0 < result["ours"]["loader_share"] < 1

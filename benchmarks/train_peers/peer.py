@@ -60,9 +60,9 @@ def main() -> None:
             model, optimizer = nanogpt(size, is_fused=peer == "nanogpt-bf16")
     precision = torch.autocast("cpu", torch.bfloat16) if peer == "nanogpt-bf16" else contextlib.nullcontext()
     model.train()
-    seconds, losses = [], []
+    seconds, cpu_seconds, losses = [], [], []
     for _ in range(size["steps"]):
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         starts = torch.randint(len(tokens) - size["context"], (size["batch"],))
         rows = np.stack([tokens[start : start + size["context"] + 1] for start in starts]).astype(np.int64)
         ids = torch.from_numpy(rows)
@@ -77,9 +77,10 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         seconds.append(time.perf_counter() - began)
+        cpu_seconds.append(time.process_time() - cpu_began)
     peak_kb = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     parameters = sum(weight.numel() for weight in model.parameters())
-    result = {"seconds": seconds, "losses": losses, "parameters": parameters}
+    result = {"seconds": seconds, "cpu_seconds": cpu_seconds, "losses": losses, "parameters": parameters}
     print(json.dumps(result | {"peak_rss_mb": int(peak_kb.split()[1]) / 1024}))
 
 
