@@ -41,7 +41,7 @@ from model.sharding import is_sharded, load_shards, read_whole, save_shards, sha
 from model.weights import Weights
 from model.world import World
 
-FORMAT = 1
+FORMAT = 2  # raised when an older run could not go on as it began: 2, another order of samples
 LOSS_WINDOW = 20  # steps; train_loss is their mean
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
 _STEP = re.compile(r"step-(\d{8,})")

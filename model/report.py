@@ -14,6 +14,7 @@ FACTS = {
     "steps": "steps",
     "tokens_seen": "tokens seen",
     "epochs": "epochs",
+    "train_share_seen": "share of the training tokens seen",
     "parameters": "parameters",
     "train_loss": "training loss (nats a token, mean of the last steps)",
     "val_loss": "validation loss (nats a token)",

@@ -351,6 +351,7 @@ class _Run:
             "seconds": state.seconds,
             "tokens_seen": state.tokens_seen,
             "epochs": state.tokens_seen / len(self.corpus.train),
+            "train_share_seen": self.trainer.sampler.share_seen(state.samples_seen),
             "steps_left_out": state.left_out,
             "parameters": self._parameters(),
             "checkpoint": self.lake.path("checkpoints", self.spec.run, checkpoint.step_name(state.step)),

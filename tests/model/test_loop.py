@@ -61,6 +61,7 @@ def test_killed_anywhere_resumes_to_the_same_bits(lake: Lake, seed: int) -> None
     whole = Events()
     summary = train(make_spec(lake, "whole", **settings), whole)
     assert summary["epochs"] > 1
+    assert summary["train_share_seen"] == 1.0
     spec = Path(lake.base).parent / "spec.json"
     spec.write_text(json.dumps(make_spec(lake, "parts", **settings).to_json()))
     command = [sys.executable, "-m", "tests.model.killing", str(spec), str(seed)]
