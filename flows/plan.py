@@ -62,7 +62,7 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
     chosen = resolve(preset, overrides if steps is None else {**overrides, "steps": str(steps)})
     model, config = chosen.model, chosen.train
     parameters = count_parameters(model)
-    tokens = config.steps * config.batch_size * model.context
+    tokens = config.samples_before(config.steps) * model.context
     flop = flop_per_token(model, parameters) * tokens
     hours = flop / (ASSUMED_MFU * A100_PEAK) / 3600
     gpus: dict[str, Any] = {}

@@ -30,6 +30,7 @@ PRECISIONS = ("auto", "float32", "autocast", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd")
 PARALLEL = ("ddp", "fsdp")
+BATCH_PARTS = 8  # the sizes that a batch grows through are multiples of this share of it
 
 
 def _from_json(cls: type[T], value: Mapping[str, Any], where: str) -> T:
@@ -84,6 +85,7 @@ class TrainConfig:
 
     steps: int = 572_204
     batch_size: int = 512  # sequences a step, all processes and micro-batches together
+    batch_warmup_steps: int = 0  # in which the batch grows, by eighths of batch_size; 0: all steps have the same
     learning_rate: float = 6e-4  # the peak
     final_lr_share: float = 0.1  # of the peak, at the last step
     warmup_steps: int = 715
@@ -112,7 +114,10 @@ class TrainConfig:
         positive = ("steps", "batch_size", "learning_rate", "clip_norm", "micro_batch_size", "val_every")
         for name in (*positive, "checkpoint_every", "keep_last", "log_every"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("warmup_steps", "weight_decay", "val_sequences", "keep_every", "seed", "max_steps_left_out"):
+        if self.batch_warmup_steps:
+            _require(self.batch_size % BATCH_PARTS == 0, "batch_size", self.batch_size, "divisible by 8 to warm up")
+        not_negative = ("warmup_steps", "batch_warmup_steps", "weight_decay", "val_sequences", "keep_every", "seed")
+        for name in (*not_negative, "max_steps_left_out"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "not negative")
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
@@ -128,6 +133,20 @@ class TrainConfig:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
         return _from_json(cls, value, where)
+
+    def batch_at(self, step: int) -> int:
+        """Sequences of a step, counted from 0."""
+        return self.samples_before(step + 1) - self.samples_before(step)
+
+    def samples_before(self, step: int) -> int:
+        """Sequences that the steps before this one have seen.
+
+        With ``batch_warmup_steps`` the first eighth of these steps has an eighth of the batch, the next one two eighths
+        and so on: the linear growth of GPT-3 (Brown et al., 2020, appendix B), in sizes that micro-batches divide.
+        """
+        parts = BATCH_PARTS if self.batch_warmup_steps else 1
+        starts = (-(-self.batch_warmup_steps * part // parts) for part in range(parts))
+        return sum(max(0, step - start) for start in starts) * (self.batch_size // parts)
 
     def content(self) -> dict[str, Any]:
         """What decides the result of a run that is as long as this one."""

@@ -82,20 +82,20 @@ def time_reduction(model: DistributedDataParallel, timer: Timer) -> None:
 class Meter:
     """Throughput of the steps since the last report: validation, checkpoints and logging are not in it."""
 
-    def __init__(self, tokens_per_step: int, flop_per_token: int, peak: Peak) -> None:
+    def __init__(self, flop_per_token: int, peak: Peak) -> None:
         """``peak`` is that of all processes together."""
         self.peak = peak
-        self._tokens_per_step, self._flop_per_token = tokens_per_step, flop_per_token
-        self._steps, self._seconds = 0, 0.0
+        self._flop_per_token = flop_per_token
+        self._tokens, self._seconds = 0, 0.0
 
-    def add(self, seconds: float) -> None:
-        """A step took so long."""
-        self._steps, self._seconds = self._steps + 1, self._seconds + seconds
+    def add(self, seconds: float, tokens: int) -> None:
+        """A step of so many tokens took so long."""
+        self._tokens, self._seconds = self._tokens + tokens, self._seconds + seconds
 
     def read(self) -> dict[str, float]:
         """``tokens_per_s`` and ``mfu`` (a share of the peak) since the last call."""
-        rate = self._steps * self._tokens_per_step / max(self._seconds, 1e-9)
-        self._steps, self._seconds = 0, 0.0
+        rate = self._tokens / max(self._seconds, 1e-9)
+        self._tokens, self._seconds = 0, 0.0
         return {"tokens_per_s": rate, "mfu": self.mfu(rate)}
 
     def mfu(self, tokens_per_s: float) -> float:

@@ -77,7 +77,6 @@ class _Run:
         self.manifests = {name: lake.dataset("tokens", name).require().digest for name in spec.corpus}
         self.preset = self._preset()
         self.trainer = Trainer(self.preset.model, self.preset.train, self.corpus, peers)
-        self.tokens_per_step = self.preset.train.batch_size * self.preset.model.context
         self.state = State.beginning(
             spec.run, self.preset.model, self.preset.train, corpus=self.corpus.digest, manifests=self.manifests
         )
@@ -197,7 +196,7 @@ class _Run:
         """Where the peak is not known, every process measures it at the same time: so they will compute."""
         peak = peak_of(self.world.device, self.preset.train.precision)
         together = Peak(self.world.sum(peak.flop_per_s)[0], peak.source)
-        return Meter(self.tokens_per_step, flop_per_token(self.preset.model, self._parameters()), together)
+        return Meter(flop_per_token(self.preset.model, self._parameters()), together)
 
     def _steps(self, should_stop: Callable[[], bool]) -> bool:
         """Train to the last step; returns whether it was stopped before."""
@@ -209,7 +208,7 @@ class _Run:
             step=self.state.step,
             steps=config.steps,
             parameters=self._parameters(),
-            tokens_per_step=self.tokens_per_step,
+            tokens_per_step=config.batch_size * self.preset.model.context,
             train_tokens=len(self.corpus.train),
             val_tokens=len(self.corpus.val),
             unigram_entropy=self.corpus.unigram_entropy,
@@ -227,7 +226,7 @@ class _Run:
             done = self._step()
             step_s = self.clock() - step_began
             step, here_steps = self.trainer.step, here_steps + 1
-            self.meter.add(step_s)
+            self.meter.add(step_s, config.batch_at(step - 1) * self.preset.model.context)
             self._advance(step, done, step_s)
             is_stopped = self.world.sum(float(should_stop()))[0] > 0 and step < config.steps
             is_saved = step % config.checkpoint_every == 0 or step == config.steps or is_stopped
@@ -266,7 +265,7 @@ class _Run:
             self.world.wait()  # if one process ended, torchrun would end the one that is writing
         if not self.world.is_first:
             where = failure.report(*describe)  # finds it written
-        last = state.samples_seen + self.preset.train.batch_size - 1
+        last = state.samples_seen + self.preset.train.batch_at(state.step) - 1
         message = f"step {state.step + 1}: {what}, on samples {state.samples_seen} to {last}; report: {where}"
         if is_left_out:
             self.emit("warning", message=f"{message}; the batch is left out, {len(state.left_out) + 1} of {limit}")
@@ -276,13 +275,13 @@ class _Run:
 
     def _advance(self, step: int, done: tuple[float, float] | None, step_s: float) -> None:
         """Where training stands after a step, which took ``step_s``; ``done`` is None if its batch was left out."""
-        state = self.state
+        state, samples_seen = self.state, self.preset.train.samples_before(step)
         losses = state.recent_losses if done is None else [*state.recent_losses, done[0]]
         self.state = dataclasses.replace(
             state,
             step=step,
-            samples_seen=step * self.preset.train.batch_size,
-            tokens_seen=step * self.tokens_per_step,
+            samples_seen=samples_seen,
+            tokens_seen=samples_seen * self.preset.model.context,
             first_loss=losses[0] if state.first_loss is None and losses else state.first_loss,
             recent_losses=losses[-failure.SPIKE_WINDOW :],
             step_seconds=state.step_seconds + step_s,

@@ -46,7 +46,7 @@ class Trainer:
         self.sampler = Sampler(corpus.digest, config.seed, len(corpus.train), model.context)
         self.step = 0
         self.timer = Timer(peers.device)
-        self.micro_batches = len(list(self._samples()))
+        self._samples()
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.model = GPT2(model).to(peers.device)
         self.model.recompute = config.recompute
@@ -65,10 +65,11 @@ class Trainer:
             time_reduction(self._ddp, self.timer)
         self._loss: nn.Module = self._ddp or head
 
-    def _samples(self) -> Iterator[Indices]:
+    def _samples(self) -> list[Indices]:
+        """This process's samples of the coming step, a micro-batch each; every process has as many."""
         config = self.config
-        seen = self.step * config.batch_size
-        return rank_samples(seen, config.batch_size, config.micro_batch_size, self.world.rank, self.world.size)
+        seen, batch_size = config.samples_before(self.step), config.batch_at(self.step)
+        return list(rank_samples(seen, batch_size, config.micro_batch_size, self.world.rank, self.world.size))
 
     def train_step(self, judge: Callable[[float, float], None] = require_finite) -> tuple[float, float]:
         """One update; returns the batch's mean loss (nats a token) and the gradient's norm before clipping.
@@ -76,14 +77,14 @@ class Trainer:
         ``judge`` is asked with both before the update, and raises FailedStepError to prevent it.
         """
         self.model.train()
-        total = 0.0
-        for index, samples in enumerate(self._samples()):
+        total, micro_batches = 0.0, self._samples()
+        for index, samples in enumerate(micro_batches):
             torch.manual_seed(derive_seed(self.config.seed, f"dropout/{samples[0]}"))
             self.timer.start("data")
             batch = self.sampler.batch(self.corpus.train, samples)
             self.timer.start("forward")
-            with self._gradient_sync(is_last=index == self.micro_batches - 1):
-                loss = self._forward(*batch) / self.micro_batches
+            with self._gradient_sync(is_last=index == len(micro_batches) - 1):
+                loss = self._forward(*batch) / len(micro_batches)
                 self.timer.start("backward")
                 loss.backward()
             self.weights.take_gradients()

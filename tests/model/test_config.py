@@ -31,7 +31,7 @@ def test_overrides_are_typed() -> None:
     ("preset", "overrides", "message"),
     [
         ("125M", {}, "--preset 125M: no such preset; there are nano, mini, 124M, 355M, 774M, 1558M, 117M"),
-        ("nano", {"lr": "1"}, "--set lr=1: no such setting; there are batch_size, beta1"),
+        ("nano", {"lr": "1"}, "--set lr=1: no such setting; there are batch_size, batch_warmup_steps, beta1"),
         ("nano", {"steps": "1.5"}, "--set steps=1.5: expects a whole number"),
         ("nano", {"learning_rate": "fast"}, "--set learning_rate=fast: expects a number"),
         ("nano", {"steps": "0"}, "steps must be positive, got 0"),

@@ -18,7 +18,7 @@ from model import checkpoint, world
 from model.attention import attend
 from model.config import TrainConfig
 from model.gpt2 import GPT2
-from model.loader import open_corpus
+from model.loader import Sampler, open_corpus
 from model.loss import head_loss
 from model.optim import learning_rate, make_optimizers, state_tensors
 from model.train import train
@@ -163,6 +163,7 @@ def test_gradients_of_micro_batches_are_summed_in_fp32(lake: Lake) -> None:
         {"optimizer": "muon"},
         {"schedule": "wsd"},
         {"recompute": "true"},
+        {"batch_warmup_steps": "6", "micro_batch_size": "1"},
         pytest.param({"precision": "bfloat16"}, marks=needs_bf16),
         pytest.param({"precision": "bfloat16", "optimizer": "muon"}, marks=needs_bf16),
         pytest.param({"precision": "autocast"}, marks=needs_bf16),
@@ -211,6 +212,32 @@ def test_wsd_rises_stays_and_falls() -> None:
     assert rates[-1] == pytest.approx(0.1 + 0.9 / 20)
 
 
+@pytest.mark.parametrize("warmup_steps", [0, 1, 3, 8, 21, 400])
+def test_the_batch_grows_by_eighths(warmup_steps: int) -> None:
+    config = TrainConfig(batch_size=64, batch_warmup_steps=warmup_steps)
+    sizes = [config.batch_at(step) for step in range(500)]
+    assert sizes == [64 if step >= warmup_steps else 8 * (1 + 8 * step // warmup_steps) for step in range(500)]
+    assert [config.samples_before(step) for step in range(501)] == [0, *itertools.accumulate(sizes)]
+
+
+def test_growing_batches_take_the_samples_in_order(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = trainer_of(lake, batch_warmup_steps=4, micro_batch_size=1)
+    seen: list[int] = []
+    batch = Sampler.batch
+
+    def recording(self: Sampler, train: Any, samples: Any) -> Any:
+        seen.extend(samples.tolist())
+        return batch(self, train, samples)
+
+    monkeypatch.setattr(Sampler, "batch", recording)
+    ends = []
+    for _ in range(6):
+        runner.train_step()
+        ends.append(len(seen))
+    assert ends == [1, 4, 9, 16, 24, 32]
+    assert seen == list(range(32))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -218,6 +245,7 @@ def test_wsd_rises_stays_and_falls() -> None:
         ({"schedule": "linear"}, "schedule must be one of cosine, wsd, got linear"),
         ({"parallel": "pipeline"}, "parallel must be one of ddp, fsdp, got pipeline"),
         ({"decay_share": "0"}, "decay_share must be in (0, 1], got 0.0"),
+        ({"batch_warmup_steps": "4", "batch_size": "12"}, "batch_size must be divisible by 8 to warm up, got 12"),
         ({"recompute": "yes"}, "--set recompute=yes: expects true or false"),
     ],
 )

@@ -105,11 +105,11 @@ def test_two_processes_wait_for_their_gradients(lake: Lake) -> None:
 
 
 def test_throughput_is_of_the_steps_since_the_last_report() -> None:
-    meter = Meter(1_000, 6_000_000, Peak(1e12, "a test"))
-    meter.add(1.0)
-    meter.add(3.0)
+    meter = Meter(6_000_000, Peak(1e12, "a test"))
+    meter.add(1.0, 500)
+    meter.add(3.0, 1_500)
     assert meter.read() == {"tokens_per_s": 500.0, "mfu": pytest.approx(500 * 6e6 / 1e12)}
-    meter.add(0.5)
+    meter.add(0.5, 1_000)
     assert meter.read()["tokens_per_s"] == 2_000.0
 
 
