@@ -9,7 +9,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,6 @@ from tests.model.corpora import prose, publish_texts
 from tests.model.killing import PLACES
 from tests.model.lakes import documents, make_lake, make_spec, publish_tokens
 from tests.model.test_train import Events, after_steps, assert_bit_equal, files_of, run_process
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

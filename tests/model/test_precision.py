@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,6 @@ from tests.model.test_train import Events, after_steps, assert_bit_equal, files_
 CPU = torch.device("cpu")
 HAS_BF16 = world.precision_for("auto", CPU) == "bfloat16"
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no instructions for bfloat16")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
