@@ -166,6 +166,9 @@ def read_state(lake: Lake, run: str, step: int) -> State:
 def check(lake: Lake, run: str, step: int) -> State:
     """The state of an intact checkpoint. Raises InputError that says what is damaged: every file is hashed."""
     state = read_state(lake, run, step)
+    if CONFIG not in state.sha256:
+        where = lake.path("checkpoints", run, step_name(step), STATE)
+        raise InputError(f"{where}: damaged checkpoint (it names no hashes of the other files)")
     for name, sha256 in state.sha256.items():
         with lake.open("checkpoints", run, step_name(step), name) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -70,9 +71,15 @@ def split_like(tensor: Tensor, weight: Tensor) -> Tensor:
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write this process's part of the tensors into ``folder``, which all processes see. Called by all of them."""
+    """Write this process's part of the tensors into ``folder``, which all processes see. Called by all of them.
+
+    Raises OSError if one of them cannot write.
+    """
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
+    try:
+        save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
+    except CheckpointException as error:  # no Exception of Python's, and of many lines
+        raise OSError("; ".join(sorted({str(failure[0]) for failure in error.failures.values()}))) from error
 
 
 def load_shards(into: Mapping[str, Tensor], folder: Path, *, alone: bool = False) -> None:

@@ -14,7 +14,7 @@ from data.errors import InputError
 from data.lake import Lake
 from model import checkpoint
 from model.checkpoint import step_name
-from model.sharding import load_shards, read_whole, shapes
+from model.sharding import load_shards, read_whole, save_shards, shapes
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
 from tests.model.test_train import Events, files_of, run_process
@@ -99,3 +99,17 @@ def test_tensors_that_do_not_fit_are_named(lake: Lake) -> None:
         load_shards({"ln.weight": torch.zeros(17)}, folder, alone=True)
     with pytest.raises(InputError, match="nothing_such is None"):
         load_shards({"nothing_such": torch.zeros(1)}, folder, alone=True)
+
+
+def test_shards_that_cannot_be_written_are_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="file"):
+        save_shards({"a": torch.zeros(2)}, tmp_path / "file" / "below")
+
+
+def test_a_state_without_hashes_is_not_intact(lake: Lake) -> None:
+    train(make_spec(lake, "bare", 2), Events())
+    names = ("checkpoints", "bare", step_name(2), "state.json")
+    lake.publish_json({**lake.read_json(*names), "sha256": {}}, *names)
+    with pytest.raises(InputError, match="names no hashes"):
+        checkpoint.check(lake, "bare", 2)
