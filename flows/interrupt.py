@@ -55,7 +55,7 @@ def _children(home: Path) -> list[psutil.Process]:
 
 def process_tag() -> str:
     """Names this process so that a later command can tell whether it is alive."""
-    return f"process:{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
+    return f"process:{socket.gethostname()}:{os.getpid()}:{_started_s(psutil.Process())}"
 
 
 def tagged() -> AbstractContextManager[set[str]]:
@@ -82,6 +82,11 @@ def crash_killed_runs(settings: Settings) -> int:
 def _is_alive(mark: str) -> bool:
     _, _, pid, started = mark.rsplit(":", 3)
     try:
-        return abs(psutil.Process(int(pid)).create_time() - int(started)) < 2
+        return abs(_started_s(psutil.Process(int(pid))) - int(started)) < 2
     except psutil.NoSuchProcess:
         return False
+
+
+def _started_s(process: psutil.Process) -> int:
+    """When it started, in seconds since the machine did: its time of day would move when the clock is set."""
+    return int(process.create_time() - psutil.boot_time())

@@ -1,7 +1,7 @@
 """The embedded servers: one Prefect server and one MLflow server for a state directory, reused by every command.
 
 Both keep SQLite files under the state directory. They are started under a lock, outlive the command that started them,
-and are found again by ``services/<name>.json`` (pid, start time and port). Start-up takes about 15 s, both at once.
+and are found again by ``services/<name>.json`` (pid and port). Start-up takes about 15 s, both at once.
 ``PREFECT_API_URL`` and ``MLFLOW_TRACKING_URI`` in the environment are used instead, where they are set.
 
 Prefect's ephemeral mode is not used: it loses task records of short runs. The MLflow server runs one worker and no job
@@ -40,7 +40,6 @@ class Service:
 
     name: str
     pid: int
-    started: float  # of the process, as psutil gives it: tells it from a later process of the same pid
     port: int
 
     @property
@@ -135,12 +134,16 @@ def point_at(settings: Settings, prefect_url: str, mlflow_url: str) -> None:
 
 
 def find(kind: Kind, home: Path) -> Service | None:
-    """The embedded server of this state directory, if its process is alive."""
+    """The embedded server of this state directory, if its process is alive.
+
+    A later process of the same pid is told from it by its command line, and not by its start time, which moves when
+    the clock of the machine is set. For a moment after its start a process has no command line yet.
+    """
     try:
-        service = Service(**json.loads(_record(kind, home).read_text()))
-        process = psutil.Process(service.pid)
-        is_same = abs(process.create_time() - service.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except (FileNotFoundError, json.JSONDecodeError, TypeError, psutil.NoSuchProcess):
+        record = json.loads(_record(kind, home).read_text())
+        service = Service(kind.name, int(record["pid"]), int(record["port"]))
+        is_same = psutil.Process(service.pid).cmdline() in ([], kind.command(home, service.port))
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, psutil.NoSuchProcess, psutil.AccessDenied):
         return None
     return service if is_same else None
 
@@ -231,7 +234,7 @@ def _start(kind: Kind, home: Path) -> Service:
             cwd=home,
             start_new_session=True,  # it outlives this command
         )
-    service = Service(kind.name, process.pid, psutil.Process(process.pid).create_time(), port)
+    service = Service(kind.name, process.pid, port)
     record = _record(kind, home)
     scratch = record.with_suffix(".tmp")
     scratch.write_text(json.dumps(asdict(service)))

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from data.errors import InputError
-from flows import services
+from flows import interrupt, services
 from flows.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
@@ -61,10 +61,22 @@ def test_a_server_that_ends_while_starting_is_reported_with_its_log(tmp_path: Pa
         services._ensure_one(broken, tmp_path)
 
 
+def test_a_clock_that_is_set_makes_no_second_server_and_crashes_no_run(
+    servers: services.Servers, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, tag = psutil.Process().create_time(), interrupt.process_tag()
+    btime = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: btime + 3600)  # what Linux says after such a step
+    assert psutil.Process().create_time() == before + 3600
+    assert interrupt.process_tag() == tag
+    assert services.find(services.MLFLOW, home) is not None
+    assert services.ensure(Settings(home=home, PREFECT_API_URL=None, MLFLOW_TRACKING_URI=None)) == servers
+
+
 def test_a_record_of_another_process_with_the_same_pid_is_not_trusted(tmp_path: Path) -> None:
     record = tmp_path / "services" / "mlflow.json"
     record.parent.mkdir()
-    record.write_text(f'{{"name": "mlflow", "pid": {os.getpid()}, "started": 1.0, "port": 1}}')
+    record.write_text(f'{{"name": "mlflow", "pid": {os.getpid()}, "port": 1}}')
     assert services.find(services.MLFLOW, tmp_path) is None
 
 
