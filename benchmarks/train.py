@@ -2,8 +2,8 @@
 
     python -m benchmarks.train [--nanogpt DIR] [--turns 3] [--steps 6] [--threads 1] [--quick] [--seeds 3 --mini]
 
-GPT-2 124M, 4 sequences of 256 tokens a step, on the CPU. Every crawler of tokens runs in a process of its own, in turn,
-``turns`` times; the first step of each is left out. ``--nanogpt`` names a checkout of nanoGPT; without it transformers
+GPT-2 124M, 4 sequences of 256 tokens a step, on the CPU. Each runs in a process of its own, in turn, ``turns``
+times; the first step of each is left out. ``--nanogpt`` names a checkout of nanoGPT; without it transformers
 is the only peer.
 
     ours            the Trainer on a corpus of the lake, through its loader; bfloat16 with fp32 masters where the CPU

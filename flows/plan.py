@@ -57,7 +57,6 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
     from model.config import resolve
     from model.flops import A100_PEAK, flop_per_token
     from model.gpt2 import count_parameters
-    from model.loader import rank_samples
 
     chosen = resolve(preset, overrides if steps is None else {**overrides, "steps": str(steps)})
     model, config = chosen.model, chosen.train
@@ -69,7 +68,7 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
     impossible: dict[str, str] = {}
     for n in GPUS:
         try:
-            next(rank_samples(0, config.batch_size, config.micro_batch_size, 0, n))
+            config.require_divisible(n)
             for parallel in ("ddp", "fsdp")[:n]:  # a process on its own shards nothing
                 memory = _memory(chosen, parameters, n, parallel == "fsdp")
                 gpus[f"{n} {parallel}" if n > 1 else "1"] = {"memory": memory, "a100_hours": hours / n}
@@ -85,7 +84,7 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
         "size": {
             "parameters": parameters,
             "flop_per_token": flop_per_token(model, parameters),
-            "tokens_per_step": config.batch_size * model.context,
+            "tokens_per_step": config.batch_size * model.context,  # after a warm-up of the batch
             "steps": config.steps,
             "tokens": tokens,
             "flop": flop,

@@ -126,13 +126,8 @@ def rank_samples(
     """The sample numbers of one process in one step, a micro-batch at a time.
 
     Micro-batch m of the step belongs to process ``m % world_size``, so the step's samples are the same for any number
-    of processes. Raises InputError if the batch cannot be divided so.
+    of processes. The batch must be divisible so (TrainConfig.require_divisible).
     """
-    if batch_size % (micro_batch_size * world_size):
-        raise InputError(
-            f"batch_size={batch_size} is not divisible by micro_batch_size={micro_batch_size} x {world_size} "
-            f"process(es) = {micro_batch_size * world_size}; change one of them with --set"
-        )
     for micro in range(rank, batch_size // micro_batch_size, world_size):
         first = samples_seen + micro * micro_batch_size
         yield np.arange(first, first + micro_batch_size, dtype=np.int64)

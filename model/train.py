@@ -208,7 +208,6 @@ class _Run:
             step=self.state.step,
             steps=config.steps,
             parameters=self._parameters(),
-            tokens_per_step=config.batch_size * self.preset.model.context,
             train_tokens=len(self.corpus.train),
             val_tokens=len(self.corpus.val),
             unigram_entropy=self.corpus.unigram_entropy,

@@ -46,7 +46,7 @@ class Trainer:
         self.sampler = Sampler(corpus.digest, config.seed, len(corpus.train), model.context)
         self.step = 0
         self.timer = Timer(peers.device)
-        self._samples()
+        config.require_divisible(peers.size)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.model = GPT2(model).to(peers.device)
         self.model.recompute = config.recompute

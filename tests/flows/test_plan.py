@@ -69,6 +69,7 @@ def test_a_batch_that_eight_gpus_cannot_share(capsys: pytest.CaptureFixture[str]
     ("settings", "message"),
     [
         ({"batch_size": "500"}, "batch_size=500 is not divisible by micro_batch_size=8 x 1"),
+        ({"batch_size": "32", "batch_warmup_steps": "9"}, "batch_size=32 warms up from 4, which is not divisible by"),
         ({"layers": "0"}, "layers must be positive, got 0"),
     ],
 )

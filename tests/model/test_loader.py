@@ -136,13 +136,6 @@ def test_the_order_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_batch_that_cannot_be_divided() -> None:
-    with pytest.raises(
-        InputError, match=r"batch_size=32 is not divisible by micro_batch_size=5 x 2 process\(es\) = 10"
-    ):
-        list(rank_samples(0, 32, 5, 0, 2))
-
-
 def test_val_windows() -> None:
     assert val_windows(10, 4, 0) == [(0, 4), (4, 4), (8, 1)]
     assert val_windows(9, 4, 0) == [(0, 4), (4, 4)]

@@ -24,6 +24,7 @@ from model.config import TrainSpec
 from model.failure import FailedStepError
 from model.loader import open_corpus
 from model.optim import state_tensors
+from model.sharding import load_shards
 from model.train import train
 from model.trainer import Trainer
 from tests.model.lakes import documents, make_lake, make_spec, publish_tokens
@@ -184,6 +185,7 @@ def test_checkpoint_of_another_vocabulary(lake: Lake) -> None:
     ("settings", "message"),
     [
         ({"batch_size": 6}, "batch_size=6 is not divisible by micro_batch_size=4 x 1"),
+        ({"batch_warmup_steps": 8}, "batch_size=8 warms up from 1, which is not divisible by micro_batch_size=4 x 1"),
         ({"context": 100_000}, "too few for one sample of context=100000"),
     ],
 )
@@ -238,10 +240,12 @@ def test_one_process_a_run(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
         train(make_spec(lake), Events())
 
 
-def run_process(lake: Lake, spec: TrainSpec, *, processes: int = 1) -> subprocess.Popen[str]:
+def run_process(
+    lake: Lake, spec: TrainSpec, *, processes: int = 1, program: str = "model.train"
+) -> subprocess.Popen[str]:
     path = Path(lake.base).parent / f"{spec.run}.json"
     path.write_text(json.dumps(spec.to_json()))
-    command = [sys.executable, "-m", "model.train", "--spec", str(path)]
+    command = [sys.executable, "-m", program, "--spec", str(path)]
     if processes > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [*launcher, *command[1:]]
@@ -310,6 +314,32 @@ def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:
     assert losses == pytest.approx(events.losses(), abs=1e-6)
     one, other = files_of(lake, "one", 4), files_of(lake, "two", 4)
     assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize(("parallel", "dropout"), [("ddp", 0.0), ("ddp", 0.1), ("fsdp", 0.0)])
+def test_two_processes_in_fp64_equal_one(lake: Lake, parallel: str, dropout: float) -> None:
+    """Two micro-batches each against four of one process, to 1e-12; masks of dropout go with the micro-batch."""
+    settings: dict[str, Any] = {"precision": "float32", "steps": 4, "dropout": dropout, "micro_batch_size": 2}
+    program = "tests.model.double"
+    two = run_process(lake, make_spec(lake, "two", parallel=parallel, **settings), processes=2, program=program)
+    one = run_process(lake, make_spec(lake, "one", **settings), program=program)
+    losses = []
+    for process in (one, two):
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        lines = [json.loads(line) for line in out.splitlines()]
+        losses.append([line["loss"] for line in lines if line["event"] == "step"])
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], abs=1e-12)
+    expected = files_of(lake, "one", 4)
+    if parallel == "fsdp":
+        weights = {name: torch.zeros_like(tensor) for name, tensor in expected.items()}
+        load_shards(weights, Path(lake.path("checkpoints", "two", checkpoint.step_name(4))), alone=True)
+    else:
+        weights = files_of(lake, "two", 4)
+    for name, tensor in expected.items():
+        assert tensor.dtype == torch.float64 or name.endswith("/step")
+        assert torch.allclose(tensor, weights[name], atol=1e-12, rtol=0), name
 
 
 def test_wrong_input_is_one_line_and_exit_code_2(lake: Lake) -> None:
