@@ -1,5 +1,6 @@
 """The documents are true: every command and option is there, statuses are printed from the schema, modules exist."""
 
+import dataclasses
 import re
 import shlex
 import tomllib
@@ -10,6 +11,7 @@ import typer.main
 
 from data.schema import STATUSES
 from flows import cli
+from model.config import ModelConfig, TrainConfig, resolve
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
@@ -77,3 +79,21 @@ def test_what_the_model_may_import_of_data_is_listed_by_exception() -> None:
     (rule,) = (contract for contract in contracts if contract["name"].startswith("of data, the model"))
     modules = {path.stem for path in (ROOT / "data").glob("*.py")} - {"__init__"}
     assert {name.removeprefix("data.") for name in rule["forbidden_modules"]} == modules - allowed
+
+
+def test_every_setting_of_training_is_documented() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
+    fields = {field.name for cls in (ModelConfig, TrainConfig) for field in dataclasses.fields(cls)}
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert fields <= named, fields - named
+
+
+def test_every_webtext_command_in_the_training_guide_parses() -> None:
+    lines = [line for line in (ROOT / "docs" / "training.md").read_text().splitlines() if line.startswith("webtext ")]
+    assert len(lines) >= 6
+    for line in lines:
+        words = shlex.split(line.partition("#")[0])
+        context = COMMANDS[words[1]].make_context(words[1], words[2:])
+        overrides = dict(pair.split("=") for pair in context.params["overrides"])
+        resolve(context.params["preset"], overrides).train.require_divisible(context.params["processes"])
