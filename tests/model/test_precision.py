@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 
 from data.errors import InputError
 from data.lake import Lake
@@ -100,6 +102,21 @@ def test_recomputed_activations_change_nothing(lake: Lake) -> None:
 
 
 @needs_bf16
+@pytest.mark.slow  # a compiler makes the kernels
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bf16)])
+def test_compiled_blocks_train_alike(lake: Lake, precision: str) -> None:
+    counters.clear()
+    losses = []
+    for name in ("false", "true"):
+        events = Events()
+        settings = {"compile": name, "precision": precision, "dropout": 0.0}
+        train(make_spec(lake, f"compile-{precision}-{name}", 4, **settings), events)
+        losses.append(events.losses())
+    assert counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5 if precision == "float32" else 1e-3)
+
+
 def test_masters_are_fp32_and_the_model_is_their_copy(lake: Lake) -> None:
     runner = trainer_of(lake, precision="bfloat16")
     for _ in range(3):
