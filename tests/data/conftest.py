@@ -13,6 +13,8 @@ from tests.data.archives import ArchiveServer, serving_archives
 from tests.data.crawling import Crawler
 from tests.data.finding import CRAWL, FAR, LATER_CRAWL, NEAR, Finder
 from tests.data.hostile import Web, serving
+from tests.data.services import Services
+from tests.data.services import serving as serving_services
 
 
 @pytest.fixture
@@ -44,3 +46,10 @@ async def finder(server: ArchiveServer, tmp_path: Path) -> AsyncIterator[Finder]
     yield made
     for client in made.clients:
         await client.close()
+
+
+@pytest.fixture
+def services() -> Iterator[Services]:
+    """Sources of links."""
+    with serving_services(Services()) as running:
+        yield running
