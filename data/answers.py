@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from data.client import resolve_redirect
-from data.connection import Answer, FetchError
+from data.exchange import Answer, FetchError
 from data.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus
 from data.urls import domain_of

@@ -58,8 +58,8 @@ from data.cdx import (
 )
 from data.client import REDIRECTS, Client, origin_of
 from data.config import PagesConfig
-from data.connection import RATIO_FROM_BYTES, Limits, Wants
 from data.errors import InputError
+from data.exchange import RATIO_FROM_BYTES, Limits, Wants
 from data.schema import PageStatus
 from data.warc import WarcWriter
 

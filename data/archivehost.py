@@ -17,7 +17,7 @@ from multidict import CIMultiDictProxy
 from data.cdx import CaptureError
 from data.client import Client
 from data.config import PagesConfig
-from data.connection import FetchError, Limits, Wants
+from data.exchange import FetchError, Limits, Wants
 from data.politeness import backoff_s, retry_after_s
 from data.schema import PageStatus
 

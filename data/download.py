@@ -28,8 +28,8 @@ import orjson
 import pyarrow as pa
 
 from data.client import REDIRECTS, Client, Network, resolve_redirect
-from data.connection import Answer, FetchError, Limits, Wants
 from data.errors import InputError
+from data.exchange import Answer, FetchError, Limits, Wants
 from data.lake import Lake
 from data.live import MAX_ATTEMPTS, TRANSIENT
 from data.manifest import Part

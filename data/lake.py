@@ -18,10 +18,8 @@ import re
 import shutil
 import socket
 import tempfile
-import threading
-import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,13 +27,13 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-import filelock
 import fsspec
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import InputError
+from data.locks import Lease, file_lock
 from data.manifest import (
     File,
     Manifest,
@@ -48,7 +46,6 @@ from data.manifest import (
 )
 
 _HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
-LEASE_S = 60.0  # an object-store lock that was not renewed for this long is taken over
 _PART_NAME = re.compile(r"part-(?:(\d+)-)?(\d{5,})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?")
 
@@ -200,66 +197,11 @@ class Lake:
             path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
             self.publish(path, *names)
 
-    @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """One writer at a time. Raises InputError if another process holds it.
-
-        On disk a file lock, which the kernel releases with its process; in an object store a lease that is put
-        conditionally and taken over when it is older than ``LEASE_S``.
-        """
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """One writer at a time. Raises InputError if another process holds it (data/locks.py)."""
         if self.is_local:
-            folder = Path(self.base) / "locks"
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(folder / f"{name}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout as error:
-                raise InputError(f"{name}: another webtext process is writing it; wait for it or stop it") from error
-            try:
-                yield
-            finally:
-                lock.release()
-            return
-        with _Lease(self, name):
-            yield
-
-
-class _Lease:
-    """A lock in an object store: an object created only if absent, renewed from a thread."""
-
-    def __init__(self, lake: Lake, name: str) -> None:
-        self.lake, self.name, self.owner = lake, name, uuid.uuid4().hex
-
-    def __enter__(self) -> None:
-        path = self.lake.path("locks", f"{self.name}.json")
-        for attempt in (0, 1):
-            try:
-                self.lake.fs.pipe_file(path, self._body(), mode="create")
-                break
-            except FileExistsError as error:
-                self.lake.fs.invalidate_cache()
-                age = time.time() - float(orjson.loads(self.lake.fs.cat_file(path))["renewed"])
-                if attempt or age < LEASE_S:
-                    message = f"{self.name}: another webtext process is writing it (lease {age:.0f} s old)"
-                    raise InputError(message) from error
-                self.lake.fs.rm_file(path)
-        self.path = path
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._renew, daemon=True)
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-        self.lake.fs.rm_file(self.path)
-
-    def _renew(self) -> None:
-        while not self.stop.wait(LEASE_S / 4):
-            with contextlib.suppress(OSError):  # tried again: the lease outlives three failures
-                self.lake.fs.pipe_file(self.path, self._body())
-
-    def _body(self) -> bytes:
-        return canonical_json({"owner": self.owner, "renewed": time.time()})
+            return file_lock(Path(self.base) / "locks", name)
+        return Lease(self.fs, self.path("locks"), name)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ import zstandard
 
 from data.client import Client, Network
 from data.config import PagesConfig
-from data.connection import Answer, FetchError, Limits
 from data.errors import InputError
+from data.exchange import Answer, FetchError, Limits
 from data.lake import Dataset, Lake
 from data.manifest import Part
 from data.politeness import backoff_s, retry_after_s

@@ -14,8 +14,8 @@ from aiohttp.abc import AbstractResolver
 
 from data.answers import NOT_MODIFIED, BlockReason, Known, page_body, redirect_target
 from data.config import PagesConfig
-from data.connection import Answer, FetchError
 from data.crawllog import CrawlLog, CrawlStats
+from data.exchange import Answer, FetchError
 from data.frontier import Frontier, Host, Link
 from data.optout import header_opt_out
 from data.outage import UNREACHED

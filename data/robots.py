@@ -30,7 +30,7 @@ from protego import Protego
 
 from data.client import REDIRECTS, resolve_redirect
 from data.config import PagesConfig
-from data.connection import Answer, FetchError
+from data.exchange import Answer, FetchError
 from data.optout import Refusal, allows_training
 from data.schema import PageStatus
 

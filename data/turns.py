@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from data.answers import NOT_MODIFIED, wants_html, wants_success
 from data.client import REDIRECTS, Client
-from data.connection import Answer, FetchError, Limits, Wants
+from data.exchange import Answer, FetchError, Limits, Wants
 from data.frontier import Domain, Frontier, Host, Link
 from data.optout import TdmRule, parse_tdmrep, tdmrep_opt_out
 from data.outage import Outage

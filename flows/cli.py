@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer import BadParameter
 
-from data.blocklists import PROFILES
 from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
+from flows import options
 from flows.settings import Settings
 
 app = typer.Typer(
@@ -31,31 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-
-LakeOption = Annotated[
-    str | None,
-    typer.Option("--lake", metavar="DIR", help="The lake: a directory or s3://bucket/prefix. [WEBTEXT_LAKE]"),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="End with one JSON object on standard output; all else goes to standard error.")
-]
-RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="A training run's name.")]
-
-_WHICH, _MANNERS, _BUDGET, _NETWORK = "Which links and pages", "Manners", "Budget", "Network"  # panels of --help
-_REFRESH_EPILOG = """**Examples**
-
-Last month's dump and the news since the last time, for at most six hours:
-
-`webtext refresh --links RS_2026-10.zst --links hn: --deadline 6h`
-
-One's own list of URLs, dead ones from the web archives, slower than usual:
-
-`webtext refresh --snapshot mine --links urls:FILE --archive all --host-delay 5`
-"""
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_ARCHIVES = ("commoncrawl", "wayback")
-_TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def main() -> NoReturn:
@@ -79,7 +53,7 @@ def _fail(message: str) -> NoReturn:
 
 
 @app.command()
-def demo(lake: LakeOption = None, as_json: JsonOption = False) -> None:
+def demo(lake: options.Lake = None, as_json: options.Json = False) -> None:
     """The whole pipeline on a bundled local web, everything embedded.
 
     Crawls a few thousand pages of a web that this program serves to itself, makes a corpus of them, trains a small
@@ -93,110 +67,25 @@ def demo(lake: LakeOption = None, as_json: JsonOption = False) -> None:
     _result(result, as_json, lambda: _show().demo(result, settings))
 
 
-@app.command(epilog=_REFRESH_EPILOG)
+@app.command(epilog=options.REFRESH_EXAMPLES)
 def refresh(
-    sources: Annotated[
-        list[str],
-        typer.Option(
-            "--links",
-            metavar="SOURCE",
-            help="A Reddit or Hacker News dump (.zst .xz .bz2 .gz or plain NDJSON), by path or URL; 'DIR/RS_*.zst' for "
-            "those not read yet; hn:2026-11, or hn: for what is new; reddit:SUBREDDIT,..; urls:FILE. Repeatable.",
-        ),
-    ],
-    snapshot: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Such as 2026-11. [default: this ISO week]")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read the links only, and say what would be fetched.")
-    ] = False,
-    min_karma: Annotated[
-        int, typer.Option(help="Links below are dropped; the paper's value is 3.", rich_help_panel=_WHICH)
-    ] = LinksConfig.min_karma,
-    profile: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Which domains and file types are dropped: webtext or openwebtext.",
-            rich_help_panel=_WHICH,
-        ),
-    ] = LinksConfig.profile,
-    block_list: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Further domains to drop, one a line, # for comments; repeatable.",
-            rich_help_panel=_WHICH,
-        ),
-    ] = None,
-    archive: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Look dead pages up in a web archive: commoncrawl, wayback, or all; repeatable. [default: none]",
-            rich_help_panel=_WHICH,
-        ),
-    ] = None,
-    history: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SNAPSHOT",
-            help="Earlier snapshots to compare with; repeatable. [default: all published]",
-            rich_help_panel=_WHICH,
-        ),
-    ] = None,
-    host_delay: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", help="Pause between two requests to a host.", rich_help_panel=_MANNERS),
-    ] = PagesConfig.host_delay_s,
-    max_connections: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Connections of each crawl task, one a host.",
-            rich_help_panel=_MANNERS,
-        ),
-    ] = PagesConfig.max_connections,
-    max_links_per_host: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Further links of a host, those of least karma, are `deferred`.",
-            rich_help_panel=_MANNERS,
-        ),
-    ] = PagesConfig.max_links_per_host,
-    deadline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="Such as 6h: links not fetched by then are `deferred`.", rich_help_panel=_BUDGET
-        ),
-    ] = None,
-    max_bytes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Such as 2T: links beyond about so many bytes are `deferred`.",
-            rich_help_panel=_BUDGET,
-        ),
-    ] = None,
-    allow_net: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CIDR",
-            help="Non-public addresses that may be reached, on any port; repeatable.",
-            rich_help_panel=_NETWORK,
-        ),
-    ] = None,
-    connect_to: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GLOB=ADDR:PORT", help="Connect there for these host names; repeatable.", rich_help_panel=_NETWORK
-        ),
-    ] = None,
-    lake: LakeOption = None,
-    as_json: JsonOption = False,
+    sources: options.Sources,
+    snapshot: options.NewSnapshot = None,
+    dry_run: options.DryRun = False,
+    min_karma: options.MinKarma = LinksConfig.min_karma,
+    profile: options.Profile = LinksConfig.profile,
+    block_list: options.BlockList = None,
+    archive: options.Archive = None,
+    history: options.History = None,
+    host_delay: options.HostDelay = PagesConfig.host_delay_s,
+    max_connections: options.MaxConnections = PagesConfig.max_connections,
+    max_links_per_host: options.MaxLinksPerHost = PagesConfig.max_links_per_host,
+    deadline: options.Deadline = None,
+    max_bytes: options.MaxBytes = None,
+    allow_net: options.AllowNet = None,
+    connect_to: options.ConnectTo = None,
+    lake: options.Lake = None,
+    as_json: options.Json = False,
 ) -> None:
     """Links to tokens for one snapshot: read, crawl, extract, select, tokenize.
 
@@ -205,16 +94,15 @@ def refresh(
     Every limit of the crawl, and why: docs/crawling.md. Set WEBTEXT_CONTACT so that site owners can reach you.
     """
     settings = _settings(lake)
-    if profile not in PROFILES:
-        raise BadParameter(f"--profile {profile}: there are {', '.join(sorted(PROFILES))}")
-    links = LinksConfig(min_karma=min_karma, profile=profile, block_domains=_block_domains(block_list or []))
+    options.check_profile(profile)
+    links = LinksConfig(min_karma=min_karma, profile=profile, block_domains=options.block_domains(block_list or []))
     pages = PagesConfig(
         host_delay_s=host_delay,
         max_connections=max_connections,
         max_links_per_host=max_links_per_host,
-        archives=_archives(archive or []),
-        deadline_s=None if deadline is None else _quantity(deadline, _TIMES, "--deadline"),
-        max_bytes=None if max_bytes is None else int(_quantity(max_bytes, _UNITS, "--max-bytes")),
+        archives=options.archives(archive or []),
+        deadline_s=None if deadline is None else options.seconds(deadline, "--deadline"),
+        max_bytes=None if max_bytes is None else options.n_bytes(max_bytes, "--max-bytes"),
         allow_net=tuple(allow_net or ()),
         connect_to=tuple(connect_to or ()),
     )
@@ -247,7 +135,7 @@ def train(
             "--init-from", metavar="DIR", help="Start a new run from the GPT-2 in a directory that transformers loads."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")] = "auto",
+    device: options.Device = "auto",
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another value of a preset's setting; repeatable."),
@@ -256,11 +144,11 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print settings, sizes, memory and time; train nothing.")
     ] = False,
-    lake: LakeOption = None,
-    as_json: JsonOption = False,
+    lake: options.Lake = None,
+    as_json: options.Json = False,
 ) -> None:
     """Pretrain GPT-2 on a corpus; resumes when the run exists."""
-    changes = _pairs(overrides or [])
+    changes = options.pairs(overrides or [])
     settings = _settings(lake)
     from model.config import resolve
 
@@ -298,9 +186,9 @@ def evaluate(
         str | None, typer.Option(metavar="DIR", help="Official benchmark files, as they come.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many examples a task. [default: the task's]")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")] = "auto",
-    lake: LakeOption = None,
-    as_json: JsonOption = False,
+    device: options.Device = "auto",
+    lake: options.Lake = None,
+    as_json: options.Json = False,
 ) -> None:
     """Zero-shot scores of a run, a checkpoint or a transformers directory."""
     if sum(value is not None for value in (run, checkpoint, hf)) != 1:
@@ -325,15 +213,15 @@ def evaluate(
 
 @app.command()
 def sample(
-    run: RunOption,
+    run: options.Run,
     prompt: Annotated[str, typer.Option(help="The text to go on from.")],
     tokens: Annotated[int, typer.Option(help="How many tokens to write.")] = 100,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 for all. The paper samples with 40.")] = 40,
     top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
-    lake: LakeOption = None,
-    as_json: JsonOption = False,
+    lake: options.Lake = None,
+    as_json: options.Json = False,
 ) -> None:
     """Let a run's newest checkpoint go on from a prompt."""
     from flows.models import sample_text
@@ -346,10 +234,10 @@ def sample(
 
 @app.command()
 def export(
-    run: RunOption,
+    run: options.Run,
     to: Annotated[Path, typer.Option(metavar="DIR", help="A new directory.")],
-    lake: LakeOption = None,
-    as_json: JsonOption = False,
+    lake: options.Lake = None,
+    as_json: options.Json = False,
 ) -> None:
     """Write a directory that transformers loads: weights, configuration, tokenizer."""
     from flows.models import export_model
@@ -365,8 +253,8 @@ def report(
     to: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The page to write.")] = Path(
         "report/index.html"
     ),
-    lake: LakeOption = None,
-    as_json: JsonOption = False,
+    lake: options.Lake = None,
+    as_json: options.Json = False,
 ) -> None:
     """An HTML page with the funnel, the plots and the tables."""
     from flows.report import write_report
@@ -378,8 +266,8 @@ def report(
 @app.command()
 def why(
     url: Annotated[str, typer.Argument(metavar="URL", help="As in the dump, or canonical.")],
-    lake: LakeOption = None,
-    as_json: JsonOption = False,
+    lake: options.Lake = None,
+    as_json: options.Json = False,
 ) -> None:
     """What became of a URL, stage by stage."""
     from data.lake import Lake
@@ -392,7 +280,7 @@ def why(
 
 
 @app.command()
-def status(lake: LakeOption = None, as_json: JsonOption = False) -> None:
+def status(lake: options.Lake = None, as_json: options.Json = False) -> None:
     """What is done and what is running: snapshots by stage, training runs, servers."""
     from flows.status import collect
 
@@ -403,7 +291,7 @@ def status(lake: LakeOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def ui(
     stop: Annotated[bool, typer.Option("--stop", help="End the embedded servers.")] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Start (or find) the local Prefect and MLflow servers and print their addresses."""
     from flows import services
@@ -425,7 +313,7 @@ def ui(
 
 
 @app.command()
-def doctor(lake: LakeOption = None, as_json: JsonOption = False) -> None:
+def doctor(lake: options.Lake = None, as_json: options.Json = False) -> None:
     """Look for what is wrong with this set-up; exit code 1 if something is."""
     from flows.doctor import examine
 
@@ -467,42 +355,6 @@ def _result(value: dict[str, Any], as_json: bool, for_people: Callable[[], None]
         print(json.dumps(value, default=str), flush=True)
     else:
         for_people()
-
-
-def _pairs(items: list[str]) -> dict[str, str]:
-    pairs = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise BadParameter(f"--set {item}: expected KEY=VALUE")
-        pairs[key] = value
-    return pairs
-
-
-def _block_domains(files: list[Path]) -> tuple[str, ...]:
-    """The domains of all the files, each once; another order or a comment makes no other settings."""
-    if not files:
-        return ()
-    from data.urls import read_block_list
-
-    return tuple(sorted({domain for file in files for domain in read_block_list(file)}))
-
-
-def _archives(names: list[str]) -> tuple[str, ...]:
-    """Always in the same order, which is the order of asking."""
-    for name in names:
-        if name not in (*_ARCHIVES, "all"):
-            raise BadParameter(f"--archive {name}: there are {', '.join(_ARCHIVES)}, and all")
-    return tuple(name for name in _ARCHIVES if name in names or "all" in names)
-
-
-def _quantity(text: str, units: dict[str, int], option: str) -> float:
-    """``6h`` or ``2T``: a number and one of the units."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]?)", text.strip())
-    if not match or match[2] not in units:
-        choices = " ".join(unit for unit in units if unit)
-        raise BadParameter(f"{option} {text}: expected a number and one of {choices}, such as 6{list(units)[-2]}")
-    return float(match[1]) * units[match[2]]
 
 
 if __name__ == "__main__":

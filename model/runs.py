@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data.errors import InputError
-from data.lake import LEASE_S, Lake
+from data.lake import Lake
+from data.locks import LEASE_S
 from data.manifest import settings_diff
 from model.config import Preset, TrainSpec
 from model.observer import Emit

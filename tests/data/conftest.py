@@ -1,15 +1,20 @@
-"""The hostile server and a crawler of it, new for each test."""
+"""The servers on loopback and what asks them, new for each test."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from tests.data.archives import ArchiveServer, serving_archives
 from tests.data.crawling import Crawler
+from tests.data.finding import CRAWL, FAR, LATER_CRAWL, NEAR, Finder
 from tests.data.hostile import Web, serving
+from tests.data.services import Services
+from tests.data.services import serving as serving_services
 
 
 @pytest.fixture
@@ -24,3 +29,27 @@ def crawl(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crawler:
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
     return Crawler(web, tmp_path)
+
+
+@pytest.fixture
+def server() -> Iterator[ArchiveServer]:
+    """Two web archives."""
+    with serving_archives() as served:
+        for name, middle in ((CRAWL, NEAR), (LATER_CRAWL, FAR)):
+            served.add_crawl(name, middle - timedelta(days=10), middle + timedelta(days=10))
+        yield served
+
+
+@pytest.fixture
+async def finder(server: ArchiveServer, tmp_path: Path) -> AsyncIterator[Finder]:
+    made = Finder(server, tmp_path)
+    yield made
+    for client in made.clients:
+        await client.close()
+
+
+@pytest.fixture
+def services() -> Iterator[Services]:
+    """Sources of links."""
+    with serving_services(Services()) as running:
+        yield running

@@ -24,6 +24,7 @@ NET = "127.1.0.0/16"
 ADDRESSES = tuple(f"127.1.0.{n}" for n in range(1, 17))
 PAGE = b"<!doctype html><title>A page</title><p>Some words of a page."
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+BUSY = "503 Service Unavailable"
 MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 TDMREP = "/.well-known/tdmrep.json"
 

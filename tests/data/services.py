@@ -1,20 +1,32 @@
-"""A loopback server that speaks as Algolia's Hacker News search, Firebase, Reddit's listings and a file server do."""
+"""A loopback server that speaks as Algolia's Hacker News search, Firebase, Reddit's listings and a file server do.
+
+And links that are read from it, at a time of the tests' own.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from data import links
 from data.config import LinksConfig, PagesConfig
+from data.lake import Lake
+from data.manifest import Manifest
 
 NETWORK = PagesConfig(allow_net=("127.0.0.0/8",), host_delay_s=0.0, backoff_s=0.01)
+DAY = 86_400
+NOV_1 = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp())
+DEC_1 = NOV_1 + 30 * DAY
+NOW = DEC_1 + 5 * DAY
 SHOWN = 1_000  # hits that the search shows of a query, whatever their number
 
 
@@ -147,6 +159,28 @@ def serving(services: Services) -> Iterator[Services]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def refresh(
+    lake: Path,
+    snapshot: str,
+    specs: Sequence[str],
+    services: Services,
+    now: int = NOW,
+    network: PagesConfig = NETWORK,
+    **settings: Any,
+) -> Manifest:
+    """The links of these sources, as they are ``now``."""
+    config = services.config(**settings)
+    return links.run(Lake(lake), snapshot, specs, config, network=network, clock=lambda: now).manifest
+
+
+def links_of(lake: Path, snapshot: str) -> dict[str, dict[str, Any]]:
+    """The rows of a links dataset, by canonical URL."""
+    dataset = Lake(lake).dataset("links", snapshot)
+    names = [part.name for part in dataset.require().parts if part.name.startswith("part-")]
+    rows = [row for name in names for row in dataset.read(f"{name}.parquet").to_pylist()]
+    return {row["canonical_url"]: row for row in rows}
 
 
 def _window(filters: str) -> tuple[int, int]:

@@ -1,14 +1,7 @@
-"""Links: the real dumps, odd lines, damaged files, merging, parts, interruption."""
+"""Links: the real dumps, merging, parts, interruption."""
 
-import bz2
 import functools
-import gzip
-import io
-import itertools
 import lzma
-import random
-import resource
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,19 +9,17 @@ from typing import Any
 
 import orjson
 import pytest
-import zstandard
 
-from data import blocks, links, sources
-from data.config import LinksConfig, PagesConfig
+from data import links
+from data.config import LinksConfig
 from data.errors import InputError
 from data.lake import Lake
-from data.manifest import Manifest
 from data.schema import LINKS, LinkStatus
 from data.stage import MakePart
 from data.urls import canonical_url, domain_of, partition_of
+from tests.data.dumps import build, dump, one_link, post, rows_of
 
 SHARED_LINKS = Path(__file__).parents[2].parent / "shared" / "data" / "links"
-CONFIG = LinksConfig()
 
 
 def real(name: str) -> Path:
@@ -36,59 +27,6 @@ def real(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{name} is not at ../shared/data/links")
     return path
-
-
-def post(number: int = 0, **fields: Any) -> dict[str, Any]:
-    """A submission as Reddit's dumps have it; fields given as None are null, ``...`` takes a field away."""
-    row = {
-        "id": f"id{number}",
-        "created_utc": 1_500_000_000 + number,
-        "retrieved_on": 1_510_000_000,
-        "subreddit": "news",
-        "domain": f"site{number}.example",
-        "url": f"https://www.site{number}.example/story",
-        "score": 10,
-        "is_self": False,
-        "over_18": False,
-    } | fields
-    return {name: value for name, value in row.items() if value is not ...}
-
-
-def ndjson(rows: Sequence[dict[str, Any] | bytes]) -> bytes:
-    return b"".join((row if isinstance(row, bytes) else orjson.dumps(row)) + b"\n" for row in rows)
-
-
-def dump(path: Path, rows: Sequence[dict[str, Any] | bytes]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(ndjson(rows))
-    return str(path)
-
-
-def build(lake: Path, specs: Sequence[str | Path], config: LinksConfig = CONFIG, **options: Any) -> Manifest:
-    return links.run(Lake(lake), "demo", [str(spec) for spec in specs], config, **options).manifest
-
-
-def reading(folder: Path) -> sources.Reading:
-    return sources.Reading(Lake(folder / "lake").dataset("links", "demo"), folder, CONFIG, PagesConfig(), time.time)
-
-
-def rows_of(lake: Path) -> list[dict[str, Any]]:
-    dataset = Lake(lake).dataset("links", "demo")
-    names = [part.name for part in dataset.require().parts if part.name.startswith("part-")]
-    return [row for name in names for row in dataset.read(f"{name}.parquet").to_pylist()]
-
-
-def one_link(tmp_path: Path, rows: Sequence[dict[str, Any]], config: LinksConfig = CONFIG) -> dict[str, Any]:
-    build(tmp_path / "lake", [dump(tmp_path / "dump.ndjson", rows)], config)
-    (row,) = rows_of(tmp_path / "lake")
-    return row
-
-
-def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:
-    """The status of the only line of a dump."""
-    manifest = build(tmp_path / "lake", [dump(tmp_path / "dump.ndjson", [row])])
-    (status,) = (name for name, count in manifest.counts.items() if count)
-    return status
 
 
 # ---------------------------------------------------------------------------------------------------- real dumps
@@ -152,116 +90,6 @@ def test_hacker_news_items_are_recognised(tmp_path: Path) -> None:
     assert row["subreddits"] == []
 
 
-# ---------------------------------------------------------------------------------------------------- single lines
-
-
-@pytest.mark.parametrize(
-    ("line", "status"),
-    [
-        (post(), "ok"),
-        (post(score=3), "ok"),
-        (post(score=2), "low_karma"),
-        (post(score=-3), "low_karma"),
-        (post(score="7"), "ok"),
-        (post(score=7.0), "ok"),
-        (post(score=None), "low_karma"),
-        (post(score=...), "low_karma"),
-        (orjson.dumps(post(score=77)).replace(b"77", b"1" * 30), "low_karma"),
-        (post(score=2**40), "low_karma"),
-        (post(is_self=...), "ok"),
-        (post(is_self=True), "self_post"),
-        (
-            post(is_self=..., domain="self.AskReddit", url="http://www.reddit.com/r/AskReddit/comments/1/x/"),
-            "self_post",
-        ),
-        (post(is_self=..., domain=..., url="https://old.reddit.com/r/x/comments/1/y/"), "self_post"),
-        (post(is_self=..., domain="self.news", url="https://elsewhere.example/"), "self_post"),
-        (post(is_self=..., domain="self.news", url=...), "self_post"),
-        (post(is_self=..., domain="self.com", url="https://www.self.com/loans"), "ok"),
-        (post(is_self=False, url="https://i.redd.it/a.png"), "self_post"),
-        (post(is_self=False, url="https://redd.it/abc"), "self_post"),
-        (post(is_self=False, url="/r/news/comments/1/x/"), "self_post"),
-        (post(url="https://notreddit.com/r/news/comments/1/x/"), "ok"),
-        (post(url=None), "no_url"),
-        (post(url=""), "no_url"),
-        (post(url=...), "no_url"),
-        (post(url=17), "no_url"),
-        (post(url="ftp://site.example/x"), "bad_url"),
-        (post(url="http://me:pass@site.example/"), "bad_url"),
-        (post(url="not a url"), "bad_url"),
-        (post(over_18=True), "over_18"),
-        (post(over_18=...), "ok"),
-        (post(over_18=True, is_self=True), "self_post"),
-        (post(url="https://en.wikipedia.org/wiki/X"), "blocked_domain"),
-        (post(url="https://site.example/x.png?w=1"), "blocked_extension"),
-        (post(url="https://en.wikipedia.org/wiki/X", score=0), "blocked_domain"),
-        ({"id": 8863, "type": "story", "by": "a", "time": 1175714200, "score": 111, "url": "http://a.example/"}, "ok"),
-        ({"id": 8864, "type": "story", "by": "a", "time": 1175714200, "score": 111, "text": "Ask HN"}, "no_url"),
-        (
-            {"id": "1", "points": 9, "dt": "2020-01-01T00:00:00", "url": "https://news.ycombinator.com/item?id=1"},
-            "self_post",
-        ),
-        ({"id": "1", "points": 2, "dt": "2020-01-01T00:00:00", "url": "https://a.example/"}, "low_karma"),
-        (b"{", "malformed_line"),
-        (b"[1, 2]", "malformed_line"),
-        (b"null", "malformed_line"),
-        (b'"text"', "malformed_line"),
-        (b'{"url": NaN}', "malformed_line"),
-        (b'{"url": "\xff"}', "malformed_line"),
-        (b"[" * 100_000, "malformed_line"),
-    ],
-)
-def test_each_line_ends_in_one_status(line: dict[str, Any] | bytes, status: str, tmp_path: Path) -> None:
-    assert only_count(tmp_path, line) == status
-
-
-def test_fields_of_a_row(tmp_path: Path) -> None:
-    row = one_link(
-        tmp_path,
-        [
-            post(
-                1,
-                url="HTTPS://Www.Site1.Example/a?utm_source=x&amp;id=1#top",
-                created_utc="1500000000.5",
-                subreddit="b",
-            )
-        ],
-    )
-    assert row == {
-        "url": "HTTPS://Www.Site1.Example/a?utm_source=x&id=1#top",  # Reddit's escape is undone, no more
-        "canonical_url": "https://www.site1.example/a?id=1",
-        "domain": "site1.example",
-        "source": "dump.ndjson",
-        "karma": 10,
-        "karma_sum": 10,
-        "submission_ids": ["id1"],
-        "subreddits": ["b"],
-        "submitted_at": datetime(2017, 7, 14, 2, 40, 0, 500_000, tzinfo=UTC),
-        "score_observed_at": datetime.fromtimestamp(1_510_000_000, UTC),
-        "deferred_from": None,
-        "status": "ok",
-        "reason": "",
-    }
-
-
-@pytest.mark.parametrize("created", [1_500_000_000.0, 1_500_000_000, "1500000000", "1500000000.0"])
-def test_created_utc_in_all_its_types(created: Any, tmp_path: Path) -> None:
-    row = one_link(tmp_path, [post(created_utc=created, subreddit=None, subreddit_id=None, retrieved_on=...)])
-    assert row["submitted_at"] == datetime.fromtimestamp(1_500_000_000, UTC)
-    assert row["score_observed_at"] is None
-    assert row["subreddits"] == []
-
-
-@pytest.mark.parametrize("created", [None, ..., "yesterday", 1e40, -5, [], {}])
-def test_a_time_that_is_none_is_null(created: Any, tmp_path: Path) -> None:
-    assert one_link(tmp_path, [post(created_utc=created)])["submitted_at"] is None
-
-
-def test_the_second_look_of_arctic_shift_is_the_time_of_the_score(tmp_path: Path) -> None:
-    row = one_link(tmp_path, [post(_meta={"retrieved_2nd_on": 1_520_000_000})])
-    assert row["score_observed_at"] == datetime.fromtimestamp(1_520_000_000, UTC)
-
-
 # ---------------------------------------------------------------------------------------------------- merging
 
 
@@ -317,236 +145,6 @@ def test_a_url_list_counts_as_voted_up(tmp_path: Path) -> None:
     assert rows["https://listed.example/"]["submission_ids"] == []
     assert manifest.counts == {"bad_url": 1, "blocked_domain": 2, "merged": 2, "ok": 2}
     assert manifest.extra["blank_lines"] == 1
-
-
-# ---------------------------------------------------------------------------------------------------- files
-
-
-def _zstd(body: bytes) -> bytes:
-    return zstandard.ZstdCompressor(write_checksum=True).compress(body)
-
-
-COMPRESSORS = {".zst": _zstd, ".xz": lzma.compress, ".bz2": bz2.compress, ".gz": gzip.compress, ".ndjson": bytes}
-
-
-@pytest.mark.parametrize("suffix", COMPRESSORS)
-def test_every_compression_gives_the_same_rows(suffix: str, tmp_path: Path) -> None:
-    body = b"\xef\xbb\xbf" + ndjson([post(number) for number in range(300)]).removesuffix(b"\n")
-    path = tmp_path / f"RS_2017-01{suffix}"
-    path.write_bytes(COMPRESSORS[suffix](body))
-    assert build(tmp_path / "lake", [path]).counts == {"merged": 0, "ok": 300}
-    assert sorted(row["karma_sum"] for row in rows_of(tmp_path / "lake")) == [10] * 300
-
-
-def test_zstd_with_pushshifts_window_of_2_gib(tmp_path: Path) -> None:
-    params = zstandard.ZstdCompressionParameters.from_level(
-        1, window_log=31, enable_ldm=True, hash_log=12, chain_log=12, ldm_hash_log=12
-    )
-    path = tmp_path / "RS_2020-01.zst"
-    with path.open("wb") as file, zstandard.ZstdCompressor(compression_params=params).stream_writer(file) as writer:
-        writer.write(ndjson([post(number) for number in range(2_000)]))
-    assert zstandard.get_frame_parameters(path.read_bytes()[:18]).window_size == 2**31
-    with pytest.raises(zstandard.ZstdError, match="too much memory"):
-        zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes())).read()
-    assert build(tmp_path / "lake", [path]).rows_in == 2_000
-
-
-def test_a_zstd_file_of_several_frames_is_read_to_its_end(tmp_path: Path) -> None:
-    skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
-    frames = [_zstd(ndjson([post(number) for number in range(start, start + 50)])) for start in (0, 50, 100)]
-    (tmp_path / "a.zst").write_bytes(skippable + frames[0] + skippable + frames[1] + frames[2] + skippable)
-    assert build(tmp_path / "lake", [tmp_path / "a.zst"]).rows_in == 150
-
-
-@pytest.mark.parametrize("suffix", [".zst", ".xz", ".bz2", ".gz"])
-@pytest.mark.parametrize("cut", [0.5, 0.9, -1])
-def test_a_cut_off_file_is_an_error_and_publishes_nothing(suffix: str, cut: float, tmp_path: Path) -> None:
-    rows = [post(number, title=str(partition_of(str(number)))) for number in range(9_000)]
-    whole = COMPRESSORS[suffix](ndjson(rows))
-    path = tmp_path / f"RS_2017-01{suffix}"
-    path.write_bytes(whole[: int(len(whole) * cut) if cut > 0 else -1])
-    with pytest.raises(InputError, match=rf"RS_2017-01\{suffix}: damaged or cut off after [\d,]+ bytes") as caught:
-        build(tmp_path / "lake", [path])
-    assert "\n" not in str(caught.value)
-    read = int(str(caught.value).split(" after ")[1].split()[0].replace(",", ""))
-    assert 0 < read <= len(ndjson(rows))
-    dataset = Lake(tmp_path / "lake").dataset("links", "demo")
-    assert dataset.manifest() is None
-    assert dataset.sealed() == {}
-    path.write_bytes(whole)  # the user downloads it again and repeats the command
-    assert build(tmp_path / "lake", [path]).rows_in == 9_000
-
-
-def test_a_cut_off_file_loses_nothing_that_was_sealed_before(tmp_path: Path) -> None:
-    first = dump(tmp_path / "a.ndjson", [post(1)])
-    whole = _zstd(ndjson([post(number) for number in range(5_000)]))
-    (tmp_path / "b.zst").write_bytes(whole[:-3])
-    with pytest.raises(InputError, match=r"b\.zst: damaged or cut off"):
-        build(tmp_path / "lake", [first, tmp_path / "b.zst"])
-    dataset = Lake(tmp_path / "lake").dataset("links", "demo")
-    assert list(dataset.sealed()) == ["source-00000"]
-    dataset.verify(list(dataset.sealed().values()))
-    (tmp_path / "b.zst").write_bytes(whole)
-    with pytest.raises(InputError, match=r"made with other inputs \(source:b.zst: .*remove links/demo"):
-        build(tmp_path / "lake", [first, tmp_path / "b.zst"])
-
-
-def test_damage_inside_a_file_is_an_error(tmp_path: Path) -> None:
-    body = bytearray(_zstd(ndjson([post(number) for number in range(5_000)])))
-    body[len(body) // 2] ^= 0xFF
-    (tmp_path / "a.zst").write_bytes(body)
-    with pytest.raises(InputError, match=r"a\.zst: damaged or cut off after"):
-        build(tmp_path / "lake", [tmp_path / "a.zst"])
-
-
-@pytest.mark.parametrize(
-    ("name", "body", "message"),
-    [
-        ("missing.zst", None, "missing.zst: no such file"),
-        ("empty.ndjson", b"", "empty.ndjson: the file is empty"),
-        ("empty.zst", b"", "empty.zst: the file is empty"),
-        ("nothing.zst", _zstd(b""), "nothing.zst: holds no lines"),
-        ("a.zip", b"PK\x03\x04\x14\x00\x00\x00", "a.zip: unknown compression"),
-        ("a.lz4", b"\x04\x22\x4d\x18\x60\x40\x82", "a.lz4: unknown compression"),
-        ("a.ndjson", "{}\n".encode("utf-16"), "a.ndjson: unknown compression"),
-        ("page.zst", b"<!doctype html>\n<p>404</p>", "page.zst: named .zst but its content is plain"),
-        ("a.xz", gzip.compress(b"{}", mtime=0), "a.xz: named .xz but its content is gzip"),
-    ],
-)
-def test_files_that_cannot_be_read(name: str, body: bytes | None, message: str, tmp_path: Path) -> None:
-    if body is not None:
-        (tmp_path / name).write_bytes(body)
-    with pytest.raises(InputError, match=message):
-        build(tmp_path / "lake", [tmp_path / name])
-    dataset = Lake(tmp_path / "lake").dataset("links", "demo")
-    assert dataset.manifest() is None
-    assert dataset.sealed() == {}
-
-
-def test_sources_that_are_no_files(tmp_path: Path) -> None:
-    for specs, message in (
-        ([], "no link source given"),
-        ([tmp_path], "is a directory"),
-        (["hn:november"], "hn:november: 'november' is no month; write it like 2026-11"),
-        (["hn:2999-12"], "hn:2999-12: 2999-12 has not begun yet"),
-        (["hn-items:9-8"], "hn-items:9-8: no items from 9 to 8"),
-        (["hn-items:x"], "hn-items:x: write it like"),
-        (["reddit:a b"], "'a b' is no subreddit"),
-        (["reddit:news,News"], "reddit:news: among the link sources twice"),
-        ([f"{tmp_path}/RS_*.zst"], "no file matches the pattern"),
-        ([f"urls:{tmp_path}/none.txt"], "none.txt: no such file"),
-    ):
-        with pytest.raises(InputError, match=message):
-            build(tmp_path / "lake", specs)
-
-
-def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
-    path = dump(tmp_path / "a.ndjson", [post(1)])
-    source = sources.file_source(path)
-    dump(Path(path), [post(2)])
-    with pytest.raises(InputError, match=r"a\.ndjson: changed while it was read"):
-        list(source.records(reading(tmp_path), []))
-
-
-def test_malformed_lines_are_counted_and_the_first_hundred_named(tmp_path: Path) -> None:
-    bad = [b'{"id": "cut', b"17", b"", b"   ", b'{"a": "\xff"}']
-    rows = [post(0), *bad, post(1), *[b"{"] * 120, post(2)]
-    manifest = build(tmp_path / "lake", [dump(tmp_path / "dump.ndjson", rows)])
-    assert manifest.counts == {"malformed_line": 123, "merged": 0, "ok": 3}
-    assert manifest.rows_in == 126
-    assert manifest.extra == {"lines": 126, "blank_lines": 2, "outbound": 3}
-    report = Lake(tmp_path / "lake").read_json("links", "demo", "source-00000.malformed.json")
-    assert report["source"] == "dump.ndjson"
-    assert report["malformed_lines"] == 123
-    assert len(report["first"]) == 100
-    assert [entry["line"] for entry in report["first"][:4]] == [2, 3, 6, 8]
-    assert report["first"][0]["reason"].startswith("not JSON: ")
-    assert report["first"][1]["reason"] == "JSON, but no object: int"
-
-
-def test_a_line_without_end_is_malformed_and_not_held_in_memory(tmp_path: Path) -> None:
-    """1 GB in one line, compressed to a few kB: at most a block and the bound are held."""
-    path = tmp_path / "bomb.gz"
-    with gzip.open(path, "wb", compresslevel=1) as file:
-        file.write(ndjson([post(1)]) + b'{"id": "')
-        for _ in range(1_000):
-            file.write(b"x" * 1_000_000)
-        file.write(b'"}\n' + ndjson([post(2)]))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    manifest = build(tmp_path / "lake", [path])
-    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert manifest.counts == {"malformed_line": 1, "merged": 0, "ok": 2}
-    report = Lake(tmp_path / "lake").read_json("links", "demo", "source-00000.malformed.json")
-    assert report["first"] == [{"line": 2, "reason": "longer than 16,777,216 bytes"}]
-    assert grown_kib < 200_000
-
-
-@pytest.mark.parametrize("extra", [0, 1])
-def test_the_bound_of_a_line_is_exact(extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = orjson.dumps(post(1))
-    monkeypatch.setattr(blocks, "MAX_LINE_BYTES", len(line) - extra)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(blocks, "READ_BYTES", 7)
-    path = Path(dump(tmp_path / "a.ndjson", [line, b"{}", line]))
-    assert lines_of(path) == ([None, b"{}\n", None] if extra else [line + b"\n", b"{}\n", line + b"\n"])
-
-
-def lines_of(path: Path) -> list[bytes | None]:
-    """All lines as the blocks hold them, None for one that is too long."""
-    found: list[bytes | None] = []
-    memory = bytearray(2 * blocks.buffer_bytes())
-    with path.open("rb") as file:
-        reader = blocks.BlockReader(path, file)
-        starts = itertools.cycle((0, blocks.buffer_bytes()))
-        while block := reader.fill(blocks.Buffer(memory, next(starts))):
-            lines = bytes(memory[block.start : block.end])
-            assert len(lines) < blocks.BLOCK_BYTES + blocks.MAX_LINE_BYTES + blocks.READ_BYTES
-            found += [None] if block.is_too_long else lines.splitlines(keepends=True)
-        assert reader.fill(blocks.Buffer(memory, 0)) is None
-    return found
-
-
-@pytest.mark.parametrize(("block", "size"), [(1, 4), (1, 8), (2, 5), (3, 6), (4, 5), (5, 4)])
-def test_blocks_hold_every_line_once(block: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "READ_BYTES", size)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", block)
-    monkeypatch.setattr(blocks, "MAX_LINE_BYTES", 9)
-    lines = [b"one", b"", b"1234567890", b"two", b"123456789", b"x" * 30, b"x" * 30, b"", b"three", b"y" * 40]
-    for last in (3, 6, 9, 10):
-        for end in (b"", b"\n", b"\n\n"):
-            path = tmp_path / "a.ndjson"
-            path.write_bytes(b"\n".join(lines[:last]) + end)
-            every = path.read_bytes().splitlines(keepends=True)
-            assert lines_of(path) == [None if len(line.removesuffix(b"\n")) > 9 else line for line in every]
-
-
-@pytest.mark.parametrize("text", [b"\xef\xbb\xbf", b"\xef\xbb\xbfa\n", b"\xef\xbb", b"a", b"ab\n", b"abc\n", b"abcd"])
-def test_a_byte_order_mark_is_no_part_of_a_line(text: bytes, tmp_path: Path) -> None:
-    for suffix in COMPRESSORS:
-        path = tmp_path / f"a{suffix}"
-        path.write_bytes(COMPRESSORS[suffix](text))
-        assert lines_of(path) == text.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
-
-
-def test_a_zstd_file_that_is_cut_off_anywhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also inside a block that is stored as it is, which takes what follows for its own."""
-    for name, size in (("READ_BYTES", 2**11), ("BLOCK_BYTES", 2**11), ("MAX_LINE_BYTES", 2**12)):
-        monkeypatch.setattr(blocks, name, size)  # small buffers
-    random_ = random.Random(7)
-    bodies = [random_.randbytes(300).hex().encode(), bytes(random_.choices(range(32, 127), k=300)), b"a" * 300]
-    for checksum in (True, False):
-        compressor = zstandard.ZstdCompressor(write_checksum=checksum)
-        frames = [compressor.compress(body + b"\n") for body in bodies]
-        whole = b"".join(frames)
-        ends = set(itertools.accumulate(map(len, frames)))
-        path = tmp_path / "a.zst"
-        for length in range(4, len(whole)):
-            path.write_bytes(whole[:length])
-            if length in ends:
-                assert len(lines_of(path)) == sorted(ends).index(length) + 1
-                continue
-            with pytest.raises(InputError, match=r"a\.zst: damaged or cut off after [\d,]+ bytes"):
-                lines_of(path)
 
 
 # ---------------------------------------------------------------------------------------------------- parts

@@ -1,62 +1,25 @@
-"""Live sources against a server that speaks their formats: windows, slices, watermarks, resume, downloads, deferral."""
+"""Live sources against a server that speaks their formats: windows, slices, watermarks, resume."""
 
-import gzip
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import orjson
-import pyarrow as pa
 import pytest
 
-from data import download, links, reddit, watermarks
+from data import links, reddit, watermarks
 from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
-from data.lake import Lake, write_parquet
+from data.lake import Lake
 from data.live import SETTLE_S, Window
-from data.manifest import Manifest
-from data.schema import PAGES
-from tests.data.services import NETWORK, Services, serving, story, submission
-
-DAY = 86_400
-NOV_1 = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp())
-DEC_1 = NOV_1 + 30 * DAY
-NOW = DEC_1 + 5 * DAY
-
-
-@pytest.fixture
-def services() -> Iterator[Services]:
-    with serving(Services()) as running:
-        yield running
-
-
-def refresh(
-    lake: Path,
-    snapshot: str,
-    specs: Sequence[str],
-    services: Services,
-    now: int = NOW,
-    network: PagesConfig = NETWORK,
-    **settings: Any,
-) -> Manifest:
-    config = services.config(**settings)
-    return links.run(Lake(lake), snapshot, specs, config, network=network, clock=lambda: now).manifest
-
-
-def rows_of(lake: Path, snapshot: str) -> dict[str, dict[str, Any]]:
-    dataset = Lake(lake).dataset("links", snapshot)
-    names = [part.name for part in dataset.require().parts if part.name.startswith("part-")]
-    rows = [row for name in names for row in dataset.read(f"{name}.parquet").to_pylist()]
-    return {row["canonical_url"]: row for row in rows}
-
+from tests.data.services import DAY, DEC_1, NETWORK, NOV_1, NOW, Services, links_of, refresh, story, submission
 
 # ---------------------------------------------------------------------------------------------------- windows
 
@@ -86,7 +49,7 @@ def test_a_month_is_read_whole_and_once(services: Services, tmp_path: Path) -> N
     assert manifest.rows_in == sum(manifest.counts.values()) == len(inside) + len(burst) + len(asks)
     assert manifest.counts["no_url"] == manifest.counts["self_post"] == 1
     assert manifest.inputs == {"live:hn:2026-11": f"{NOV_1}..{DEC_1}"}
-    rows = rows_of(tmp_path, "s")
+    rows = links_of(tmp_path, "s")
     assert {row["submission_ids"][0]: row["karma"] for row in rows.values()} == {
         item["objectID"]: item["points"] for item in [*inside, *burst]
     }
@@ -227,7 +190,7 @@ def test_a_refresh_reads_what_is_new_and_what_had_not_settled(services: Services
     ]
     first = refresh(tmp_path, "s1", ["hn:"], services)
     assert first.inputs == {"live:hn:": f"{NOW - 30 * DAY}..{NOW}"}
-    assert {row["submission_ids"][0]: row["status"] for row in rows_of(tmp_path, "s1").values()} == {
+    assert {row["submission_ids"][0]: row["status"] for row in links_of(tmp_path, "s1").values()} == {
         "1": "ok",
         "2": "low_karma",
         "3": "low_karma",
@@ -242,7 +205,7 @@ def test_a_refresh_reads_what_is_new_and_what_had_not_settled(services: Services
     services.asked.clear()
     refresh(tmp_path, "s2", ["hn:"], services, now=NOW + DAY)
     assert min(start for start, _ in services.windows()) == NOW - SETTLE_S
-    rows = {row["submission_ids"][0]: row for row in rows_of(tmp_path, "s2").values()}
+    rows = {row["submission_ids"][0]: row for row in links_of(tmp_path, "s2").values()}
     assert {number: row["karma"] for number, row in rows.items()} == {"3": 30, "4": 30, "6": 9}
     assert rows["3"]["status"] == "ok"
     assert rows["3"]["score_observed_at"] == datetime.fromtimestamp(NOW + DAY, UTC)
@@ -312,7 +275,7 @@ def test_items_by_number(services: Services, tmp_path: Path) -> None:
     assert manifest.counts == {"low_karma": 1, "merged": 0, "no_url": 1, "ok": 2}
     missing = {name: n for name, n in manifest.extra.items() if name.startswith("items_")}
     assert missing == {"items_missing": 2, "items_deleted": 1, "items_dead": 1, "items_no_story": 2}
-    row = rows_of(tmp_path, "s")["https://a.example/"]
+    row = links_of(tmp_path, "s")["https://a.example/"]
     assert (row["karma"], row["submission_ids"]) == (8, ["10"])
     assert row["score_observed_at"] == datetime.fromtimestamp(NOW, UTC)
     services.asked.clear()
@@ -339,7 +302,7 @@ def test_subreddits_are_read_back_to_the_watermark(services: Services, tmp_path:
     assert manifest.counts["self_post"] == 1
     assert (manifest.extra["requests"], manifest.extra["items_no_submission"]) == (4, 1)
     assert manifest.extra["listings_cut"] == 0
-    row = rows_of(tmp_path, "s1")["https://site17.example/?a=1&b=2"]
+    row = links_of(tmp_path, "s1")["https://site17.example/?a=1&b=2"]
     assert (row["karma"], row["source"], row["subreddits"]) == (5, "reddit:news", ["news"])
     assert row["score_observed_at"] == datetime.fromtimestamp(NOW, UTC)
 
@@ -347,7 +310,7 @@ def test_subreddits_are_read_back_to_the_watermark(services: Services, tmp_path:
     services.listings["/r/news/new.json"] = [submission(1_000, NOW + 1_800.0), *posts]
     again = refresh(tmp_path, "s2", ["reddit:news"], services, now=NOW + 3_600)
     assert len(services.asked) == 1  # the first page reaches beyond the watermark
-    numbers = sorted(int(row["submission_ids"][0][1:]) for row in rows_of(tmp_path, "s2").values())
+    numbers = sorted(int(row["submission_ids"][0][1:]) for row in links_of(tmp_path, "s2").values())
     assert numbers == [*(n for n in range(36) if n not in (3, 4)), 1_000]
     assert again.inputs == {"live:reddit:news": f"{NOW - SETTLE_S}..{NOW + 3_600}"}
 
@@ -400,202 +363,12 @@ def test_the_latest_look_at_a_submission_counts_and_the_highest_of_a_url(service
     ]
     (tmp_path / "dump.ndjson").write_bytes(b"".join(orjson.dumps(look) + b"\n" for look in looks))
     refresh(tmp_path / "lake", "s", [str(tmp_path / "dump.ndjson")], services)
-    (row,) = rows_of(tmp_path / "lake", "s").values()
+    (row,) = links_of(tmp_path / "lake", "s").values()
     assert (row["karma"], row["karma_sum"]) == (7, 12)
     assert row["score_observed_at"] == datetime.fromtimestamp(1_700_000_000, UTC)
 
 
-# ---------------------------------------------------------------------------------------------------- downloads
-
-
-@pytest.fixture
-def dump(services: Services, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    monkeypatch.setattr(download, "PIECE_BYTES", 1_000)
-    rows = [submission(n, 1.0, title=random.Random(n).randbytes(20).hex()) for n in range(100)]
-    body = gzip.compress(b"".join(orjson.dumps(row) + b"\n" for row in rows), mtime=0)
-    services.files["/RS_2017-01.gz"] = body
-    return body
-
-
-def test_a_dump_by_its_url(services: Services, dump: bytes, tmp_path: Path) -> None:
-    url = f"{services.base}/RS_2017-01.gz"
-    manifest = refresh(tmp_path, "s", [url], services)
-    assert manifest.rows_out == 100
-    assert manifest.inputs == {f"url:{url}": "whole"}
-    assert len(services.asked) == 1 + -(-len(dump) // 1_000)
-    assert next(iter(rows_of(tmp_path, "s").values()))["source"] == "RS_2017-01.gz"
-    kept = tmp_path / "links" / "s" / "live-00000-00000.RS_2017-01.gz"
-    assert kept.read_bytes() == dump
-    services.asked.clear()
-    assert refresh(tmp_path, "s", [url], services).digest == manifest.digest
-    assert services.asked == []
-    assert list((tmp_path / "tmp").iterdir()) == []
-
-
-def test_a_download_goes_on_where_it_was(services: Services, dump: bytes, tmp_path: Path) -> None:
-    url = f"{services.base}/RS_2017-01.gz"
-    services.before = lambda _: (404, {}) if len(services.asked) == 4 else None
-    with pytest.raises(InputError, match="answered 404"):
-        refresh(tmp_path, "s", [url], services)
-    services.headers.clear()
-    services.before = lambda _: None
-    assert refresh(tmp_path, "s", [url], services).rows_out == 100
-    assert services.headers[1]["Range"] == "bytes=2000-2999"
-
-
-def test_a_download_of_another_version_begins_anew(services: Services, dump: bytes, tmp_path: Path) -> None:
-    url = f"{services.base}/RS_2017-01.gz"
-    services.before = lambda _: (404, {}) if len(services.asked) == 4 else None
-    with pytest.raises(InputError, match="answered 404"):
-        refresh(tmp_path, "s", [url], services)
-    services.headers.clear()
-    services.before = lambda _: None
-    services.etag = '"2"'
-    assert refresh(tmp_path, "s", [url], services).rows_out == 100
-    assert services.headers[1]["Range"] == "bytes=0-999"
-
-
-def test_a_download_without_ranges_and_by_a_redirect(services: Services, dump: bytes, tmp_path: Path) -> None:
-    services.ranges = False
-    services.before = lambda path: (302, {"Location": "/RS_2017-01.gz"}) if path == "/latest.gz" else None
-    assert refresh(tmp_path, "s", [f"{services.base}/latest.gz"], services).rows_out == 100
-
-
-def test_downloads_that_fail(services: Services, dump: bytes, tmp_path: Path) -> None:
-    url = f"{services.base}/RS_2017-01.gz"
-    with pytest.raises(InputError, match=r"RS_2017-01\.gz: [\d,]+ bytes, more than max_download_bytes 10"):
-        refresh(tmp_path, "a", [url], services, max_download_bytes=10)
-    with pytest.raises(InputError, match="answered 404"):
-        refresh(tmp_path, "b", [f"{services.base}/none.zst"], services)
-    with pytest.raises(InputError, match=r"dns_failure|connect_failure"):
-        refresh(tmp_path, "c", ["http://no-such-host.invalid/RS.zst"], services)
-    services.before = lambda path: (302, {"Location": path})
-    with pytest.raises(InputError, match="more than 10 redirects"):
-        refresh(tmp_path, "d", [url], services)
-    services.before = lambda _: None
-    services.files["/cut.gz"] = dump[:-20]
-    with pytest.raises(InputError, match=r"cut\.gz: damaged or cut off after"):
-        refresh(tmp_path, "e", [f"{services.base}/cut.gz"], services)
-
-
-# ---------------------------------------------------------------------------------------------------- patterns
-
-
-def test_a_pattern_leaves_out_what_an_earlier_snapshot_has_read(services: Services, tmp_path: Path) -> None:
-    def month(number: int) -> None:
-        rows = [submission(number * 10 + n, 1.0) for n in range(3)]
-        (tmp_path / f"RS_{number}.ndjson").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-
-    lake, pattern = tmp_path / "lake", str(tmp_path / "RS_*.ndjson")
-    month(1)
-    month(2)
-    first = refresh(lake, "s1", [pattern], services)
-    assert sorted(first.inputs) == ["source:RS_1.ndjson", "source:RS_2.ndjson"]
-    month(3)
-    (tmp_path / "RS_1.ndjson").rename(tmp_path / "RS_0.ndjson")  # known by its hash, not by its name
-    second = refresh(lake, "s2", [pattern], services)
-    assert sorted(second.inputs) == ["source:RS_3.ndjson"]
-    assert second.extra["consumed_files"] == 2
-    listed = Lake(lake).read_json("links", "s2", "part-00000.consumed.json")
-    assert [(Path(file["path"]).name, file["snapshot"]) for file in listed] == [
-        ("RS_0.ndjson", "s1"),
-        ("RS_2.ndjson", "s1"),
-    ]
-    month(4)
-    (tmp_path / "RS_0.ndjson").rename(tmp_path / "RS_1.ndjson")
-    assert refresh(lake, "s1", [pattern], services).digest == first.digest  # done; a new file is the next one's
-    third = refresh(lake, "s3", [pattern, str(tmp_path / "RS_2.ndjson")], services)
-    assert sorted(third.inputs) == ["source:RS_2.ndjson", "source:RS_4.ndjson"]  # named, so it is read again
-    empty = refresh(lake, "s4", [pattern], services)
-    assert (empty.rows_in, empty.extra["consumed_files"]) == (0, 4)
-
-
-# ---------------------------------------------------------------------------------------------------- deferred
-
-
-def crawl(lake: Lake, snapshot: str, deferred: set[str]) -> None:
-    """A pages dataset in which these links are deferred and all others are pages."""
-    rows = [
-        {"canonical_url": url, "status": "deferred" if url in deferred else "ok"}
-        for url, row in rows_of(Path(lake.base), snapshot).items()
-        if row["status"] == "ok"
-    ]
-    table = pa.Table.from_pylist([{name: row.get(name) for name in PAGES.names} for row in rows], PAGES)
-    dataset = lake.dataset("pages", snapshot)
-    assert dataset.begin({}, {"links": lake.dataset("links", snapshot).require().digest}) is None
-    with lake.scratch() as folder:
-        write_parquet(table, folder / "part.parquet")
-        n_deferred = sum(row["status"] == "deferred" for row in rows)
-        dataset.seal(
-            "part-00000",
-            {"part-00000.parquet": folder / "part.parquet"},
-            table,
-            counts={"deferred": n_deferred, "ok": len(rows) - n_deferred},
-        )
-    dataset.finish(["part-00000"], {}, 0.0)
-
-
-def test_deferred_links_are_in_the_next_refresh_once(services: Services, tmp_path: Path) -> None:
-    def write(name: str, *rows: dict[str, Any]) -> str:
-        (tmp_path / name).write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        return str(tmp_path / name)
-
-    lake = Lake(tmp_path / "lake")
-    shared = "https://shared.example/"
-    one = write(
-        "one.ndjson",
-        submission(1, 1.0, 10),
-        submission(2, 1.0, 20),
-        submission(3, 1.0, 4, url=shared, subreddit="a"),
-        submission(4, 1.0, 1, url=shared, subreddit="b"),
-        submission(5, 1.0, 2),
-    )
-    refresh(tmp_path / "lake", "s1", [one], services)
-    crawl(lake, "s1", {"https://site1.example/?a=1&b=2", shared})
-
-    two = write("two.ndjson", submission(6, 1.0, 6), submission(7, 2.0, 9, url=shared, subreddit="c"))
-    second = refresh(tmp_path / "lake", "s2", [two], services)
-    assert second.inputs["deferred:s1"] == lake.dataset("pages", "s1").require().digest
-    rows = rows_of(tmp_path / "lake", "s2")
-    assert {url: row["deferred_from"] for url, row in rows.items()} == {
-        "https://site1.example/?a=1&b=2": "s1",
-        shared: "s1",
-        "https://site6.example/?a=1&b=2": None,
-    }
-    merged = rows[shared]
-    assert (merged["karma"], merged["karma_sum"]) == (9, 14)
-    assert merged["submission_ids"] == ["r3", "r4", "r7"]
-    assert merged["subreddits"] == ["a", "b", "c"]
-    assert rows["https://site1.example/?a=1&b=2"]["source"] == "one.ndjson"
-    assert second.rows_in == sum(second.counts.values()) == second.extra["lines"] == 2 + 2
-    assert second.counts == {"merged": 1, "ok": 3}
-
-    crawl(lake, "s2", {shared})  # deferred again
-    again = refresh(tmp_path / "lake", "s2", [two], services)  # goes on with what it was begun with
-    assert again.digest == second.digest
-    third = refresh(tmp_path / "lake", "s3", [one], services)
-    assert [name for name in third.inputs if name.startswith("deferred:")] == ["deferred:s2"]
-    rows = rows_of(tmp_path / "lake", "s3")
-    assert {url for url, row in rows.items() if row["deferred_from"]} == {shared}
-    assert rows[shared]["deferred_from"] == "s2"
-    assert rows[shared]["karma_sum"] == 14  # submissions 3 and 4 are named again, and counted once
-    assert third.rows_in == 5 + 1
-
-    crawl(lake, "s3", set())
-    fourth = refresh(tmp_path / "lake", "s4", [one], services)
-    assert not [name for name in fourth.inputs if name.startswith("deferred:")]
-
-
-def test_deferred_links_whose_links_were_made_anew_are_an_error(services: Services, tmp_path: Path) -> None:
-    (tmp_path / "a.ndjson").write_bytes(orjson.dumps(submission(1, 1.0)) + b"\n")
-    lake = Lake(tmp_path / "lake")
-    refresh(tmp_path / "lake", "s1", [str(tmp_path / "a.ndjson")], services)
-    crawl(lake, "s1", {"https://site1.example/?a=1&b=2"})
-    lake.remove("links", "s1")
-    (tmp_path / "a.ndjson").write_bytes(orjson.dumps(submission(2, 1.0)) + b"\n")
-    refresh(tmp_path / "lake", "s1", [str(tmp_path / "a.ndjson")], services)
-    with pytest.raises(InputError, match="pages/s1: 1 links are deferred, 0 of them are in links/s1"):
-        refresh(tmp_path / "lake", "s2", [str(tmp_path / "a.ndjson")], services)
+# ---------------------------------------------------------------------------------------------------- settings
 
 
 def test_settings_of_the_services_do_not_decide_the_result() -> None:

@@ -11,8 +11,8 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from data.config import PagesConfig
-from data.connection import Answer, FetchError
 from data.errors import InputError
+from data.exchange import Answer, FetchError
 from data.robots import ENTRY_BYTES, MAX_REDIRECTS, Robots, RobotsCache, fetch_robots, parse_robots
 from data.schema import PageStatus
 

@@ -1,0 +1,82 @@
+"""Dumps by their URL: piece by piece, resumed, and what is no dump."""
+
+import gzip
+import random
+from pathlib import Path
+
+import orjson
+import pytest
+
+from data import download
+from data.errors import InputError
+from tests.data.services import Services, links_of, refresh, submission
+
+
+@pytest.fixture
+def dump(services: Services, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    monkeypatch.setattr(download, "PIECE_BYTES", 1_000)
+    rows = [submission(n, 1.0, title=random.Random(n).randbytes(20).hex()) for n in range(100)]
+    body = gzip.compress(b"".join(orjson.dumps(row) + b"\n" for row in rows), mtime=0)
+    services.files["/RS_2017-01.gz"] = body
+    return body
+
+
+def test_a_dump_by_its_url(services: Services, dump: bytes, tmp_path: Path) -> None:
+    url = f"{services.base}/RS_2017-01.gz"
+    manifest = refresh(tmp_path, "s", [url], services)
+    assert manifest.rows_out == 100
+    assert manifest.inputs == {f"url:{url}": "whole"}
+    assert len(services.asked) == 1 + -(-len(dump) // 1_000)
+    assert next(iter(links_of(tmp_path, "s").values()))["source"] == "RS_2017-01.gz"
+    kept = tmp_path / "links" / "s" / "live-00000-00000.RS_2017-01.gz"
+    assert kept.read_bytes() == dump
+    services.asked.clear()
+    assert refresh(tmp_path, "s", [url], services).digest == manifest.digest
+    assert services.asked == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_download_goes_on_where_it_was(services: Services, dump: bytes, tmp_path: Path) -> None:
+    url = f"{services.base}/RS_2017-01.gz"
+    services.before = lambda _: (404, {}) if len(services.asked) == 4 else None
+    with pytest.raises(InputError, match="answered 404"):
+        refresh(tmp_path, "s", [url], services)
+    services.headers.clear()
+    services.before = lambda _: None
+    assert refresh(tmp_path, "s", [url], services).rows_out == 100
+    assert services.headers[1]["Range"] == "bytes=2000-2999"
+
+
+def test_a_download_of_another_version_begins_anew(services: Services, dump: bytes, tmp_path: Path) -> None:
+    url = f"{services.base}/RS_2017-01.gz"
+    services.before = lambda _: (404, {}) if len(services.asked) == 4 else None
+    with pytest.raises(InputError, match="answered 404"):
+        refresh(tmp_path, "s", [url], services)
+    services.headers.clear()
+    services.before = lambda _: None
+    services.etag = '"2"'
+    assert refresh(tmp_path, "s", [url], services).rows_out == 100
+    assert services.headers[1]["Range"] == "bytes=0-999"
+
+
+def test_a_download_without_ranges_and_by_a_redirect(services: Services, dump: bytes, tmp_path: Path) -> None:
+    services.ranges = False
+    services.before = lambda path: (302, {"Location": "/RS_2017-01.gz"}) if path == "/latest.gz" else None
+    assert refresh(tmp_path, "s", [f"{services.base}/latest.gz"], services).rows_out == 100
+
+
+def test_downloads_that_fail(services: Services, dump: bytes, tmp_path: Path) -> None:
+    url = f"{services.base}/RS_2017-01.gz"
+    with pytest.raises(InputError, match=r"RS_2017-01\.gz: [\d,]+ bytes, more than max_download_bytes 10"):
+        refresh(tmp_path, "a", [url], services, max_download_bytes=10)
+    with pytest.raises(InputError, match="answered 404"):
+        refresh(tmp_path, "b", [f"{services.base}/none.zst"], services)
+    with pytest.raises(InputError, match=r"dns_failure|connect_failure"):
+        refresh(tmp_path, "c", ["http://no-such-host.invalid/RS.zst"], services)
+    services.before = lambda path: (302, {"Location": path})
+    with pytest.raises(InputError, match="more than 10 redirects"):
+        refresh(tmp_path, "d", [url], services)
+    services.before = lambda _: None
+    services.files["/cut.gz"] = dump[:-20]
+    with pytest.raises(InputError, match=r"cut\.gz: damaged or cut off after"):
+        refresh(tmp_path, "e", [f"{services.base}/cut.gz"], services)

@@ -1,0 +1,139 @@
+"""Files of links: every compression, files that are damaged or change, and what is no source at all."""
+
+import gzip
+import io
+import time
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from data import sources
+from data.config import PagesConfig
+from data.errors import InputError
+from data.lake import Lake
+from data.urls import partition_of
+from tests.data.dumps import COMPRESSORS, CONFIG, build, dump, ndjson, post, rows_of, zstd
+
+
+def reading(folder: Path) -> sources.Reading:
+    return sources.Reading(Lake(folder / "lake").dataset("links", "demo"), folder, CONFIG, PagesConfig(), time.time)
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_every_compression_gives_the_same_rows(suffix: str, tmp_path: Path) -> None:
+    body = b"\xef\xbb\xbf" + ndjson([post(number) for number in range(300)]).removesuffix(b"\n")
+    path = tmp_path / f"RS_2017-01{suffix}"
+    path.write_bytes(COMPRESSORS[suffix](body))
+    assert build(tmp_path / "lake", [path]).counts == {"merged": 0, "ok": 300}
+    assert sorted(row["karma_sum"] for row in rows_of(tmp_path / "lake")) == [10] * 300
+
+
+def test_zstd_with_pushshifts_window_of_2_gib(tmp_path: Path) -> None:
+    params = zstandard.ZstdCompressionParameters.from_level(
+        1, window_log=31, enable_ldm=True, hash_log=12, chain_log=12, ldm_hash_log=12
+    )
+    path = tmp_path / "RS_2020-01.zst"
+    with path.open("wb") as file, zstandard.ZstdCompressor(compression_params=params).stream_writer(file) as writer:
+        writer.write(ndjson([post(number) for number in range(2_000)]))
+    assert zstandard.get_frame_parameters(path.read_bytes()[:18]).window_size == 2**31
+    with pytest.raises(zstandard.ZstdError, match="too much memory"):
+        zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes())).read()
+    assert build(tmp_path / "lake", [path]).rows_in == 2_000
+
+
+def test_a_zstd_file_of_several_frames_is_read_to_its_end(tmp_path: Path) -> None:
+    skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
+    frames = [zstd(ndjson([post(number) for number in range(start, start + 50)])) for start in (0, 50, 100)]
+    (tmp_path / "a.zst").write_bytes(skippable + frames[0] + skippable + frames[1] + frames[2] + skippable)
+    assert build(tmp_path / "lake", [tmp_path / "a.zst"]).rows_in == 150
+
+
+@pytest.mark.parametrize("suffix", [".zst", ".xz", ".bz2", ".gz"])
+@pytest.mark.parametrize("cut", [0.5, 0.9, -1])
+def test_a_cut_off_file_is_an_error_and_publishes_nothing(suffix: str, cut: float, tmp_path: Path) -> None:
+    rows = [post(number, title=str(partition_of(str(number)))) for number in range(9_000)]
+    whole = COMPRESSORS[suffix](ndjson(rows))
+    path = tmp_path / f"RS_2017-01{suffix}"
+    path.write_bytes(whole[: int(len(whole) * cut) if cut > 0 else -1])
+    with pytest.raises(InputError, match=rf"RS_2017-01\{suffix}: damaged or cut off after [\d,]+ bytes") as caught:
+        build(tmp_path / "lake", [path])
+    assert "\n" not in str(caught.value)
+    read = int(str(caught.value).split(" after ")[1].split()[0].replace(",", ""))
+    assert 0 < read <= len(ndjson(rows))
+    dataset = Lake(tmp_path / "lake").dataset("links", "demo")
+    assert dataset.manifest() is None
+    assert dataset.sealed() == {}
+    path.write_bytes(whole)  # the user downloads it again and repeats the command
+    assert build(tmp_path / "lake", [path]).rows_in == 9_000
+
+
+def test_a_cut_off_file_loses_nothing_that_was_sealed_before(tmp_path: Path) -> None:
+    first = dump(tmp_path / "a.ndjson", [post(1)])
+    whole = zstd(ndjson([post(number) for number in range(5_000)]))
+    (tmp_path / "b.zst").write_bytes(whole[:-3])
+    with pytest.raises(InputError, match=r"b\.zst: damaged or cut off"):
+        build(tmp_path / "lake", [first, tmp_path / "b.zst"])
+    dataset = Lake(tmp_path / "lake").dataset("links", "demo")
+    assert list(dataset.sealed()) == ["source-00000"]
+    dataset.verify(list(dataset.sealed().values()))
+    (tmp_path / "b.zst").write_bytes(whole)
+    with pytest.raises(InputError, match=r"made with other inputs \(source:b.zst: .*remove links/demo"):
+        build(tmp_path / "lake", [first, tmp_path / "b.zst"])
+
+
+def test_damage_inside_a_file_is_an_error(tmp_path: Path) -> None:
+    body = bytearray(zstd(ndjson([post(number) for number in range(5_000)])))
+    body[len(body) // 2] ^= 0xFF
+    (tmp_path / "a.zst").write_bytes(body)
+    with pytest.raises(InputError, match=r"a\.zst: damaged or cut off after"):
+        build(tmp_path / "lake", [tmp_path / "a.zst"])
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        ("missing.zst", None, "missing.zst: no such file"),
+        ("empty.ndjson", b"", "empty.ndjson: the file is empty"),
+        ("empty.zst", b"", "empty.zst: the file is empty"),
+        ("nothing.zst", zstd(b""), "nothing.zst: holds no lines"),
+        ("a.zip", b"PK\x03\x04\x14\x00\x00\x00", "a.zip: unknown compression"),
+        ("a.lz4", b"\x04\x22\x4d\x18\x60\x40\x82", "a.lz4: unknown compression"),
+        ("a.ndjson", "{}\n".encode("utf-16"), "a.ndjson: unknown compression"),
+        ("page.zst", b"<!doctype html>\n<p>404</p>", "page.zst: named .zst but its content is plain"),
+        ("a.xz", gzip.compress(b"{}", mtime=0), "a.xz: named .xz but its content is gzip"),
+    ],
+)
+def test_files_that_cannot_be_read(name: str, body: bytes | None, message: str, tmp_path: Path) -> None:
+    if body is not None:
+        (tmp_path / name).write_bytes(body)
+    with pytest.raises(InputError, match=message):
+        build(tmp_path / "lake", [tmp_path / name])
+    dataset = Lake(tmp_path / "lake").dataset("links", "demo")
+    assert dataset.manifest() is None
+    assert dataset.sealed() == {}
+
+
+def test_sources_that_are_no_files(tmp_path: Path) -> None:
+    for specs, message in (
+        ([], "no link source given"),
+        ([tmp_path], "is a directory"),
+        (["hn:november"], "hn:november: 'november' is no month; write it like 2026-11"),
+        (["hn:2999-12"], "hn:2999-12: 2999-12 has not begun yet"),
+        (["hn-items:9-8"], "hn-items:9-8: no items from 9 to 8"),
+        (["hn-items:x"], "hn-items:x: write it like"),
+        (["reddit:a b"], "'a b' is no subreddit"),
+        (["reddit:news,News"], "reddit:news: among the link sources twice"),
+        ([f"{tmp_path}/RS_*.zst"], "no file matches the pattern"),
+        ([f"urls:{tmp_path}/none.txt"], "none.txt: no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build(tmp_path / "lake", specs)
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = dump(tmp_path / "a.ndjson", [post(1)])
+    source = sources.file_source(path)
+    dump(Path(path), [post(2)])
+    with pytest.raises(InputError, match=r"a\.ndjson: changed while it was read"):
+        list(source.records(reading(tmp_path), []))

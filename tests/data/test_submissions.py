@@ -1,0 +1,141 @@
+"""One line of a dump, however odd: its fields and its one status."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from data.lake import Lake
+from tests.data.dumps import build, dump, one_link, post
+
+
+def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:
+    """The status of the only line of a dump."""
+    manifest = build(tmp_path / "lake", [dump(tmp_path / "dump.ndjson", [row])])
+    (status,) = (name for name, count in manifest.counts.items() if count)
+    return status
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (post(), "ok"),
+        (post(score=3), "ok"),
+        (post(score=2), "low_karma"),
+        (post(score=-3), "low_karma"),
+        (post(score="7"), "ok"),
+        (post(score=7.0), "ok"),
+        (post(score=None), "low_karma"),
+        (post(score=...), "low_karma"),
+        (orjson.dumps(post(score=77)).replace(b"77", b"1" * 30), "low_karma"),
+        (post(score=2**40), "low_karma"),
+        (post(is_self=...), "ok"),
+        (post(is_self=True), "self_post"),
+        (
+            post(is_self=..., domain="self.AskReddit", url="http://www.reddit.com/r/AskReddit/comments/1/x/"),
+            "self_post",
+        ),
+        (post(is_self=..., domain=..., url="https://old.reddit.com/r/x/comments/1/y/"), "self_post"),
+        (post(is_self=..., domain="self.news", url="https://elsewhere.example/"), "self_post"),
+        (post(is_self=..., domain="self.news", url=...), "self_post"),
+        (post(is_self=..., domain="self.com", url="https://www.self.com/loans"), "ok"),
+        (post(is_self=False, url="https://i.redd.it/a.png"), "self_post"),
+        (post(is_self=False, url="https://redd.it/abc"), "self_post"),
+        (post(is_self=False, url="/r/news/comments/1/x/"), "self_post"),
+        (post(url="https://notreddit.com/r/news/comments/1/x/"), "ok"),
+        (post(url=None), "no_url"),
+        (post(url=""), "no_url"),
+        (post(url=...), "no_url"),
+        (post(url=17), "no_url"),
+        (post(url="ftp://site.example/x"), "bad_url"),
+        (post(url="http://me:pass@site.example/"), "bad_url"),
+        (post(url="not a url"), "bad_url"),
+        (post(over_18=True), "over_18"),
+        (post(over_18=...), "ok"),
+        (post(over_18=True, is_self=True), "self_post"),
+        (post(url="https://en.wikipedia.org/wiki/X"), "blocked_domain"),
+        (post(url="https://site.example/x.png?w=1"), "blocked_extension"),
+        (post(url="https://en.wikipedia.org/wiki/X", score=0), "blocked_domain"),
+        ({"id": 8863, "type": "story", "by": "a", "time": 1175714200, "score": 111, "url": "http://a.example/"}, "ok"),
+        ({"id": 8864, "type": "story", "by": "a", "time": 1175714200, "score": 111, "text": "Ask HN"}, "no_url"),
+        (
+            {"id": "1", "points": 9, "dt": "2020-01-01T00:00:00", "url": "https://news.ycombinator.com/item?id=1"},
+            "self_post",
+        ),
+        ({"id": "1", "points": 2, "dt": "2020-01-01T00:00:00", "url": "https://a.example/"}, "low_karma"),
+        (b"{", "malformed_line"),
+        (b"[1, 2]", "malformed_line"),
+        (b"null", "malformed_line"),
+        (b'"text"', "malformed_line"),
+        (b'{"url": NaN}', "malformed_line"),
+        (b'{"url": "\xff"}', "malformed_line"),
+        (b"[" * 100_000, "malformed_line"),
+    ],
+)
+def test_each_line_ends_in_one_status(line: dict[str, Any] | bytes, status: str, tmp_path: Path) -> None:
+    assert only_count(tmp_path, line) == status
+
+
+def test_fields_of_a_row(tmp_path: Path) -> None:
+    row = one_link(
+        tmp_path,
+        [
+            post(
+                1,
+                url="HTTPS://Www.Site1.Example/a?utm_source=x&amp;id=1#top",
+                created_utc="1500000000.5",
+                subreddit="b",
+            )
+        ],
+    )
+    assert row == {
+        "url": "HTTPS://Www.Site1.Example/a?utm_source=x&id=1#top",  # Reddit's escape is undone, no more
+        "canonical_url": "https://www.site1.example/a?id=1",
+        "domain": "site1.example",
+        "source": "dump.ndjson",
+        "karma": 10,
+        "karma_sum": 10,
+        "submission_ids": ["id1"],
+        "subreddits": ["b"],
+        "submitted_at": datetime(2017, 7, 14, 2, 40, 0, 500_000, tzinfo=UTC),
+        "score_observed_at": datetime.fromtimestamp(1_510_000_000, UTC),
+        "deferred_from": None,
+        "status": "ok",
+        "reason": "",
+    }
+
+
+@pytest.mark.parametrize("created", [1_500_000_000.0, 1_500_000_000, "1500000000", "1500000000.0"])
+def test_created_utc_in_all_its_types(created: Any, tmp_path: Path) -> None:
+    row = one_link(tmp_path, [post(created_utc=created, subreddit=None, subreddit_id=None, retrieved_on=...)])
+    assert row["submitted_at"] == datetime.fromtimestamp(1_500_000_000, UTC)
+    assert row["score_observed_at"] is None
+    assert row["subreddits"] == []
+
+
+@pytest.mark.parametrize("created", [None, ..., "yesterday", 1e40, -5, [], {}])
+def test_a_time_that_is_none_is_null(created: Any, tmp_path: Path) -> None:
+    assert one_link(tmp_path, [post(created_utc=created)])["submitted_at"] is None
+
+
+def test_the_second_look_of_arctic_shift_is_the_time_of_the_score(tmp_path: Path) -> None:
+    row = one_link(tmp_path, [post(_meta={"retrieved_2nd_on": 1_520_000_000})])
+    assert row["score_observed_at"] == datetime.fromtimestamp(1_520_000_000, UTC)
+
+
+def test_malformed_lines_are_counted_and_the_first_hundred_named(tmp_path: Path) -> None:
+    bad = [b'{"id": "cut', b"17", b"", b"   ", b'{"a": "\xff"}']
+    rows = [post(0), *bad, post(1), *[b"{"] * 120, post(2)]
+    manifest = build(tmp_path / "lake", [dump(tmp_path / "dump.ndjson", rows)])
+    assert manifest.counts == {"malformed_line": 123, "merged": 0, "ok": 3}
+    assert manifest.rows_in == 126
+    assert manifest.extra == {"lines": 126, "blank_lines": 2, "outbound": 3}
+    report = Lake(tmp_path / "lake").read_json("links", "demo", "source-00000.malformed.json")
+    assert report["source"] == "dump.ndjson"
+    assert report["malformed_lines"] == 123
+    assert len(report["first"]) == 100
+    assert [entry["line"] for entry in report["first"][:4]] == [2, 3, 6, 8]
+    assert report["first"][0]["reason"].startswith("not JSON: ")
+    assert report["first"][1]["reason"] == "JSON, but no object: int"
