@@ -160,7 +160,10 @@ def save(lake: Lake, weights: Weights, optimizers: Optimizers, state: State, pee
 def read_state(lake: Lake, run: str, step: int) -> State:
     """Raises InputError if there is no such checkpoint or its state is damaged."""
     names = ("checkpoints", run, step_name(step), STATE)
-    return State.from_json(lake.read_json(*names), lake.path(*names))
+    state = State.from_json(lake.read_json(*names), lake.path(*names))
+    if state.step != step:
+        raise InputError(f"{lake.path(*names)}: damaged checkpoint (it says step {state.step})")
+    return dataclasses.replace(state, run=run)  # the run's directory may be a copy of another one's
 
 
 def check(lake: Lake, run: str, step: int) -> State:

@@ -48,18 +48,19 @@ def make_record(
             f"--run {spec.run} was begun with other settings ({settings_diff(begun['settings'], settings)}); "
             "choose another --run, or go on with those"
         )
+    is_same = begun is not None and begun["spec"]["run"] == spec.run  # else the directory is a copy of that run's
     public = {name: value for name, value in spec.to_json().items() if name != "tracking_uri"}  # may hold a password
     if begun and spec.init_from is None:
         public["init_from"] = begun["spec"].get("init_from")
     return {
-        "key": begun["key"] if begun else uuid.uuid4().hex,  # by which the MLflow run is found again
+        "key": begun["key"] if begun and is_same else uuid.uuid4().hex,  # by which the MLflow run is found again
         "spec": public,
         "model": preset.model.to_json(),
         "train": preset.train.to_json(),
         "settings": settings,
         "corpus_digest": corpus_digest,
         "manifests": dict(manifests),
-        "mlflow_run_id": begun["mlflow_run_id"] if begun else None,
+        "mlflow_run_id": begun["mlflow_run_id"] if begun and is_same else None,
     }
 
 

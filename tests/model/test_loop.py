@@ -7,6 +7,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,29 @@ def test_a_checkpoint_of_another_model_is_refused(lake: Lake) -> None:
     with pytest.raises(InputError, match=r"a/step-00000002 is of another model \(layers: 1 -> 2\)"):
         train(make_spec(lake, "a", steps=4), Events())
     assert checkpoint.steps(lake, "a") == [1, 2]
+
+
+def test_a_copied_run_goes_on_beside_the_one_it_was_copied_from(lake: Lake) -> None:
+    train(make_spec(lake, "a", steps=4), Events())
+    source, copy = (Path(lake.path("checkpoints", run)) for run in ("a", "copy"))
+    shutil.copytree(source, copy)
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    summary = train(make_spec(lake, "copy", steps=8), Events())
+    assert summary["checkpoint"] == str(copy / "step-00000008")
+    assert checkpoint.steps(lake, "copy")[-1] == 8
+    assert before == {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    keys = {lake.read_json("checkpoints", run, "run.json")["key"] for run in ("a", "copy")}
+    assert len(keys) == 2, "they would be one run in MLflow"
+
+
+def test_a_checkpoint_under_another_step_is_passed_over(lake: Lake) -> None:
+    train(make_spec(lake, steps=4), Events())
+    folder = Path(lake.path("checkpoints", "a"))
+    (folder / "step-00000004").rename(folder / "step-00000005")
+    events = Events()
+    assert train(make_spec(lake, steps=6), events)["steps"] == 6
+    assert "it says step 4" in events.of("warning")[0]["message"]
+    assert [event["step"] for event in events.of("resumed")] == [2]
 
 
 def test_an_unknown_run(lake: Lake) -> None:
