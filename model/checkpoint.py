@@ -47,6 +47,10 @@ WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors"
 _STEP = re.compile(r"step-(\d{8,})")
 
 
+class OtherFormatError(InputError):
+    """A checkpoint of another version of this program: not damaged, so nothing may take its place."""
+
+
 @dataclass(frozen=True)
 class State:
     """Where training stood. The generators of random numbers need no state: all of them are keyed by ``seed`` and the
@@ -106,9 +110,13 @@ class State:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
-        """Raises InputError naming ``where``."""
-        if value.get("format") != FORMAT:
-            raise InputError(f"{where}: checkpoint format {value.get('format')}, this program reads format {FORMAT}")
+        """Raises InputError naming ``where``, OtherFormatError if it is a checkpoint of another version."""
+        found = value.get("format") if isinstance(value, dict) else None
+        if isinstance(found, int) and found != FORMAT:
+            raise OtherFormatError(
+                f"{where}: checkpoint format {found}, this program reads format {FORMAT}; use the version of webtext "
+                "that made it, or another --run"
+            )
         try:
             return cls(**value)
         except TypeError as error:
@@ -182,11 +190,16 @@ def check(lake: Lake, run: str, step: int) -> State:
 
 
 def newest_intact(lake: Lake, run: str) -> tuple[State | None, list[str]]:
-    """The state of the newest checkpoint that is whole, and what is wrong with the newer ones."""
+    """The state of the newest checkpoint that is whole, and what is wrong with the newer ones.
+
+    Raises OtherFormatError rather than pass one of another version over.
+    """
     complaints: list[str] = []
     for step in reversed(steps(lake, run)):
         try:
             return check(lake, run, step), complaints
+        except OtherFormatError:
+            raise
         except InputError as error:
             complaints.append(str(error))
     return None, complaints

@@ -116,6 +116,27 @@ def test_a_checkpoint_under_another_step_is_passed_over(lake: Lake) -> None:
     assert [event["step"] for event in events.of("resumed")] == [2]
 
 
+def test_checkpoints_of_another_version_stay(lake: Lake) -> None:
+    """They are not damaged: a run is not begun anew over them."""
+    train(make_spec(lake, steps=4), Events())
+    for step in (2, 4):
+        names = ("checkpoints", "a", checkpoint.step_name(step), "state.json")
+        lake.publish_json({**lake.read_json(*names), "format": 1}, *names)
+    with pytest.raises(InputError, match="checkpoint format 1, this program reads format 2; use the version"):
+        train(make_spec(lake, steps=8), Events())
+    assert checkpoint.steps(lake, "a") == [2, 4]
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '{"step": 4}'])
+def test_a_state_that_is_no_state_is_passed_over(lake: Lake, text: str) -> None:
+    train(make_spec(lake, steps=4), Events())
+    (Path(lake.path("checkpoints", "a", "step-00000004")) / "state.json").write_text(text)
+    events = Events()
+    train(make_spec(lake, steps=6), events)
+    assert "state.json: damaged checkpoint" in events.of("warning")[0]["message"]
+    assert [event["step"] for event in events.of("resumed")] == [2]
+
+
 def test_an_unknown_run(lake: Lake) -> None:
     train(make_spec(lake, "known", steps=1), Events())
     with pytest.raises(InputError, match=r"--run unknown: no checkpoint in .*; runs there: known"):
