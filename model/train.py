@@ -111,8 +111,10 @@ class _Run:
         return Preset(model, config)
 
     def go(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
-        record = self._begin()
-        self._restore()
+        newest = self._newest()
+        record = self._begin(is_new=newest is None)
+        if newest is not None:
+            self._restore(newest)
         summary = runs.finished(self.lake, self.spec.run, self.state.step)
         if summary is not None and self.state.step >= self.preset.train.steps:
             summary = {**summary, "skipped": True}
@@ -138,12 +140,12 @@ class _Run:
         """Whether the checkpoint of a step is kept for good."""
         return self.preset.train.keep_every > 0 and step % self.preset.train.keep_every == 0
 
-    def _begin(self) -> runs.Record:
+    def _begin(self, *, is_new: bool) -> runs.Record:
         """Publish ``run.json``, or compare with the one that is there; set the weights that were asked for."""
         begun = runs.read_record(self.lake, self.spec.run)
         folder = self.spec.init_from
-        if folder is None and begun and not checkpoint.steps(self.lake, self.spec.run):
-            folder = begun["spec"].get("init_from")  # it was killed before its first checkpoint
+        if folder is None and begun and is_new:
+            folder = begun["spec"].get("init_from")  # it has no checkpoint yet, or none that is intact
         init_from = None
         if folder is not None:
             weights, init_from = load_initial(folder, self.preset.model)
@@ -154,26 +156,27 @@ class _Run:
             self.lake.publish_json(record, "checkpoints", self.spec.run, runs.RUN)
         return record
 
-    def _restore(self) -> None:
-        """Continue at the newest intact checkpoint, if there is one. The first process chooses it for all."""
+    def _newest(self) -> State | None:
+        """The newest intact checkpoint, if there is one. The first process chooses it for all."""
         run = self.spec.run
         state, complaints = checkpoint.newest_intact(self.lake, run) if self.world.is_first else (None, [])
         for complaint in complaints:
             self.emit("warning", message=f"{complaint}; an older one, or the start, is used")
         step = int(self.world.sum(state.step if state else 0)[0])
-        if step == 0:
-            return
-        state = state or checkpoint.read_state(self.lake, run, step)
-        name = f"{run}/{checkpoint.step_name(step)}"
+        return state or (checkpoint.read_state(self.lake, run, step) if step else None)
+
+    def _restore(self, state: State) -> None:
+        """Continue at a checkpoint."""
+        name = f"{self.spec.run}/{checkpoint.step_name(state.step)}"
         if ModelConfig.from_json(state.model, name) != self.preset.model:
             diff = settings_diff(state.model, self.preset.model.to_json())
             raise InputError(
                 f"checkpoint {name} is of another model ({diff}); choose another --run, or go on with that"
             )
         checkpoint.restore(self.lake, state, self.trainer.weights, self.trainer.optimizers)
-        self.trainer.step = step
+        self.trainer.step = state.step
         self.state = dataclasses.replace(state, train=self.preset.train.to_json(), manifests=self.manifests, sha256={})
-        self.emit("resumed", step=step, samples_seen=state.samples_seen)
+        self.emit("resumed", step=state.step, samples_seen=state.samples_seen)
 
     def _observer(self, record: runs.Record) -> Silent:
         """What reports to MLflow, if the run is tracked; the run's MLflow id goes to ``run.json``."""

@@ -226,6 +226,17 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_same_weights(text
     assert again.losses() == whole.losses()
 
 
+def test_with_no_intact_checkpoint_it_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
+    folder = released(tmp_path / "released", 1)
+    spec = begin_at(make_spec(texts, steps=2, **SMALL), init_from=str(folder))
+    whole, again = Events(), Events()
+    train(spec, whole)
+    (Path(texts.path("checkpoints", "a", "step-00000002")) / "model.safetensors").write_bytes(b"")
+    train(dataclasses.replace(spec, init_from=None), again)
+    assert again.of("resumed") == []
+    assert again.losses() == whole.losses()
+
+
 def test_weights_that_do_not_fit_are_refused(texts: Lake, tmp_path: Path) -> None:
     folder = str(released(tmp_path / "released", 1, context=32))
     spec = make_spec(texts, **SMALL)
