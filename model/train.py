@@ -35,7 +35,7 @@ from data.manifest import settings_diff
 from data.process import die_with_parent
 from model import checkpoint, failure, runs, world
 from model.checkpoint import State
-from model.config import ModelConfig, Preset, TrainSpec
+from model.config import Preset, TrainSpec
 from model.failure import FailedStepError
 from model.flops import Peak, flop_per_token, peak_of
 from model.initial import load_initial
@@ -112,7 +112,7 @@ class _Run:
 
     def go(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
         newest = self._newest()
-        record = self._begin(is_new=newest is None)
+        record = self._begin(newest)
         if newest is not None:
             self._restore(newest)
         summary = runs.finished(self.lake, self.spec.run, self.state.step)
@@ -140,17 +140,22 @@ class _Run:
         """Whether the checkpoint of a step is kept for good."""
         return self.preset.train.keep_every > 0 and step % self.preset.train.keep_every == 0
 
-    def _begin(self, *, is_new: bool) -> runs.Record:
-        """Publish ``run.json``, or compare with the one that is there; set the weights that were asked for."""
+    def _begin(self, newest: State | None) -> runs.Record:
+        """Publish ``run.json``, or compare with the one that is there; set the weights that were asked for.
+
+        Raises InputError if that one, or the ``newest`` checkpoint, is of other settings.
+        """
         begun = runs.read_record(self.lake, self.spec.run)
         folder = self.spec.init_from
-        if folder is None and begun and is_new:
+        if folder is None and begun and newest is None:
             folder = begun["spec"].get("init_from")  # it has no checkpoint yet, or none that is intact
         init_from = None
         if folder is not None:
             weights, init_from = load_initial(folder, self.preset.model)
             self.trainer.weights.load(weights)
         record = runs.make_record(self.spec, self.preset, self.manifests, self.corpus.digest, init_from, begun)
+        if newest is not None:
+            self._require_ours(newest)
         self.world.wait()
         if self.world.is_first:
             self.lake.publish_json(record, "checkpoints", self.spec.run, runs.RUN)
@@ -165,14 +170,19 @@ class _Run:
         step = int(self.world.sum(state.step if state else 0)[0])
         return state or (checkpoint.read_state(self.lake, run, step) if step else None)
 
+    def _require_ours(self, state: State) -> None:
+        config = self.preset.train
+        trained = {name: state.train.get(name) for name in config.content()}
+        found = {**state.model, **trained, "corpus": state.corpus_digest}
+        wanted = {**self.preset.model.to_json(), **config.content(), "corpus": self.corpus.digest}
+        if found != wanted:
+            raise InputError(
+                f"checkpoint {self.spec.run}/{checkpoint.step_name(state.step)} is of another run "
+                f"({settings_diff(found, wanted)}); choose another --run, or go on with that"
+            )
+
     def _restore(self, state: State) -> None:
         """Continue at a checkpoint."""
-        name = f"{self.spec.run}/{checkpoint.step_name(state.step)}"
-        if ModelConfig.from_json(state.model, name) != self.preset.model:
-            diff = settings_diff(state.model, self.preset.model.to_json())
-            raise InputError(
-                f"checkpoint {name} is of another model ({diff}); choose another --run, or go on with that"
-            )
         checkpoint.restore(self.lake, state, self.trainer.weights, self.trainer.optimizers)
         self.trainer.step = state.step
         self.state = dataclasses.replace(state, train=self.preset.train.to_json(), manifests=self.manifests, sha256={})

@@ -82,15 +82,30 @@ def test_the_state_says_where_training_stood(lake: Lake) -> None:
     assert set(state.sha256) == {"model.safetensors", "optimizer.safetensors", "config.json"}
 
 
-def test_a_checkpoint_of_another_model_is_refused(lake: Lake) -> None:
+@pytest.mark.parametrize(
+    ("setting", "value", "diff"),
+    [("layers", 1, "layers: 1 -> 2"), ("learning_rate", 0.5, "learning_rate: 0.5 -> 0.003")],
+)
+def test_a_checkpoint_of_another_run_is_refused(lake: Lake, setting: str, value: float, diff: str) -> None:
     """As if a checkpoint was copied between runs: the run's own record fits, the checkpoint does not."""
-    train(make_spec(lake, "other", steps=2, layers=1), Events())
+    train(make_spec(lake, "other", **{"steps": 2, setting: value}), Events())
     train(make_spec(lake, "a", steps=1), Events())
     source, target = (Path(lake.path("checkpoints", run)) for run in ("other", "a"))
     (source / "step-00000002").rename(target / "step-00000002")
-    with pytest.raises(InputError, match=r"a/step-00000002 is of another model \(layers: 1 -> 2\)"):
+    with pytest.raises(InputError, match=rf"a/step-00000002 is of another run \({diff}\)"):
         train(make_spec(lake, "a", steps=4), Events())
     assert checkpoint.steps(lake, "a") == [1, 2]
+
+
+def test_a_checkpoint_of_another_corpus_is_refused(lake: Lake) -> None:
+    """As if ``run.json``, which says so too, was lost."""
+    publish_tokens(lake, "2026-11", [documents(20, 9)], [documents(3, 10)])
+    spec = make_spec(lake, "a", steps=2)
+    train(spec, Events())
+    Path(lake.path("checkpoints", "a", "run.json")).unlink()
+    with pytest.raises(InputError, match=r"a/step-00000002 is of another run \(corpus: '"):
+        train(begin_at(spec, corpus=["2026-11"], steps=4), Events())
+    assert train(begin_at(spec, steps=4), Events())["steps"] == 4
 
 
 def test_a_copied_run_goes_on_beside_the_one_it_was_copied_from(lake: Lake) -> None:
