@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.lake import Lake, check_name
 from data.manifest import json_digest
 from model import checkpoint, hf
-from model.checkpoint import CONFIG, STATE, WEIGHTS, State
+from model.checkpoint import OPTIMIZER, STATE, State
 from model.evals import EvalSpec
 from model.evals.heldout import corpus_digest
 from model.gpt2 import GPT2
@@ -86,11 +86,12 @@ def _of_checkpoint(folder: Path) -> Source:
 
 
 def _of_state(state: State, where: str, record: dict[str, Any], load: Callable[[str], GPT2]) -> Source:
+    names = sorted((name for name in state.sha256 if name != OPTIMIZER), reverse=True)  # model.safetensors or shards
     return Source(
         name=check_name("run", state.run),
         step=state.step,
         where=where,
-        digest=json_digest([state.sha256.get(WEIGHTS), state.sha256.get(CONFIG)]),
+        digest=json_digest([state.sha256[name] for name in names]),
         load=load,
         trained_on=tuple(record.get("spec", {}).get("corpus", ())),
         trained_digest=state.corpus_digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 
 from data.errors import InputError
 from data.lake import Lake
+from data.manifest import json_digest
 from model import hf
-from model.checkpoint import load_model
+from model.checkpoint import load_model, read_state
 from model.config import TrainSpec
-from model.evals import EvalSpec
+from model.evals import EvalSpec, source
 from model.evals.tasks import TASKS, select
 from model.evaluate import evaluate, main
 from model.gpt2 import GPT2
@@ -43,6 +45,18 @@ def tiny_spec(lake: Lake, run: str, **fields: str) -> TrainSpec:
 
 ONE_TASK = {"tasks": ("heldout_ppl",)}
 HELD_OUT = ("heldout_ppl", "heldout_lastword", "heldout_cloze")
+
+
+def test_weights_in_shards_are_told_apart(trained: Lake) -> None:
+    """Else the scores of one sharded checkpoint would be taken for those of another."""
+    state = read_state(trained, "r", 2)
+    shards = {f"shard-0000{n}-model-00001-of-00001.safetensors": str(n) for n in (1, 2)}
+    digests = {json_digest([state.sha256["model.safetensors"], state.sha256["config.json"]])}
+    assert {source._of_state(state, "", {}, lambda _: GPT2(config())).digest} == digests
+    for changed in ({}, {next(iter(shards)): "3"}):
+        sharded = dataclasses.replace(state, sha256={"config.json": "0", **shards, **changed})
+        digests.add(source._of_state(sharded, "", {}, lambda _: GPT2(config())).digest)
+    assert len(digests) == 3
 
 
 def test_a_run_is_scored_once(trained: Lake, tmp_path: Path) -> None:
