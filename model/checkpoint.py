@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import math
 import re
 import shutil
@@ -45,6 +46,7 @@ FORMAT = 2  # raised when an older run could not go on as it began: 2, another o
 LOSS_WINDOW = 20  # steps; train_loss is their mean
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
 _STEP = re.compile(r"step-(\d{8,})")
+log = logging.getLogger(__name__)
 
 
 class OtherFormatError(InputError):
@@ -205,6 +207,16 @@ def newest_intact(lake: Lake, run: str) -> tuple[State | None, list[str]]:
     return None, complaints
 
 
+def require_intact(lake: Lake, run: str) -> tuple[State, list[str]]:
+    """As ``newest_intact``, with what is used instead in each complaint. Raises InputError if there is none."""
+    newest, complaints = newest_intact(lake, run)
+    if newest is None:
+        damaged = f" ({'; '.join(complaints)})" if complaints else ""
+        runs = ", ".join(lake.names("checkpoints")) or "none"
+        raise InputError(f"--run {run}: no checkpoint in {lake.root}{damaged}; runs there: {runs}")
+    return newest, [f"{complaint}; {step_name(newest.step)} is used" for complaint in complaints]
+
+
 @torch.no_grad()
 def restore(lake: Lake, state: State, weights: Weights, optimizers: Optimizers) -> None:
     """Set the weights and the optimizers to a checkpoint's, bit for bit, however many processes wrote it.
@@ -238,12 +250,10 @@ def load_model(
     Raises InputError if there is none, if it is damaged, or if its vocabulary is not ``tokenizer``'s.
     """
     if step is None:
-        newest, complaints = newest_intact(lake, run)
-        if newest is None:
-            damaged = f" ({'; '.join(complaints)})" if complaints else ""
-            runs = ", ".join(lake.names("checkpoints")) or "none"
-            raise InputError(f"--run {run}: no checkpoint in {lake.root}{damaged}; runs there: {runs}")
+        newest, complaints = require_intact(lake, run)
         step = newest.step
+        for complaint in complaints:
+            log.warning("%s", complaint)
     elif step not in steps(lake, run):
         have = ", ".join(map(str, steps(lake, run))) or "none"
         raise InputError(f"--run {run}: no checkpoint of step {step} in {lake.root}; steps there: {have}")

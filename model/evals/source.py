@@ -5,6 +5,7 @@ What is needed to name it and to know whether it was scored before is read first
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Source:
     trained_on: tuple[str, ...]
     trained_digest: str | None  # of that corpus
     mlflow_run_id: str | None
+    warnings: tuple[str, ...] = ()  # newer checkpoints that are damaged
 
 
 def find(spec: EvalSpec, lake: Lake) -> Source:
@@ -63,15 +65,12 @@ def corpus_of(source: Source, spec: EvalSpec, lake: Lake) -> tuple[str, ...]:
 
 
 def _of_run(lake: Lake, run: str) -> Source:
-    state, complaints = checkpoint.newest_intact(lake, run)
-    if state is None:
-        damaged = f" ({'; '.join(complaints)})" if complaints else ""
-        runs = ", ".join(lake.names("checkpoints")) or "none"
-        raise InputError(f"--run {run}: no checkpoint in {lake.root}{damaged}; runs there: {runs}")
+    state, complaints = checkpoint.require_intact(lake, run)
     step = state.step
     record = lake.read_json("checkpoints", run, "run.json") if lake.exists("checkpoints", run, "run.json") else {}
     where = lake.path("checkpoints", run, checkpoint.step_name(step))
-    return _of_state(state, where, record, lambda device: checkpoint.load_model(lake, run, step, device=device)[0])
+    found = _of_state(state, where, record, lambda device: checkpoint.load_model(lake, run, step, device=device)[0])
+    return dataclasses.replace(found, warnings=tuple(complaints))
 
 
 def _of_checkpoint(folder: Path) -> Source:

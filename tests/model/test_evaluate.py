@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,21 @@ def tiny_spec(lake: Lake, run: str, **fields: str) -> TrainSpec:
 
 ONE_TASK = {"tasks": ("heldout_ppl",)}
 HELD_OUT = ("heldout_ppl", "heldout_lastword", "heldout_cloze")
+
+
+def test_a_damaged_newest_checkpoint_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lake = Lake(tmp_path / "lake")
+    every = prose(8, seed=5, n_sentences=40)
+    publish_texts(lake, "a", every[:4], every[4:])
+    for steps in (1, 2):
+        train(dataclasses.replace(tiny_spec(lake, "r"), steps=steps), ignore)
+    Path(lake.path("checkpoints", "r", "step-00000002", "model.safetensors")).write_bytes(b"")
+    said = "step-00000002/model.safetensors: sha256 is .*; step-00000001 is used"
+    assert load_model(lake, "r")[1].step == 1
+    assert re.search(said, caplog.text)
+    result = evaluate(EvalSpec(lake.root, run="r", device="cpu", limit=2, tasks=("heldout_ppl",)), ignore)
+    assert result["step"] == 1
+    assert re.search(said, result["warnings"][0])
 
 
 def test_weights_in_shards_are_told_apart(trained: Lake) -> None:
