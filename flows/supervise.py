@@ -21,9 +21,9 @@ import psutil
 
 from data.errors import InputError
 from flows import services
+from model.launch import STOP_GRACE_S
 
 Event = dict[str, Any]
-STOP_GRACE_S = 60.0  # a training run saves a checkpoint in this time
 
 
 @contextlib.contextmanager

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.run import get_args_parser
 
 from data.errors import InputError
 from data.lake import Lake
-from model import checkpoint, trainer, world
+from model import checkpoint, launch, trainer, world
 from model.config import TrainSpec
 from model.failure import FailedStepError
 from model.loader import open_corpus
@@ -287,6 +288,18 @@ def test_killed_and_stopped_processes_resume_to_the_same_bits(lake: Lake) -> Non
         assert process.returncode == 0, err
         assert json.loads(out.splitlines()[-1])["event"] == "done"
     assert_bit_equal(files_of(lake, "whole", steps), files_of(lake, "parts", steps))
+
+
+def test_a_stop_is_given_the_time_of_a_step_and_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun kills its processes after 30 s otherwise."""
+    found: list[list[str]] = []
+    monkeypatch.setattr("torch.distributed.run.main", found.append)
+    monkeypatch.setattr("model.launch.die_with_parent", lambda _: None)
+    monkeypatch.setattr("sys.argv", ["launch", "--spec", "spec.json", "--processes", "2"])
+    launch.main()
+    options = get_args_parser().parse_args(found[0])
+    assert (options.nproc_per_node, options.shutdown_timeout) == ("2", launch.STOP_GRACE_S)
+    assert launch.STOP_GRACE_S >= 600
 
 
 def test_a_process_whose_supervisor_is_gone_saves_and_ends(lake: Lake) -> None:
