@@ -62,6 +62,8 @@ def train(
     lake = Lake(spec.lake)
     try:
         with runs.locked(lake, spec.run, emit) if peers.is_first else contextlib.nullcontext():
+            if peers.is_first:
+                lake.sweep()  # of checkpoints that were being written when their processes were killed
             return _Run(spec, lake, peers, emit, clock).go(should_stop)
     finally:
         peers.close()

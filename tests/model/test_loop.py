@@ -67,6 +67,7 @@ def test_killed_anywhere_resumes_to_the_same_bits(lake: Lake, seed: int) -> None
     assert len(steps) > 24, "nothing was done twice: the kills came too early to matter"
     assert set(steps) == set(whole.losses().items())
     assert_bit_equal(files_of(lake, "whole", 24), files_of(lake, "parts", 24))
+    assert list((Path(lake.base) / "tmp").iterdir()) == [], "checkpoints that were not finished"
 
 
 def test_the_state_says_where_training_stood(lake: Lake) -> None:
