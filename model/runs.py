@@ -75,7 +75,7 @@ def finished(lake: Lake, run: str, step: int) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def locked(lake: Lake, run: str, emit: Emit) -> Iterator[None]:
     """Hold the run's lock; a process that is just ending is waited for. Raises InputError if it does not end."""
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline, is_told = time.monotonic() + LOCK_WAIT_S, False
     with contextlib.ExitStack() as stack:
         while True:
             try:
@@ -84,6 +84,8 @@ def locked(lake: Lake, run: str, emit: Emit) -> Iterator[None]:
             except InputError:
                 if time.monotonic() > deadline:
                     raise
-                emit("warning", message=f"--run {run} is being written by another process; waiting for it to end")
+                if not is_told:
+                    emit("warning", message=f"--run {run} is being written by another process; waiting for it to end")
+                is_told = True
                 time.sleep(1.0)
         yield

@@ -236,9 +236,12 @@ def test_a_checkpoint_that_cannot_be_written(lake: Lake, monkeypatch: pytest.Mon
 
 
 def test_one_process_a_run(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.runs.LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr("model.runs.LOCK_WAIT_S", 1.5)
+    events = Events()
     with lake.lock("checkpoints-a"), pytest.raises(InputError, match="another webtext process"):
-        train(make_spec(lake), Events())
+        train(make_spec(lake), events)
+    (warning,) = events.of("warning")
+    assert "waiting for it to end" in warning["message"]
 
 
 def run_process(
