@@ -83,6 +83,7 @@ class _Run:
             spec.run, self.preset.model, self.preset.train, corpus=self.corpus.digest, manifests=self.manifests
         )
         self.observer = Silent()
+        self.damaged: set[int] = set()  # steps of checkpoints that were passed over, and not written again since
 
     def _open_corpus(self) -> Corpus:
         cache_dir = Path(self.spec.cache_dir)
@@ -170,6 +171,7 @@ class _Run:
         for complaint in complaints:
             self.emit("warning", message=f"{complaint}; an older one, or the start, is used")
         step = int(self.world.sum(state.step if state else 0)[0])
+        self.damaged = {other for other in checkpoint.steps(self.lake, run) if other > step}
         return state or (checkpoint.read_state(self.lake, run, step) if step else None)
 
     def _require_ours(self, state: State) -> None:
@@ -329,7 +331,9 @@ class _Run:
         self.observer.flush()  # what is not sent now would be lost with this process, and not be logged again
         checkpoint.save(self.lake, self.trainer.weights, self.trainer.optimizers, state, self.world)
         if self.world.is_first:
+            self.damaged.discard(state.step)
             steps = [step for step in checkpoint.steps(self.lake, self.spec.run) if step <= state.step]
+            steps = [step for step in steps if step not in self.damaged]
             kept = {step for step in steps if self._is_permanent(step)}
             kept |= {*steps[-config.keep_last :], *([state.best_step] if state.best_step else [])}
             checkpoint.prune(self.lake, self.spec.run, kept)

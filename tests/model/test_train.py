@@ -138,6 +138,19 @@ def test_damaged_newer_checkpoints_do_not_count_among_those_kept(lake: Lake) -> 
     assert 6 not in checkpoint.steps(lake, "a")
 
 
+def test_damaged_older_checkpoints_do_not_count_among_those_kept(lake: Lake) -> None:
+    """Else they would push the intact one out that the run went on from."""
+    settings: dict[str, Any] = {"steps": 6, "checkpoint_every": 3, "keep_last": 3}
+    for count in (4, 1):
+        train(make_spec(lake, **settings), Events(), after_steps(count))
+    assert checkpoint.steps(lake, "a") == [3, 4, 5]
+    for step in (4, 5):
+        Path(lake.path("checkpoints", "a", checkpoint.step_name(step), "optimizer.safetensors")).write_bytes(b"")
+    summary = train(make_spec(lake, **{**settings, "keep_last": 2}), Events())
+    assert summary["best_step"] == 6
+    assert checkpoint.steps(lake, "a") == [3, 6]
+
+
 def test_a_finished_run_is_left_alone_until_more_is_asked(lake: Lake) -> None:
     summary = train(make_spec(lake, steps=4), Events())
     before = {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
