@@ -22,8 +22,15 @@ Record = dict[str, Any]
 
 
 def read_record(lake: Lake, run: str) -> Record | None:
-    """``run.json``, or None for a run that was not begun."""
-    return lake.read_json("checkpoints", run, RUN) if lake.exists("checkpoints", run, RUN) else None
+    """``run.json``, or None for a run that was not begun. Raises InputError if it is no such record."""
+    if not lake.exists("checkpoints", run, RUN):
+        return None
+    record = lake.read_json("checkpoints", run, RUN)
+    if not isinstance(record, dict) or not {"key", "spec", "train", "settings"} <= record.keys():
+        raise InputError(
+            f"{lake.path('checkpoints', run, RUN)}: damaged; remove it, the checkpoints know their settings, too"
+        )
+    return record
 
 
 def make_record(
@@ -68,8 +75,8 @@ def finished(lake: Lake, run: str, step: int) -> dict[str, Any] | None:
     """The summary of a run that was summed up at ``step``, or None."""
     if not lake.exists("checkpoints", run, SUMMARY):
         return None
-    summary: dict[str, Any] = lake.read_json("checkpoints", run, SUMMARY)
-    return summary if summary["steps"] == step else None
+    summary = lake.read_json("checkpoints", run, SUMMARY)
+    return summary if isinstance(summary, dict) and summary.get("steps") == step else None
 
 
 @contextlib.contextmanager

@@ -153,6 +153,19 @@ def test_a_state_that_is_no_state_is_passed_over(lake: Lake, text: str) -> None:
     assert [event["step"] for event in events.of("resumed")] == [2]
 
 
+@pytest.mark.parametrize("text", ["null", "[]", "{}"])
+def test_a_record_that_is_no_record_is_refused(lake: Lake, text: str) -> None:
+    train(make_spec(lake, steps=2), Events())
+    record, summary = (Path(lake.path("checkpoints", "a", name)) for name in ("run.json", "summary.json"))
+    record.write_text(text)
+    summary.write_text(text)
+    with pytest.raises(InputError, match=r"run\.json: damaged; remove it"):
+        train(make_spec(lake, steps=2), Events())
+    record.unlink()
+    assert train(make_spec(lake, steps=2), Events())["skipped"] is False
+    assert lake.read_json("checkpoints", "a", "summary.json")["steps"] == 2
+
+
 def test_an_unknown_run(lake: Lake) -> None:
     train(make_spec(lake, "known", steps=1), Events())
     with pytest.raises(InputError, match=r"--run unknown: no checkpoint in .*; runs there: known"):
