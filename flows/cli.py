@@ -140,7 +140,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another value of a preset's setting; repeatable."),
     ] = None,
-    processes: Annotated[int, typer.Option(help="Processes on this machine, one a GPU.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes on this machine, one a GPU.")] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print settings, sizes, memory and time; train nothing.")
     ] = False,

@@ -19,7 +19,7 @@ from prefect.states import Crashed
 from flows import services
 from flows.progress import console, say
 from flows.settings import Settings
-from flows.supervise import STOP_GRACE_S
+from model.launch import STOP_GRACE_S
 
 
 def stop_on_signals(home: Path) -> None:

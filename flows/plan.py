@@ -57,6 +57,7 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
     from model.config import resolve
     from model.flops import A100_PEAK, flop_per_token
     from model.gpt2 import count_parameters
+    from model.memory import optimizer_bytes
 
     chosen = resolve(preset, overrides if steps is None else {**overrides, "steps": str(steps)})
     model, config = chosen.model, chosen.train
@@ -69,7 +70,8 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
     for n in GPUS:
         try:
             config.require_divisible(n)
-            for parallel in ("ddp", "fsdp")[:n]:  # a process on its own shards nothing
+            # a process on its own shards nothing, and nothing shards bfloat16 (world.precision_for)
+            for parallel in ("ddp", "fsdp")[: 1 if config.precision == "bfloat16" else n]:
                 memory = _memory(chosen, parameters, n, parallel == "fsdp")
                 gpus[f"{n} {parallel}" if n > 1 else "1"] = {"memory": memory, "a100_hours": hours / n}
         except InputError as error:
@@ -88,7 +90,7 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
             "steps": config.steps,
             "tokens": tokens,
             "flop": flop,
-            "checkpoint_bytes": 12 * parameters,  # weights and two moments, fp32
+            "checkpoint_bytes": 4 * parameters + optimizer_bytes(model, parameters, config.optimizer == "muon"),
         },
         "gpus": gpus,
         "impossible": impossible,
@@ -110,6 +112,7 @@ def _memory(chosen: Preset, parameters: int, gpus: int, is_sharded: bool) -> dic
             processes=gpus,
             is_sharded=is_sharded,
             is_recomputed=is_recomputed,
+            is_muon=chosen.train.optimizer == "muon",
         )
         name = "recompute" if is_recomputed else "plain"
         found[name] = {**dataclasses.asdict(one), "total": one.total}

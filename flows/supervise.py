@@ -21,9 +21,9 @@ import psutil
 
 from data.errors import InputError
 from flows import services
+from model.launch import STOP_GRACE_S
 
 Event = dict[str, Any]
-STOP_GRACE_S = 60.0  # a training run saves a checkpoint in this time
 
 
 @contextlib.contextmanager
@@ -87,6 +87,7 @@ def _event(line: bytes) -> Event | None:
 
 
 def _last_line(log: Path) -> str:
+    """The last one with a word in it: torchrun ends its reports with a rule of equals signs."""
     with log.open(errors="replace") as file:
-        tail = collections.deque((line for line in file if line.strip()), maxlen=1)
+        tail = collections.deque((line for line in file if any(map(str.isalnum, line))), maxlen=1)
     return tail[0].strip() if tail else "no output"

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import math
 import re
 import shutil
@@ -45,6 +46,11 @@ FORMAT = 2  # raised when an older run could not go on as it began: 2, another o
 LOSS_WINDOW = 20  # steps; train_loss is their mean
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
 _STEP = re.compile(r"step-(\d{8,})")
+log = logging.getLogger(__name__)
+
+
+class OtherFormatError(InputError):
+    """A checkpoint of another version of this program: not damaged, so nothing may take its place."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +112,13 @@ class State:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
-        """Raises InputError naming ``where``."""
-        if value.get("format") != FORMAT:
-            raise InputError(f"{where}: checkpoint format {value.get('format')}, this program reads format {FORMAT}")
+        """Raises InputError naming ``where``, OtherFormatError if it is a checkpoint of another version."""
+        found = value.get("format") if isinstance(value, dict) else None
+        if isinstance(found, int) and found != FORMAT:
+            raise OtherFormatError(
+                f"{where}: checkpoint format {found}, this program reads format {FORMAT}; use the version of webtext "
+                "that made it, or another --run"
+            )
         try:
             return cls(**value)
         except TypeError as error:
@@ -160,7 +170,10 @@ def save(lake: Lake, weights: Weights, optimizers: Optimizers, state: State, pee
 def read_state(lake: Lake, run: str, step: int) -> State:
     """Raises InputError if there is no such checkpoint or its state is damaged."""
     names = ("checkpoints", run, step_name(step), STATE)
-    return State.from_json(lake.read_json(*names), lake.path(*names))
+    state = State.from_json(lake.read_json(*names), lake.path(*names))
+    if state.step != step:
+        raise InputError(f"{lake.path(*names)}: damaged checkpoint (it says step {state.step})")
+    return dataclasses.replace(state, run=run)  # the run's directory may be a copy of another one's
 
 
 def check(lake: Lake, run: str, step: int) -> State:
@@ -179,14 +192,29 @@ def check(lake: Lake, run: str, step: int) -> State:
 
 
 def newest_intact(lake: Lake, run: str) -> tuple[State | None, list[str]]:
-    """The state of the newest checkpoint that is whole, and what is wrong with the newer ones."""
+    """The state of the newest checkpoint that is whole, and what is wrong with the newer ones.
+
+    Raises OtherFormatError rather than pass one of another version over.
+    """
     complaints: list[str] = []
     for step in reversed(steps(lake, run)):
         try:
             return check(lake, run, step), complaints
+        except OtherFormatError:
+            raise
         except InputError as error:
             complaints.append(str(error))
     return None, complaints
+
+
+def require_intact(lake: Lake, run: str) -> tuple[State, list[str]]:
+    """As ``newest_intact``, with what is used instead in each complaint. Raises InputError if there is none."""
+    newest, complaints = newest_intact(lake, run)
+    if newest is None:
+        damaged = f" ({'; '.join(complaints)})" if complaints else ""
+        runs = ", ".join(lake.names("checkpoints")) or "none"
+        raise InputError(f"--run {run}: no checkpoint in {lake.root}{damaged}; runs there: {runs}")
+    return newest, [f"{complaint}; {step_name(newest.step)} is used" for complaint in complaints]
 
 
 @torch.no_grad()
@@ -222,12 +250,10 @@ def load_model(
     Raises InputError if there is none, if it is damaged, or if its vocabulary is not ``tokenizer``'s.
     """
     if step is None:
-        newest, complaints = newest_intact(lake, run)
-        if newest is None:
-            damaged = f" ({'; '.join(complaints)})" if complaints else ""
-            runs = ", ".join(lake.names("checkpoints")) or "none"
-            raise InputError(f"--run {run}: no checkpoint in {lake.root}{damaged}; runs there: {runs}")
+        newest, complaints = require_intact(lake, run)
         step = newest.step
+        for complaint in complaints:
+            log.warning("%s", complaint)
     elif step not in steps(lake, run):
         have = ", ".join(map(str, steps(lake, run))) or "none"
         raise InputError(f"--run {run}: no checkpoint of step {step} in {lake.root}; steps there: {have}")

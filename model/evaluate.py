@@ -76,6 +76,8 @@ class _Evaluation:
         self.files: dict[str, EvalFile] = evalsets.find(Path(spec.eval_data)) if spec.eval_data else {}
         self.names = ("scores", model.name, f"{step_name(model.step)}.json")
         self.warnings: list[str] = []
+        for warning in model.warnings:
+            self._warn(warning)
 
     @functools.cached_property
     def model(self) -> GPT2:

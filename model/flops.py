@@ -6,7 +6,7 @@ although the causal mask leaves half of it without effect. Recomputed activation
 
 Peaks are dense bf16 products with fp32 accumulation, from the makers' data sheets. MFU is given against that number
 whatever the precision of the run, so that fp32 training shows what it leaves unused. On a device that is not in the
-table, and on every CPU, the peak is measured: the rate of a square matrix product in the run's precision.
+table, and on every CPU, the peak is measured: the rate of a square matrix product in what the run's products are in.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def known_gpu(name: str) -> Peak | None:
 
 
 def peak_of(device: torch.device, precision: str) -> Peak:
-    """The peak of a device: from the table, else measured in ``precision`` (float32 or bfloat16)."""
+    """The peak of a device: from the table, else measured in the products of ``precision``."""
     known = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return known or measured_peak(device, precision)
 
@@ -68,7 +68,7 @@ def measured_peak(device: torch.device, precision: str) -> Peak:
 
     Once a process and device, in about ``MEASURE_S``; nothing random is drawn.
     """
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16  # autocast's products are bfloat16, too
     rate, size, deadline = 0.0, 256, time.perf_counter() + MEASURE_S
     while True:
         left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
@@ -83,5 +83,5 @@ def measured_peak(device: torch.device, precision: str) -> Peak:
             if time.perf_counter() > deadline:
                 break
         if size == 2048 or time.perf_counter() + 3 * 2 * (2 * size) ** 3 / rate > deadline:
-            return Peak(rate, f"measured: {size}-cubed product in {precision}")
+            return Peak(rate, f"measured: {size}-cubed product in {str(dtype).removeprefix('torch.')}")
         size *= 2

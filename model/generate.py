@@ -32,6 +32,8 @@ class Sampling:
                 f"temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p}: the first two must be finite "
                 "and not negative, the last in (0, 1]"
             )
+        if not -(2**63) <= self.seed < 2**63:
+            raise InputError(f"seed={self.seed}: must be a whole number of 64 bits")
 
 
 @torch.inference_mode()
@@ -79,7 +81,9 @@ def probabilities(logits_V: Tensor, sampling: Sampling) -> Tensor:
 
     0 for those that are not kept; of the kept ones the ratios are right, not the sum. The temperature must not be 0.
     """
-    logits_V = logits_V.float() / sampling.temperature
+    logits_V = logits_V.float()
+    smallest = torch.finfo(logits_V.dtype).tiny  # below, the difference of equal logits would be 0 / 0
+    logits_V = (logits_V - logits_V.max()) / max(sampling.temperature, smallest)
     if 0 < sampling.top_k < len(logits_V):
         threshold = logits_V.topk(sampling.top_k).values[-1]  # as likely as the k-th: kept too
         logits_V = logits_V.masked_fill(logits_V < threshold, float("-inf"))

@@ -195,6 +195,9 @@ def _config(folder: Path) -> ModelConfig:
         if differing:
             name, (value, *_) = differing[0], _allowed(known)[differing[0]]
             raise InputError(f"{name}={known[name]!r}, but GPT-2 has {value!r}; this model is another one")
+        for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size"):
+            if type(known[name]) is not int:
+                raise InputError(f"{name}={known[name]!r}, which is no whole number")
         config = ModelConfig(
             layers=known["n_layer"],
             heads=known["n_head"],

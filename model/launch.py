@@ -11,6 +11,8 @@ import signal
 
 from data.process import die_with_parent
 
+STOP_GRACE_S = 600  # a run that is asked to stop ends its step and saves a checkpoint; torchrun's own is 30
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="model.launch", description="Train under torchrun.")
@@ -21,7 +23,8 @@ def main() -> None:
 
     from torch.distributed.run import main as torchrun
 
-    torchrun(["--standalone", f"--nproc-per-node={arguments.processes}", "-m", "model.train", "--spec", arguments.spec])
+    options = ["--standalone", f"--nproc-per-node={arguments.processes}", f"--shutdown-timeout={STOP_GRACE_S}"]
+    torchrun([*options, "-m", "model.train", "--spec", arguments.spec])
 
 
 if __name__ == "__main__":

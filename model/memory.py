@@ -62,6 +62,7 @@ def estimate(
     processes: int,
     is_sharded: bool,
     is_recomputed: bool,
+    is_muon: bool = False,
 ) -> MemoryEstimate:
     """The peak of a training step in one of ``processes``; ``precision`` is float32, autocast or bfloat16."""
     width, tokens = model.width, micro_batch_size * model.context
@@ -70,7 +71,7 @@ def estimate(
     blocks = model.layers * stream * width + block if is_recomputed else model.layers * block
     weights = {"float32": 4, "autocast": 6, "bfloat16": 6}[precision] * parameters
     gradients = (6 if precision == "bfloat16" else 4) * parameters
-    optimizer = 8 * parameters
+    optimizer = optimizer_bytes(model, parameters, is_muon)
     if is_sharded:
         unit, embeddings = 12 * width**2, (model.vocab_size + model.context) * width
         weights = 4 * parameters // processes + narrow * (2 * unit + embeddings)
@@ -85,3 +86,9 @@ def estimate(
         activations=tokens * (blocks + (stream + narrow) * width),  # the last normalisation's input and output
         logits=tokens * narrow * model.vocab_size,
     )
+
+
+def optimizer_bytes(model: ModelConfig, parameters: int, is_muon: bool) -> int:
+    """What the optimizer keeps of so many parameters, in fp32."""
+    matrices = model.layers * 12 * model.width**2  # of the blocks
+    return 8 * parameters - (4 * matrices if is_muon else 0)

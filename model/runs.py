@@ -23,8 +23,15 @@ Record = dict[str, Any]
 
 
 def read_record(lake: Lake, run: str) -> Record | None:
-    """``run.json``, or None for a run that was not begun."""
-    return lake.read_json("checkpoints", run, RUN) if lake.exists("checkpoints", run, RUN) else None
+    """``run.json``, or None for a run that was not begun. Raises InputError if it is no such record."""
+    if not lake.exists("checkpoints", run, RUN):
+        return None
+    record = lake.read_json("checkpoints", run, RUN)
+    if not isinstance(record, dict) or not {"key", "spec", "train", "settings"} <= record.keys():
+        raise InputError(
+            f"{lake.path('checkpoints', run, RUN)}: damaged; remove it, the checkpoints know their settings, too"
+        )
+    return record
 
 
 def make_record(
@@ -49,18 +56,19 @@ def make_record(
             f"--run {spec.run} was begun with other settings ({settings_diff(begun['settings'], settings)}); "
             "choose another --run, or go on with those"
         )
+    is_same = begun is not None and begun["spec"]["run"] == spec.run  # else the directory is a copy of that run's
     public = {name: value for name, value in spec.to_json().items() if name != "tracking_uri"}  # may hold a password
     if begun and spec.init_from is None:
         public["init_from"] = begun["spec"].get("init_from")
     return {
-        "key": begun["key"] if begun else uuid.uuid4().hex,  # by which the MLflow run is found again
+        "key": begun["key"] if begun and is_same else uuid.uuid4().hex,  # by which the MLflow run is found again
         "spec": public,
         "model": preset.model.to_json(),
         "train": preset.train.to_json(),
         "settings": settings,
         "corpus_digest": corpus_digest,
         "manifests": dict(manifests),
-        "mlflow_run_id": begun["mlflow_run_id"] if begun else None,
+        "mlflow_run_id": begun["mlflow_run_id"] if begun and is_same else None,
     }
 
 
@@ -68,14 +76,14 @@ def finished(lake: Lake, run: str, step: int) -> dict[str, Any] | None:
     """The summary of a run that was summed up at ``step``, or None."""
     if not lake.exists("checkpoints", run, SUMMARY):
         return None
-    summary: dict[str, Any] = lake.read_json("checkpoints", run, SUMMARY)
-    return summary if summary["steps"] == step else None
+    summary = lake.read_json("checkpoints", run, SUMMARY)
+    return summary if isinstance(summary, dict) and summary.get("steps") == step else None
 
 
 @contextlib.contextmanager
 def locked(lake: Lake, run: str, emit: Emit) -> Iterator[None]:
     """Hold the run's lock; a process that is just ending is waited for. Raises InputError if it does not end."""
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline, is_told = time.monotonic() + LOCK_WAIT_S, False
     with contextlib.ExitStack() as stack:
         while True:
             try:
@@ -84,6 +92,8 @@ def locked(lake: Lake, run: str, emit: Emit) -> Iterator[None]:
             except InputError:
                 if time.monotonic() > deadline:
                     raise
-                emit("warning", message=f"--run {run} is being written by another process; waiting for it to end")
+                if not is_told:
+                    emit("warning", message=f"--run {run} is being written by another process; waiting for it to end")
+                is_told = True
                 time.sleep(1.0)
         yield

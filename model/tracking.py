@@ -37,6 +37,7 @@ ARTIFACTS = ("model.safetensors", "config.json")
 MAX_BATCH = 1_000  # metrics in one request, MLflow's limit
 MAX_BUFFERED_S = 15.0
 _KEY_TAG, _STEP_TAG, _DIGEST_TAG = "webtext.run_key", "webtext.step", "webtext.digest"
+_CREDENTIALS = re.compile(r"//[^/\s]*@")  # user and password of a URI
 Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
 
 
@@ -67,7 +68,8 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:  # OSError: the artifact store
-        raise TrackingError(f"MLflow does not take {what}: {str(error).splitlines()[0][:300]}") from error
+        reason = _CREDENTIALS.sub("//", str(error).splitlines()[0])
+        raise TrackingError(f"MLflow does not take {what}: {reason[:300]}") from error
 
 
 class Tracker:

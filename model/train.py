@@ -35,7 +35,7 @@ from data.manifest import settings_diff
 from data.process import die_with_parent
 from model import checkpoint, failure, runs, world
 from model.checkpoint import State
-from model.config import ModelConfig, Preset, TrainSpec
+from model.config import Preset, TrainSpec
 from model.failure import FailedStepError
 from model.flops import Peak, flop_per_token, peak_of
 from model.initial import load_initial
@@ -62,6 +62,8 @@ def train(
     lake = Lake(spec.lake)
     try:
         with runs.locked(lake, spec.run, emit) if peers.is_first else contextlib.nullcontext():
+            if peers.is_first:
+                lake.sweep()  # of checkpoints that were being written when their processes were killed
             return _Run(spec, lake, peers, emit, clock).go(should_stop)
     finally:
         peers.close()
@@ -81,6 +83,7 @@ class _Run:
             spec.run, self.preset.model, self.preset.train, corpus=self.corpus.digest, manifests=self.manifests
         )
         self.observer = Silent()
+        self.damaged: set[int] = set()  # steps of checkpoints that were passed over, and not written again since
 
     def _open_corpus(self) -> Corpus:
         cache_dir = Path(self.spec.cache_dir)
@@ -111,8 +114,10 @@ class _Run:
         return Preset(model, config)
 
     def go(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
-        record = self._begin()
-        self._restore()
+        newest = self._newest()
+        record = self._begin(newest)
+        if newest is not None:
+            self._restore(newest)
         summary = runs.finished(self.lake, self.spec.run, self.state.step)
         if summary is not None and self.state.step >= self.preset.train.steps:
             summary = {**summary, "skipped": True}
@@ -138,42 +143,54 @@ class _Run:
         """Whether the checkpoint of a step is kept for good."""
         return self.preset.train.keep_every > 0 and step % self.preset.train.keep_every == 0
 
-    def _begin(self) -> runs.Record:
-        """Publish ``run.json``, or compare with the one that is there; set the weights that were asked for."""
+    def _begin(self, newest: State | None) -> runs.Record:
+        """Publish ``run.json``, or compare with the one that is there; set the weights that were asked for.
+
+        Raises InputError if that one, or the ``newest`` checkpoint, is of other settings.
+        """
         begun = runs.read_record(self.lake, self.spec.run)
         folder = self.spec.init_from
-        if folder is None and begun and not checkpoint.steps(self.lake, self.spec.run):
-            folder = begun["spec"].get("init_from")  # it was killed before its first checkpoint
+        if folder is None and begun and newest is None:
+            folder = begun["spec"].get("init_from")  # it has no checkpoint yet, or none that is intact
         init_from = None
         if folder is not None:
             weights, init_from = load_initial(folder, self.preset.model)
             self.trainer.weights.load(weights)
         record = runs.make_record(self.spec, self.preset, self.manifests, self.corpus.digest, init_from, begun)
+        if newest is not None:
+            self._require_ours(newest)
         self.world.wait()
         if self.world.is_first:
             self.lake.publish_json(record, "checkpoints", self.spec.run, runs.RUN)
         return record
 
-    def _restore(self) -> None:
-        """Continue at the newest intact checkpoint, if there is one. The first process chooses it for all."""
+    def _newest(self) -> State | None:
+        """The newest intact checkpoint, if there is one. The first process chooses it for all."""
         run = self.spec.run
         state, complaints = checkpoint.newest_intact(self.lake, run) if self.world.is_first else (None, [])
         for complaint in complaints:
             self.emit("warning", message=f"{complaint}; an older one, or the start, is used")
         step = int(self.world.sum(state.step if state else 0)[0])
-        if step == 0:
-            return
-        state = state or checkpoint.read_state(self.lake, run, step)
-        name = f"{run}/{checkpoint.step_name(step)}"
-        if ModelConfig.from_json(state.model, name) != self.preset.model:
-            diff = settings_diff(state.model, self.preset.model.to_json())
+        self.damaged = {other for other in checkpoint.steps(self.lake, run) if other > step}
+        return state or (checkpoint.read_state(self.lake, run, step) if step else None)
+
+    def _require_ours(self, state: State) -> None:
+        config = self.preset.train
+        trained = {name: state.train.get(name) for name in config.content()}
+        found = {**state.model, **trained, "corpus": state.corpus_digest}
+        wanted = {**self.preset.model.to_json(), **config.content(), "corpus": self.corpus.digest}
+        if found != wanted:
             raise InputError(
-                f"checkpoint {name} is of another model ({diff}); choose another --run, or go on with that"
+                f"checkpoint {self.spec.run}/{checkpoint.step_name(state.step)} is of another run "
+                f"({settings_diff(found, wanted)}); choose another --run, or go on with that"
             )
+
+    def _restore(self, state: State) -> None:
+        """Continue at a checkpoint."""
         checkpoint.restore(self.lake, state, self.trainer.weights, self.trainer.optimizers)
-        self.trainer.step = step
+        self.trainer.step = state.step
         self.state = dataclasses.replace(state, train=self.preset.train.to_json(), manifests=self.manifests, sha256={})
-        self.emit("resumed", step=step, samples_seen=state.samples_seen)
+        self.emit("resumed", step=state.step, samples_seen=state.samples_seen)
 
     def _observer(self, record: runs.Record) -> Silent:
         """What reports to MLflow, if the run is tracked; the run's MLflow id goes to ``run.json``."""
@@ -314,7 +331,9 @@ class _Run:
         self.observer.flush()  # what is not sent now would be lost with this process, and not be logged again
         checkpoint.save(self.lake, self.trainer.weights, self.trainer.optimizers, state, self.world)
         if self.world.is_first:
+            self.damaged.discard(state.step)
             steps = [step for step in checkpoint.steps(self.lake, self.spec.run) if step <= state.step]
+            steps = [step for step in steps if step not in self.damaged]
             kept = {step for step in steps if self._is_permanent(step)}
             kept |= {*steps[-config.keep_last :], *([state.best_step] if state.best_step else [])}
             checkpoint.prune(self.lake, self.spec.run, kept)

@@ -5,6 +5,7 @@ What is needed to name it and to know whether it was scored before is read first
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from data.errors import InputError
 from data.lake import Lake, check_name
 from data.manifest import json_digest
 from model import checkpoint, hf
-from model.checkpoint import CONFIG, STATE, WEIGHTS, State
+from model.checkpoint import OPTIMIZER, STATE, State
 from model.evals import EvalSpec
 from model.evals.heldout import corpus_digest
 from model.gpt2 import GPT2
@@ -35,6 +36,7 @@ class Source:
     trained_on: tuple[str, ...]
     trained_digest: str | None  # of that corpus
     mlflow_run_id: str | None
+    warnings: tuple[str, ...] = ()  # newer checkpoints that are damaged
 
 
 def find(spec: EvalSpec, lake: Lake) -> Source:
@@ -63,15 +65,12 @@ def corpus_of(source: Source, spec: EvalSpec, lake: Lake) -> tuple[str, ...]:
 
 
 def _of_run(lake: Lake, run: str) -> Source:
-    state, complaints = checkpoint.newest_intact(lake, run)
-    if state is None:
-        damaged = f" ({'; '.join(complaints)})" if complaints else ""
-        runs = ", ".join(lake.names("checkpoints")) or "none"
-        raise InputError(f"--run {run}: no checkpoint in {lake.root}{damaged}; runs there: {runs}")
+    state, complaints = checkpoint.require_intact(lake, run)
     step = state.step
     record = lake.read_json("checkpoints", run, "run.json") if lake.exists("checkpoints", run, "run.json") else {}
     where = lake.path("checkpoints", run, checkpoint.step_name(step))
-    return _of_state(state, where, record, lambda device: checkpoint.load_model(lake, run, step, device=device)[0])
+    found = _of_state(state, where, record, lambda device: checkpoint.load_model(lake, run, step, device=device)[0])
+    return dataclasses.replace(found, warnings=tuple(complaints))
 
 
 def _of_checkpoint(folder: Path) -> Source:
@@ -86,11 +85,12 @@ def _of_checkpoint(folder: Path) -> Source:
 
 
 def _of_state(state: State, where: str, record: dict[str, Any], load: Callable[[str], GPT2]) -> Source:
+    names = sorted((name for name in state.sha256 if name != OPTIMIZER), reverse=True)  # model.safetensors or shards
     return Source(
         name=check_name("run", state.run),
         step=state.step,
         where=where,
-        digest=json_digest([state.sha256.get(WEIGHTS), state.sha256.get(CONFIG)]),
+        digest=json_digest([state.sha256[name] for name in names]),
         load=load,
         trained_on=tuple(record.get("spec", {}).get("corpus", ())),
         trained_digest=state.corpus_digest,

@@ -46,6 +46,20 @@ def test_steps_and_settings_change_the_plan() -> None:
     assert usual["gpus"]["1"]["memory"]["plain"]["logits"] == 8 * 1024 * 2 * 50_257
 
 
+def test_what_muon_keeps() -> None:
+    """A number a weight of the blocks' matrices, two of each other weight."""
+    plan, usual = (train_plan("124M", {"optimizer": name}, None) for name in ("muon", "adamw"))
+    matrices = 12 * (4 * 768 * 768 + 8 * 768 * 768)
+    assert usual["size"]["checkpoint_bytes"] - plan["size"]["checkpoint_bytes"] == 4 * matrices
+    kept = [each["gpus"]["1"]["memory"]["plain"]["optimizer"] for each in (plan, usual)]
+    assert kept[1] - kept[0] == 4 * matrices
+
+
+def test_bfloat16_is_not_planned_with_shards() -> None:
+    """model.train refuses it."""
+    assert list(train_plan("124M", {"precision": "bfloat16"}, None)["gpus"]) == ["1", "8 ddp"]
+
+
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["train", "--corpus", "none", "--preset", "117M", "--dry-run"]
     result = CliRunner().invoke(cli.app, [*arguments, "--json"])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from data.errors import InputError
 from data.lake import Lake
+from data.manifest import json_digest
 from model import hf
-from model.checkpoint import load_model
+from model.checkpoint import load_model, read_state
 from model.config import TrainSpec
-from model.evals import EvalSpec
+from model.evals import EvalSpec, source
 from model.evals.tasks import TASKS, select
 from model.evaluate import evaluate, main
 from model.gpt2 import GPT2
@@ -43,6 +46,33 @@ def tiny_spec(lake: Lake, run: str, **fields: str) -> TrainSpec:
 
 ONE_TASK = {"tasks": ("heldout_ppl",)}
 HELD_OUT = ("heldout_ppl", "heldout_lastword", "heldout_cloze")
+
+
+def test_a_damaged_newest_checkpoint_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lake = Lake(tmp_path / "lake")
+    every = prose(8, seed=5, n_sentences=40)
+    publish_texts(lake, "a", every[:4], every[4:])
+    for steps in (1, 2):
+        train(dataclasses.replace(tiny_spec(lake, "r"), steps=steps), ignore)
+    Path(lake.path("checkpoints", "r", "step-00000002", "model.safetensors")).write_bytes(b"")
+    said = "step-00000002/model.safetensors: sha256 is .*; step-00000001 is used"
+    assert load_model(lake, "r")[1].step == 1
+    assert re.search(said, caplog.text)
+    result = evaluate(EvalSpec(lake.root, run="r", device="cpu", limit=2, tasks=("heldout_ppl",)), ignore)
+    assert result["step"] == 1
+    assert re.search(said, result["warnings"][0])
+
+
+def test_weights_in_shards_are_told_apart(trained: Lake) -> None:
+    """Else the scores of one sharded checkpoint would be taken for those of another."""
+    state = read_state(trained, "r", 2)
+    shards = {f"shard-0000{n}-model-00001-of-00001.safetensors": str(n) for n in (1, 2)}
+    digests = {json_digest([state.sha256["model.safetensors"], state.sha256["config.json"]])}
+    assert {source._of_state(state, "", {}, lambda _: GPT2(config())).digest} == digests
+    for changed in ({}, {next(iter(shards)): "3"}):
+        sharded = dataclasses.replace(state, sha256={"config.json": "0", **shards, **changed})
+        digests.add(source._of_state(sharded, "", {}, lambda _: GPT2(config())).digest)
+    assert len(digests) == 3
 
 
 def test_a_run_is_scored_once(trained: Lake, tmp_path: Path) -> None:

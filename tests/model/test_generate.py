@@ -123,6 +123,12 @@ def test_distribution(sampling: Sampling, expected: dict[int, float]) -> None:
     assert found == pytest.approx(expected, abs=0.03)  # four standard errors of 4,000 draws
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-320])
+def test_a_temperature_of_nearly_0_takes_the_likeliest(temperature: float) -> None:
+    found = probabilities(torch.tensor([1.0, 3.0, -2.0, 3.0]), Sampling(temperature))
+    assert found.tolist() == [0.0, 0.5, 0.0, 0.5]
+
+
 def test_bad_input(model: GPT2) -> None:
     with pytest.raises(InputError, match="the prompt has no token"):
         tokens(model, Sampling(), prompt=())
@@ -130,6 +136,7 @@ def test_bad_input(model: GPT2) -> None:
         with pytest.raises(InputError, match=f"token {token} of the prompt is not in the vocabulary of 40"):
             tokens(model, Sampling(), prompt=(1, token))
     nan = float("nan")
-    for bad in ({"temperature": -1.0}, {"temperature": nan}, {"top_p": 0.0}, {"top_p": nan}, {"top_k": -1}):
+    cases = ({"temperature": -1.0}, {"temperature": nan}, {"top_p": 0.0}, {"top_p": nan}, {"top_k": -1})
+    for bad in (*cases, {"seed": 2**63}):
         with pytest.raises(InputError, match=f"{next(iter(bad))}={next(iter(bad.values()))}"):
             Sampling(**bad)

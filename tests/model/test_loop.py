@@ -7,6 +7,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,7 @@ def test_killed_anywhere_resumes_to_the_same_bits(lake: Lake, seed: int) -> None
     assert len(steps) > 24, "nothing was done twice: the kills came too early to matter"
     assert set(steps) == set(whole.losses().items())
     assert_bit_equal(files_of(lake, "whole", 24), files_of(lake, "parts", 24))
+    assert list((Path(lake.base) / "tmp").iterdir()) == [], "checkpoints that were not finished"
 
 
 def test_the_state_says_where_training_stood(lake: Lake) -> None:
@@ -81,15 +83,87 @@ def test_the_state_says_where_training_stood(lake: Lake) -> None:
     assert set(state.sha256) == {"model.safetensors", "optimizer.safetensors", "config.json"}
 
 
-def test_a_checkpoint_of_another_model_is_refused(lake: Lake) -> None:
+@pytest.mark.parametrize(
+    ("setting", "value", "diff"),
+    [("layers", 1, "layers: 1 -> 2"), ("learning_rate", 0.5, "learning_rate: 0.5 -> 0.003")],
+)
+def test_a_checkpoint_of_another_run_is_refused(lake: Lake, setting: str, value: float, diff: str) -> None:
     """As if a checkpoint was copied between runs: the run's own record fits, the checkpoint does not."""
-    train(make_spec(lake, "other", steps=2, layers=1), Events())
+    train(make_spec(lake, "other", **{"steps": 2, setting: value}), Events())
     train(make_spec(lake, "a", steps=1), Events())
     source, target = (Path(lake.path("checkpoints", run)) for run in ("other", "a"))
     (source / "step-00000002").rename(target / "step-00000002")
-    with pytest.raises(InputError, match=r"a/step-00000002 is of another model \(layers: 1 -> 2\)"):
+    with pytest.raises(InputError, match=rf"a/step-00000002 is of another run \({diff}\)"):
         train(make_spec(lake, "a", steps=4), Events())
     assert checkpoint.steps(lake, "a") == [1, 2]
+
+
+def test_a_checkpoint_of_another_corpus_is_refused(lake: Lake) -> None:
+    """As if ``run.json``, which says so too, was lost."""
+    publish_tokens(lake, "2026-11", [documents(20, 9)], [documents(3, 10)])
+    spec = make_spec(lake, "a", steps=2)
+    train(spec, Events())
+    Path(lake.path("checkpoints", "a", "run.json")).unlink()
+    with pytest.raises(InputError, match=r"a/step-00000002 is of another run \(corpus: '"):
+        train(begin_at(spec, corpus=["2026-11"], steps=4), Events())
+    assert train(begin_at(spec, steps=4), Events())["steps"] == 4
+
+
+def test_a_copied_run_goes_on_beside_the_one_it_was_copied_from(lake: Lake) -> None:
+    train(make_spec(lake, "a", steps=4), Events())
+    source, copy = (Path(lake.path("checkpoints", run)) for run in ("a", "copy"))
+    shutil.copytree(source, copy)
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    summary = train(make_spec(lake, "copy", steps=8), Events())
+    assert summary["checkpoint"] == str(copy / "step-00000008")
+    assert checkpoint.steps(lake, "copy")[-1] == 8
+    assert before == {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    keys = {lake.read_json("checkpoints", run, "run.json")["key"] for run in ("a", "copy")}
+    assert len(keys) == 2, "they would be one run in MLflow"
+
+
+def test_a_checkpoint_under_another_step_is_passed_over(lake: Lake) -> None:
+    train(make_spec(lake, steps=4), Events())
+    folder = Path(lake.path("checkpoints", "a"))
+    (folder / "step-00000004").rename(folder / "step-00000005")
+    events = Events()
+    assert train(make_spec(lake, steps=6), events)["steps"] == 6
+    assert "it says step 4" in events.of("warning")[0]["message"]
+    assert [event["step"] for event in events.of("resumed")] == [2]
+
+
+def test_checkpoints_of_another_version_stay(lake: Lake) -> None:
+    """They are not damaged: a run is not begun anew over them."""
+    train(make_spec(lake, steps=4), Events())
+    for step in (2, 4):
+        names = ("checkpoints", "a", checkpoint.step_name(step), "state.json")
+        lake.publish_json({**lake.read_json(*names), "format": 1}, *names)
+    with pytest.raises(InputError, match="checkpoint format 1, this program reads format 2; use the version"):
+        train(make_spec(lake, steps=8), Events())
+    assert checkpoint.steps(lake, "a") == [2, 4]
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '{"step": 4}'])
+def test_a_state_that_is_no_state_is_passed_over(lake: Lake, text: str) -> None:
+    train(make_spec(lake, steps=4), Events())
+    (Path(lake.path("checkpoints", "a", "step-00000004")) / "state.json").write_text(text)
+    events = Events()
+    train(make_spec(lake, steps=6), events)
+    assert "state.json: damaged checkpoint" in events.of("warning")[0]["message"]
+    assert [event["step"] for event in events.of("resumed")] == [2]
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{}"])
+def test_a_record_that_is_no_record_is_refused(lake: Lake, text: str) -> None:
+    train(make_spec(lake, steps=2), Events())
+    record, summary = (Path(lake.path("checkpoints", "a", name)) for name in ("run.json", "summary.json"))
+    record.write_text(text)
+    summary.write_text(text)
+    with pytest.raises(InputError, match=r"run\.json: damaged; remove it"):
+        train(make_spec(lake, steps=2), Events())
+    record.unlink()
+    assert train(make_spec(lake, steps=2), Events())["skipped"] is False
+    assert lake.read_json("checkpoints", "a", "summary.json")["steps"] == 2
 
 
 def test_an_unknown_run(lake: Lake) -> None:
@@ -178,6 +252,17 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_same_weights(text
         train(spec, Events(), die)
     assert checkpoint.steps(texts, "a") == []
     train(dataclasses.replace(spec, init_from=None), again)
+    assert again.losses() == whole.losses()
+
+
+def test_with_no_intact_checkpoint_it_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
+    folder = released(tmp_path / "released", 1)
+    spec = begin_at(make_spec(texts, steps=2, **SMALL), init_from=str(folder))
+    whole, again = Events(), Events()
+    train(spec, whole)
+    (Path(texts.path("checkpoints", "a", "step-00000002")) / "model.safetensors").write_bytes(b"")
+    train(dataclasses.replace(spec, init_from=None), again)
+    assert again.of("resumed") == []
     assert again.losses() == whole.losses()
 
 

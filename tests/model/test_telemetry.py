@@ -144,6 +144,21 @@ def test_the_peak_is_measured_once_and_quickly() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float32", torch.float32), ("autocast", torch.bfloat16), ("bfloat16", torch.bfloat16)]
+)
+def test_the_peak_is_that_of_the_products(precision: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    product = torch.mm
+    monkeypatch.setattr("torch.mm", lambda a, b: found.add(a.dtype) or product(a, b))
+    monkeypatch.setattr("model.flops.MEASURE_S", 0.0)
+    measured_peak.cache_clear()
+    peak = measured_peak(torch.device("cpu"), precision)
+    measured_peak.cache_clear()
+    assert found == {dtype}
+    assert peak.source.endswith(f"product in {str(dtype).removeprefix('torch.')}")
+
+
 @pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])
 def test_the_activations_are_those_that_autograd_keeps(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With torch's attention, which GPUs have: ours for the CPU keeps its softmax besides."""

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.run import get_args_parser
 
 from data.errors import InputError
 from data.lake import Lake
-from model import checkpoint, trainer, world
+from model import checkpoint, launch, trainer, world
 from model.config import TrainSpec
 from model.failure import FailedStepError
 from model.loader import open_corpus
@@ -137,6 +138,19 @@ def test_damaged_newer_checkpoints_do_not_count_among_those_kept(lake: Lake) -> 
     assert 6 not in checkpoint.steps(lake, "a")
 
 
+def test_damaged_older_checkpoints_do_not_count_among_those_kept(lake: Lake) -> None:
+    """Else they would push the intact one out that the run went on from."""
+    settings: dict[str, Any] = {"steps": 6, "checkpoint_every": 3, "keep_last": 3}
+    for count in (4, 1):
+        train(make_spec(lake, **settings), Events(), after_steps(count))
+    assert checkpoint.steps(lake, "a") == [3, 4, 5]
+    for step in (4, 5):
+        Path(lake.path("checkpoints", "a", checkpoint.step_name(step), "optimizer.safetensors")).write_bytes(b"")
+    summary = train(make_spec(lake, **{**settings, "keep_last": 2}), Events())
+    assert summary["best_step"] == 6
+    assert checkpoint.steps(lake, "a") == [3, 6]
+
+
 def test_a_finished_run_is_left_alone_until_more_is_asked(lake: Lake) -> None:
     summary = train(make_spec(lake, steps=4), Events())
     before = {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
@@ -235,9 +249,12 @@ def test_a_checkpoint_that_cannot_be_written(lake: Lake, monkeypatch: pytest.Mon
 
 
 def test_one_process_a_run(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.runs.LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr("model.runs.LOCK_WAIT_S", 1.5)
+    events = Events()
     with lake.lock("checkpoints-a"), pytest.raises(InputError, match="another webtext process"):
-        train(make_spec(lake), Events())
+        train(make_spec(lake), events)
+    (warning,) = events.of("warning")
+    assert "waiting for it to end" in warning["message"]
 
 
 def run_process(
@@ -287,6 +304,18 @@ def test_killed_and_stopped_processes_resume_to_the_same_bits(lake: Lake) -> Non
         assert process.returncode == 0, err
         assert json.loads(out.splitlines()[-1])["event"] == "done"
     assert_bit_equal(files_of(lake, "whole", steps), files_of(lake, "parts", steps))
+
+
+def test_a_stop_is_given_the_time_of_a_step_and_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun kills its processes after 30 s otherwise."""
+    found: list[list[str]] = []
+    monkeypatch.setattr("torch.distributed.run.main", found.append)
+    monkeypatch.setattr("model.launch.die_with_parent", lambda _: None)
+    monkeypatch.setattr("sys.argv", ["launch", "--spec", "spec.json", "--processes", "2"])
+    launch.main()
+    options = get_args_parser().parse_args(found[0])
+    assert (options.nproc_per_node, options.shutdown_timeout) == ("2", launch.STOP_GRACE_S)
+    assert launch.STOP_GRACE_S >= 600
 
 
 def test_a_process_whose_supervisor_is_gone_saves_and_ends(lake: Lake) -> None:
