@@ -13,12 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def _bench(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.train", "--quick", *arguments]
+def _bench(*arguments: str, module: str = "train") -> dict[str, Any]:
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--quick", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert result.keys() >= {"bench", "ratios", "ours", "peers", "peak_rss_mb", "machine"}
+    assert result.keys() >= {"bench", "ratios", "machine"}
     return result
 
 
@@ -38,6 +38,25 @@ def test_a_folder_without_nanogpt_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "no model.py there; name a checkout of nanoGPT" in done.stderr
+
+
+def test_recipes_and_the_tokens_that_each_takes(tmp_path: Path) -> None:
+    plot = tmp_path / "recipe.svg"
+    result = _bench("--tokens", "4000", "--seeds", "2", "--target", "10.7", "--to", str(plot), module="recipe")
+    assert result["bench"] == "recipe"
+    assert [name.partition(",")[0] for name in result["tokens_to_target"]] == ["paper", "muon", "modern"]
+    for name, seeds in result["tokens_to_target"].items():
+        for tokens, curve in zip(seeds, result["curves"][name], strict=True):
+            assert tokens < curve[-1][0]
+            assert min(loss for _, loss in curve) <= 10.7
+    assert plot.read_text().count("<path") > 4
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    command = [sys.executable, "-m", "benchmarks.recipe", "--recipes", "paper,soup"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "no soup; there are paper, muon, modern" in done.stderr
 
 
 @pytest.mark.slow

@@ -1,0 +1,183 @@
+"""Tokens to reach a fixed validation loss: the paper's recipe beside modern ones that keep its architecture.
+
+    python -m benchmarks.recipe [--tokens 300000] [--target LOSS] [--seeds 3] [--recipes NAME,..] [--rates R,..]
+
+The mini preset on the CPU, on the documentation of installed packages in a lake, through the Trainer as it is. The
+validation windows are the same for all; every twentieth document is held out.
+
+    paper      AdamW and the cosine schedule: the mini preset as it is
+    muon       Muon for the matrices of the blocks, the cosine schedule
+    modern     Muon, the wsd schedule, and a batch that grows
+
+Each recipe has the learning rate that was best for it with seed 0 among some (``--rates`` runs those it names instead),
+and a schedule planned for its own share of ``--tokens``: one that is to end earlier must be planned so. The target is
+a loss that ``paper`` reaches at its end with every seed. Where a curve first is at the target is read off the line
+between two validations. ``--quick`` makes everything tiny: whether it works, its numbers mean nothing. Writes a plot;
+ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.train import SNAPSHOT, make_corpus
+from data.lake import Lake
+from data.report import svg
+from model import world
+from model.config import PRESETS, ModelConfig, TrainConfig
+from model.loader import Corpus, open_corpus
+from model.trainer import Trainer
+
+TARGET = 5.9
+VALIDATIONS = 15  # over the whole budget of tokens
+Curve = list[tuple[int, float]]  # tokens trained on, validation loss in nats a token
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What differs from the preset, and the share of the budget that its schedule is planned for."""
+
+    share: float
+    learning_rate: float
+    settings: dict[str, Any]
+
+
+GROWING = {"batch_warmup_steps": 40, "micro_batch_size": 1}  # the first batch is an eighth of 8
+RECIPES = {
+    "paper": Recipe(1.0, 1e-3, {}),
+    "muon": Recipe(0.5, 4e-3, {"optimizer": "muon"}),
+    "modern": Recipe(0.5, 4e-3, {"optimizer": "muon", "schedule": "wsd", "decay_share": 0.5, **GROWING}),
+}
+
+
+def plan(recipe: Recipe, tokens: int, context: int, base: TrainConfig, rate: float, seed: int) -> TrainConfig:
+    """The settings whose last step is the first one to have seen the recipe's share of ``tokens``."""
+    fields = {**recipe.settings, "learning_rate": rate, "seed": seed}
+    config = dataclasses.replace(base, **fields)
+    steps = next(n for n in range(1, tokens) if config.samples_before(n) * context >= recipe.share * tokens)
+    return dataclasses.replace(config, steps=steps)
+
+
+def curve(model: ModelConfig, config: TrainConfig, corpus: Corpus, every: int) -> Curve:
+    """Train to the end of the plan; the validation loss each time that ``every`` more tokens were seen, and last."""
+    peers = world.join("cpu")
+    precision = world.precision_for(config.precision, peers.device)
+    trainer = Trainer(model, dataclasses.replace(config, precision=precision), corpus, peers)
+    found: Curve = []
+    for step in range(1, config.steps + 1):
+        before = config.samples_before(step - 1) * model.context
+        trainer.train_step()
+        seen = config.samples_before(step) * model.context
+        if seen // every > before // every or step == config.steps:
+            found.append((seen, trainer.validate()[0]))
+    return found
+
+
+def crossing(found: Curve, target: float) -> float | None:
+    """The tokens after which the loss first is at the target, between two validations in proportion."""
+    last_tokens, last_loss = 0, float("inf")
+    for tokens, loss in found:
+        if loss <= target:
+            if last_loss == float("inf"):
+                return float(tokens)
+            return last_tokens + (tokens - last_tokens) * (last_loss - target) / (last_loss - loss)
+        last_tokens, last_loss = tokens, loss
+    return None
+
+
+def plot(curves: dict[str, list[Curve]], target: float) -> Figure:
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
+    for index, (name, runs) in enumerate(curves.items()):
+        for number, run in enumerate(runs):
+            label = name if number == 0 else None
+            axes.plot([t / 1e6 for t, _ in run], [loss for _, loss in run], f"C{index}", linewidth=1, label=label)
+    axes.axhline(target, color="0.4", linestyle=":", linewidth=1)
+    axes.set_xlabel("million tokens")
+    axes.set_ylabel("validation loss, nats a token")
+    axes.set_ylim(top=min(8.0, max(loss for runs in curves.values() for run in runs for _, loss in run)))
+    axes.legend()
+    figure.tight_layout()
+    return figure
+
+
+def summary(tokens: list[float | None]) -> str:
+    reached = [one for one in tokens if one is not None]
+    if len(reached) < len(tokens):
+        return f"reached with {len(reached)} of {len(tokens)} seeds"
+    spread = f" +- {stdev(reached):,.0f}" if len(reached) > 1 else ""
+    return f"{mean(reached):,.0f}{spread} tokens"
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All recipes, rates and seeds in turn; prints a line for each."""
+    model, base = PRESETS["mini"].model, PRESETS["mini"].train
+    if arguments.quick:
+        model = dataclasses.replace(model, layers=1, heads=2, width=32, context=32)
+        base = dataclasses.replace(base, batch_size=8, micro_batch_size=1, warmup_steps=2, val_sequences=8)
+    make_corpus(folder / "lake", 20_000 if arguments.quick else 5_000_000)
+    corpus = open_corpus(Lake(folder / "lake"), (SNAPSHOT,), folder / "cache")
+    curves: dict[str, list[Curve]] = {}
+    for name in arguments.recipes.split(","):
+        for rate in [float(one) for one in arguments.rates.split(",")] if arguments.rates else [None]:
+            recipe = RECIPES[name]
+            rate = rate or recipe.learning_rate
+            runs = curves.setdefault(f"{name}, rate {rate:g}", [])
+            for seed in range(arguments.seeds):
+                config = plan(recipe, arguments.tokens, model.context, base, rate, seed)
+                runs.append(curve(model, config, corpus, max(1, arguments.tokens // VALIDATIONS)))
+                tokens, loss = runs[-1][-1]
+                at = crossing(runs[-1], arguments.target)
+                when = "never" if at is None else f"after {at:,.0f} tokens"
+                print(
+                    f"  {name:8} rate {rate:g} seed {seed}: {loss:.4f} at {tokens:,} tokens; target {when}", flush=True
+                )
+    reached = {name: [crossing(one, arguments.target) for one in runs] for name, runs in curves.items()}
+    print(f"target {arguments.target} nats a token over {len(corpus.val):,} validation tokens' windows")
+    for name, tokens_to in reached.items():
+        last = [one[-1][1] for one in curves[name]]
+        print(f"  {name:20} {summary(tokens_to)}; at its end {mean(last):.4f}")
+    first = next(iter(reached.values()))
+    whole = {name: mean(of) for name, of in reached.items() if None not in of}  # type: ignore[type-var, arg-type]
+    if arguments.to:
+        arguments.to.write_text(svg(plot(curves, arguments.target)))
+    return {
+        "bench": "recipe",
+        "target": arguments.target,
+        "tokens_to_target": {name: [one and round(one) for one in of] for name, of in reached.items()},
+        "ratios": {name: round(of / mean(first), 3) for name, of in whole.items()} if None not in first else {},  # type: ignore[type-var, arg-type]
+        "curves": {name: [[(t, round(loss, 4)) for t, loss in one] for one in runs] for name, runs in curves.items()},
+        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tokens", type=int, default=300_000, help="the budget of a run")
+    parser.add_argument("--target", type=float, default=TARGET, help="nats a token")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipes", default="paper,muon,modern", help=f"of {', '.join(RECIPES)}")
+    parser.add_argument("--rates", help="learning rates to try with each recipe instead of its own")
+    parser.add_argument("--to", type=Path, help="an SVG to write")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it works, not what it shows")
+    arguments = parser.parse_args()
+    unknown = set(arguments.recipes.split(",")) - RECIPES.keys()
+    if unknown:
+        parser.error(f"--recipes {arguments.recipes}: no {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
+    with tempfile.TemporaryDirectory(prefix="webtext-recipe-") as name:
+        print(json.dumps(run(arguments, Path(name))))
+
+
+if __name__ == "__main__":
+    main()
