@@ -106,16 +106,24 @@ def test_hosts_at_once(web: Web, crawl: Crawler) -> None:
 
 def test_connections_are_bounded_busy_and_idle(web: Web, crawl: Crawler) -> None:
     seen: list[int] = []
+    busy: list[int] = [0]
 
     async def counting(request: Request, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.05)  # by now the server has noticed which connections have ended
+        busy.append(busy[-1] + 1)
+        await asyncio.sleep(0.05)
+        for _ in range(200):  # the server notices the ends of connections when it comes to it
+            if web.n_open <= 4:
+                break
+            await asyncio.sleep(0.02)
         seen.append(web.n_open)
+        busy.append(busy[-1] - 1)
         await reply()(request, writer)
 
     urls = fill(web, host_urls(*(f"www.site{n}.example" for n in range(12)), n=2), counting)
     fetched = crawl(*urls, max_connections=4, host_delay_s=0.02)
     assert set(fetched.statuses()) == {"ok"}
     assert max(seen) == 4
+    assert max(busy) == 4
 
 
 def test_slow_hosts_hold_up_no_others(web: Web, crawl: Crawler) -> None:
