@@ -31,6 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def servers(home: Path) -> Iterator[services.Servers]:
     """Both servers; this process and its children are pointed at them until the session ends."""
+    assert "prefect" not in sys.modules, "it has read its settings, and would start a server of its own"
     before = dict(os.environ)
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)

@@ -7,10 +7,6 @@ import pytest
 from data.config import LinksConfig, TokensConfig
 from data.lake import Lake
 from flows import localweb
-from flows.demo import pages_config
-from flows.evaluate import evaluate
-from flows.pretrain import pretrain
-from flows.refresh import refresh
 from tests.flows.conftest import TINY, Pipeline
 
 LAKE = "s3://corpus/pipeline"
@@ -20,6 +16,11 @@ LAKE = "s3://corpus/pipeline"
 def test_a_lake_on_s3_has_the_digests_of_one_on_disk(
     pipeline: Pipeline, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from flows.demo import pages_config
+    from flows.evaluate import evaluate
+    from flows.pretrain import pretrain
+    from flows.refresh import refresh
+
     monkeypatch.setenv("WEBTEXT_HOME", str(pipeline.home))
     with localweb.running(pipeline.home) as web:
         settings = {

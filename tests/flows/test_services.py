@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from data.errors import InputError
-from flows import interrupt, services
+from flows import services
 from flows.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
@@ -64,6 +64,8 @@ def test_a_server_that_ends_while_starting_is_reported_with_its_log(tmp_path: Pa
 def test_a_clock_that_is_set_makes_no_second_server_and_crashes_no_run(
     servers: services.Servers, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from flows import interrupt
+
     before, tag = psutil.Process().create_time(), interrupt.process_tag()
     btime = psutil.boot_time()
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: btime + 3600)  # what Linux says after such a step
