@@ -345,6 +345,23 @@ def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:
     assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
 
 
+def test_one_process_then_two_then_one(lake: Lake) -> None:
+    """Dropout on; the losses are those of one process that ran through."""
+    steady = {"schedule": "wsd", "decay_share": 0.01}  # a shorter run has the rates of a longer one
+    whole = Events()
+    train(make_spec(lake, "whole", **steady), whole)
+    losses: dict[int, float] = {}
+    for begin, steps, processes in ((0, 3, 1), (3, 6, 2), (6, 8, 1)):
+        process = run_process(lake, make_spec(lake, "parts", steps, **steady), processes=processes)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert next(line for line in lines if line["event"] == "start")["processes"] == processes
+        assert [line["step"] for line in lines if line["event"] == "resumed"] == ([begin] if begin else [])
+        losses |= {line["step"]: line["loss"] for line in lines if line["event"] == "step"}
+    assert losses == pytest.approx(whole.losses(), abs=1e-5)
+
+
 @pytest.mark.parametrize(("parallel", "dropout"), [("ddp", 0.0), ("ddp", 0.1), ("fsdp", 0.0)])
 def test_two_processes_in_fp64_equal_one(lake: Lake, parallel: str, dropout: float) -> None:
     """Two micro-batches each against four of one process, to 1e-12; masks of dropout go with the micro-batch."""
