@@ -3,6 +3,7 @@
 Slow: it runs the whole suite once more.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,9 @@ def test_the_suite_passes_with_loopback_only() -> None:
         pytest.skip(f"no network namespace may be made here: {probe.stderr.strip()}")
     suite = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", "2", "--dist", "loadgroup"]
     root = Path(__file__).parents[1]
-    run = subprocess.run([*namespace, LOOPBACK_UP, *suite], cwd=root, capture_output=True, text=True, check=False)
+    ours = ("PREFECT_", "MLFLOW_", "WEBTEXT_")  # where this session's servers are, which that one cannot reach
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    command = [*namespace, LOOPBACK_UP, *suite]
+    run = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-5000:]
     assert " passed" in run.stdout
