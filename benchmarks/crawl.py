@@ -26,8 +26,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -41,6 +39,8 @@ from statistics import median
 from typing import Any
 
 import psutil
+
+from benchmarks.machine import machine
 
 ROOT = Path(__file__).parents[1]
 SCENARIOS = ("speed", "memory", "queue", "slow")
@@ -298,7 +298,7 @@ def report(only: list[str], size: Size, folder: Path) -> Result:
         "ours": ours,
         "peers": peers,
         "peak_rss_mb": max(peaks),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "size": dataclasses.asdict(size),
     }
 

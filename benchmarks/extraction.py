@@ -16,8 +16,6 @@ import contextlib
 import functools
 import gzip
 import json
-import os
-import platform
 import re
 import time
 from collections import Counter
@@ -27,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.machine import machine
 from data.config import TextConfig
 from data.extract import Extracted, extract
 from data.text import extract_all
@@ -101,7 +100,7 @@ def main() -> None:
         "ours": ours,
         "peers": {},
         "peak_rss_mb": ours.pop("peak_rss_mb"),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
     }
     print(json.dumps(result))
 

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.links_dump import write_dump
+from benchmarks.machine import machine
 
 ROOT = Path(__file__).parents[1]
 LINKS = ROOT.parent / "shared" / "data" / "links"
@@ -159,7 +158,7 @@ def _report(runs: dict[str, list[dict[str, Any]]], rows: int) -> dict[str, Any]:
         "ours": {f"{name}_rows_per_s": round(rates[name]) for name in ("parse", "judge", "stage")},
         "peers": {"pushshift_rows_per_s": round(rates["peer"])},
         "peak_rss_mb": round(max(run["rss_mb"] for name in ("parse", "judge", "stage") for run in runs[name]), 1),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
     }
 
 

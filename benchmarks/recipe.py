@@ -21,8 +21,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import platform
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.machine import machine
 from benchmarks.train import SNAPSHOT, make_corpus
 from data.lake import Lake
 from data.report import svg
@@ -130,9 +129,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     corpus = open_corpus(Lake(folder / "lake"), (SNAPSHOT,), folder / "cache")
     curves: dict[str, list[Curve]] = {}
     for name in arguments.recipes.split(","):
-        for rate in [float(one) for one in arguments.rates.split(",")] if arguments.rates else [None]:
-            recipe = RECIPES[name]
-            rate = rate or recipe.learning_rate
+        recipe = RECIPES[name]
+        for rate in arguments.rates or [recipe.learning_rate]:
             runs = curves.setdefault(f"{name}, rate {rate:g}", [])
             for seed in range(arguments.seeds):
                 config = plan(recipe, arguments.tokens, model.context, base, rate, seed)
@@ -158,8 +156,12 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "tokens_to_target": {name: [one and round(one) for one in of] for name, of in reached.items()},
         "ratios": {name: round(of / mean(first), 3) for name, of in whole.items()} if None not in first else {},  # type: ignore[type-var, arg-type]
         "curves": {name: [[(t, round(loss, 4)) for t, loss in one] for one in runs] for name, runs in curves.items()},
-        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine(),
     }
+
+
+def _rates(text: str) -> list[float]:
+    return [float(one) for one in text.split(",")]
 
 
 def main() -> None:
@@ -168,7 +170,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=TARGET, help="nats a token")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipes", default="paper,muon,modern", help=f"of {', '.join(RECIPES)}")
-    parser.add_argument("--rates", help="learning rates to try with each recipe instead of its own")
+    parser.add_argument("--rates", type=_rates, help="learning rates to try with each recipe instead of its own")
     parser.add_argument("--to", type=Path, help="an SVG to write")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it works, not what it shows")
     arguments = parser.parse_args()

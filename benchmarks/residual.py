@@ -22,8 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +33,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
+from benchmarks.machine import machine
 from data.report import svg
 from model.config import ModelConfig
 from model.gpt2 import GPT2, Block
@@ -148,7 +147,7 @@ def main() -> None:
         },
         "peers": {},
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
     }
     print(json.dumps(result))
 

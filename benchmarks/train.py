@@ -14,9 +14,9 @@ is the only peer.
 A ratio is the median of the ratios within each turn. On a machine with other work on it, threads wait for each other
 and ratios of times say little; so everything is counted in CPU seconds too, and ``--threads 1`` makes those exact.
 
-``--mini`` instead trains the mini preset for 200 steps in fp32
-and in bfloat16 with several seeds, and prints the losses with their spread. ``--quick`` makes everything tiny: whether
-it works, its numbers mean nothing. Ends with one JSON line.
+``--mini`` instead trains the mini preset for 200 steps in fp32 and in bfloat16 with several seeds, and prints the
+losses with their spread. ``--quick`` makes everything tiny: whether it works, its numbers mean nothing. Ends with one
+JSON line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from benchmarks.machine import machine
 
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / "benchmarks" / "train_peers" / "peer.py"
@@ -220,7 +221,8 @@ def compare(folder: Path, size: Result, turns: int, nanogpt: Path | None) -> Res
             for name in peers
         },
         "peak_rss_mb": round(max(one["peak_rss_mb"] for one in results["ours"]), 1),
-        "machine": _machine() | {"bf16_gflops": round(median(flops) / 1e9, 1)},
+        "bf16_gflops": round(median(flops) / 1e9, 1),
+        "machine": machine(),
     }
 
 
@@ -246,12 +248,8 @@ def mini(folder: Path, seeds: int, steps: int, *, is_quick: bool) -> Result:
         "ours": losses,
         "peers": {},
         "peak_rss_mb": 0,
-        "machine": _machine(),
+        "machine": machine(),
     }
-
-
-def _machine() -> Result:
-    return {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 def main() -> None:
