@@ -18,6 +18,7 @@ The paper's table calls the sizes 117M, 345M, 762M and 1542M; counted by their w
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar, get_type_hints
@@ -68,7 +69,7 @@ class ModelConfig:
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         _require(self.width % self.heads == 0, "width", self.width, f"divisible by heads={self.heads}")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-        _require(self.position_std >= 0, "position_std", self.position_std, "not negative")
+        _require(0 <= self.position_std < math.inf, "position_std", self.position_std, "not negative and finite")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -121,6 +122,8 @@ class TrainConfig:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "not negative")
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        for name in ("learning_rate", "clip_norm", "weight_decay"):
+            _require(math.isfinite(getattr(self, name)), name, getattr(self, name), "finite")
         _require(0 <= self.final_lr_share <= 1, "final_lr_share", self.final_lr_share, "in [0, 1]")
         _require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "in (0, 1]")
         choices = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "parallel": PARALLEL}

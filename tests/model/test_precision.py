@@ -254,6 +254,9 @@ def test_growing_batches_take_the_samples_in_order(lake: Lake, monkeypatch: pyte
         ({"parallel": "pipeline"}, "parallel must be one of ddp, fsdp, got pipeline"),
         ({"decay_share": "0"}, "decay_share must be in (0, 1], got 0.0"),
         ({"batch_warmup_steps": "4", "batch_size": "12"}, "batch_size must be divisible by 8 to warm up, got 12"),
+        ({"learning_rate": "inf"}, "learning_rate must be finite, got inf"),
+        ({"position_std": "inf"}, "position_std must be not negative and finite, got inf"),
+        ({"learning_rate": "nan"}, "learning_rate must be positive, got nan"),
         ({"recompute": "yes"}, "--set recompute=yes: expects true or false"),
     ],
 )
