@@ -36,27 +36,19 @@ def test_a_dump_by_its_url(services: Services, dump: bytes, tmp_path: Path) -> N
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_a_download_goes_on_where_it_was(services: Services, dump: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("etag", "asked"), [('"1"', "bytes=2000-2999"), ('"2"', "bytes=0-999")])
+def test_a_download_goes_on_where_it_was_and_of_another_version_begins_anew(
+    services: Services, dump: bytes, tmp_path: Path, etag: str, asked: str
+) -> None:
     url = f"{services.base}/RS_2017-01.gz"
     services.before = lambda _: (404, {}) if len(services.asked) == 4 else None
     with pytest.raises(InputError, match="answered 404"):
         refresh(tmp_path, "s", [url], services)
     services.headers.clear()
     services.before = lambda _: None
+    services.etag = etag
     assert refresh(tmp_path, "s", [url], services).rows_out == 100
-    assert services.headers[1]["Range"] == "bytes=2000-2999"
-
-
-def test_a_download_of_another_version_begins_anew(services: Services, dump: bytes, tmp_path: Path) -> None:
-    url = f"{services.base}/RS_2017-01.gz"
-    services.before = lambda _: (404, {}) if len(services.asked) == 4 else None
-    with pytest.raises(InputError, match="answered 404"):
-        refresh(tmp_path, "s", [url], services)
-    services.headers.clear()
-    services.before = lambda _: None
-    services.etag = '"2"'
-    assert refresh(tmp_path, "s", [url], services).rows_out == 100
-    assert services.headers[1]["Range"] == "bytes=0-999"
+    assert services.headers[1]["Range"] == asked
 
 
 def test_a_download_without_ranges_and_by_a_redirect(services: Services, dump: bytes, tmp_path: Path) -> None:
