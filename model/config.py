@@ -195,7 +195,7 @@ PRESETS: dict[str, Preset] = {
             keep_every=220,
         ),
     ),
-    # 30 M parameters, 1.6 M tokens: about 8 minutes on two cores with avx512_bf16, 27 without.
+    # 30 M parameters, 1.6 M tokens: 9 minutes on two cores with avx512_bf16 (docs/benchmarks.md).
     "mini": Preset(
         ModelConfig(layers=6, heads=6, width=384, context=256),
         TrainConfig(
