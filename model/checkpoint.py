@@ -5,7 +5,7 @@
                                                  optimizer.safetensors  <parameter>/<quantity>
                                                  shard-*.safetensors    instead of both, of a sharded run (sharding.py)
                                                  config.json            the model's shape
-                                                 state.json             where training stood; sha256 of the others
+                                                 state.json             where training stood; sha256 of all, its own too
                            failure-00000120.json a step that failed (model/failure.py)
                            summary.json          written at the end (model/runs.py)
 
@@ -35,6 +35,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.lake import Lake, check_name
+from data.manifest import json_digest
 from model.config import ModelConfig, TrainConfig
 from model.gpt2 import GPT2
 from model.optim import Optimizers, load_state_tensors, state_tensors
@@ -42,7 +43,7 @@ from model.sharding import is_sharded, load_shards, read_whole, save_shards, sha
 from model.weights import Weights
 from model.world import World
 
-FORMAT = 2  # raised when an older run could not go on as it began: 2, another order of samples
+FORMAT = 3  # raised when an older run could not go on as it began: 2, another order of samples; 3, state.json is hashed
 LOSS_WINDOW = 20  # steps; train_loss is their mean
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
 _STEP = re.compile(r"step-(\d{8,})")
@@ -120,9 +121,19 @@ class State:
                 "that made it, or another --run"
             )
         try:
-            return cls(**value)
-        except TypeError as error:
+            sha256 = dict(value["sha256"])
+            own = sha256.pop(STATE)
+            state = cls(**{**value, "sha256": sha256})
+        except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{where}: damaged checkpoint ({error}); use another one of the run") from error
+        if own != json_digest({**value, "sha256": sha256}):
+            raise InputError(f"{where}: damaged checkpoint (its sha256 is another); use another one of the run")
+        return state
+
+    def to_bytes(self) -> bytes:
+        """JSON for people, with its own hash among those of the files."""
+        value = dataclasses.asdict(self)
+        return orjson.dumps({**value, "sha256": {**self.sha256, STATE: json_digest(value)}}, option=orjson.OPT_INDENT_2)
 
 
 def step_name(step: int) -> str:
@@ -156,7 +167,7 @@ def save(lake: Lake, weights: Weights, optimizers: Optimizers, state: State, pee
                 (folder / CONFIG).write_bytes(orjson.dumps(state.model, option=orjson.OPT_INDENT_2))
                 hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
                 state = dataclasses.replace(state, sha256=hashes)
-                (folder / STATE).write_bytes(orjson.dumps(dataclasses.asdict(state), option=orjson.OPT_INDENT_2))
+                (folder / STATE).write_bytes(state.to_bytes())
                 lake.publish_directory(folder, "checkpoints", state.run, step_name(state.step))
         except (OSError, SafetensorError) as error:
             raise InputError(
@@ -179,9 +190,6 @@ def read_state(lake: Lake, run: str, step: int) -> State:
 def check(lake: Lake, run: str, step: int) -> State:
     """The state of an intact checkpoint. Raises InputError that says what is damaged: every file is hashed."""
     state = read_state(lake, run, step)
-    if CONFIG not in state.sha256:
-        where = lake.path("checkpoints", run, step_name(step), STATE)
-        raise InputError(f"{where}: damaged checkpoint (it names no hashes of the other files)")
     for name, sha256 in state.sha256.items():
         with lake.open("checkpoints", run, step_name(step), name) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -137,8 +137,8 @@ def test_checkpoints_of_another_version_stay(lake: Lake) -> None:
     train(make_spec(lake, steps=4), Events())
     for step in (2, 4):
         names = ("checkpoints", "a", checkpoint.step_name(step), "state.json")
-        lake.publish_json({**lake.read_json(*names), "format": 1}, *names)
-    with pytest.raises(InputError, match="checkpoint format 1, this program reads format 2; use the version"):
+        lake.publish_json({**lake.read_json(*names), "format": 2}, *names)
+    with pytest.raises(InputError, match="checkpoint format 2, this program reads format 3; use the version"):
         train(make_spec(lake, steps=8), Events())
     assert checkpoint.steps(lake, "a") == [2, 4]
 
@@ -150,6 +150,21 @@ def test_a_state_that_is_no_state_is_passed_over(lake: Lake, text: str) -> None:
     events = Events()
     train(make_spec(lake, steps=6), events)
     assert "state.json: damaged checkpoint" in events.of("warning")[0]["message"]
+    assert [event["step"] for event in events.of("resumed")] == [2]
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(checkpoint.State)])
+def test_a_state_with_one_other_value_is_passed_over(lake: Lake, field: str) -> None:
+    """Each of its values alone, the hashes included, as a flipped bit of a disk would leave it."""
+    train(make_spec(lake, steps=4), Events())
+    names = ("checkpoints", "a", "step-00000004", "state.json")
+    state = lake.read_json(*names)
+    hashes = {**state["sha256"], "config.json": "0" * 64}
+    value = hashes if field == "sha256" else {**state[field], "x": "y"} if isinstance(state[field], dict) else "other"
+    lake.publish_json({**state, field: value}, *names)
+    events = Events()
+    train(make_spec(lake, steps=6), events)
+    assert "state.json: damaged checkpoint (its sha256 is another)" in events.of("warning")[0]["message"]
     assert [event["step"] for event in events.of("resumed")] == [2]
 
 

@@ -105,11 +105,3 @@ def test_shards_that_cannot_be_written_are_an_error_of_the_disk(tmp_path: Path) 
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OSError, match="file"):
         save_shards({"a": torch.zeros(2)}, tmp_path / "file" / "below")
-
-
-def test_a_state_without_hashes_is_not_intact(lake: Lake) -> None:
-    train(make_spec(lake, "bare", 2), Events())
-    names = ("checkpoints", "bare", step_name(2), "state.json")
-    lake.publish_json({**lake.read_json(*names), "sha256": {}}, *names)
-    with pytest.raises(InputError, match="names no hashes"):
-        checkpoint.check(lake, "bare", 2)
