@@ -32,6 +32,7 @@ from flows.settings import Settings
 
 START_TIMEOUT_S = 180.0  # a first start migrates the database; a busy machine takes several times the usual 15 s
 LOCK_TIMEOUT_S = START_TIMEOUT_S + 60
+PORT_TRIES = 3  # another process may take a port after it was chosen and before the server opens it
 
 
 @dataclass(frozen=True)
@@ -209,11 +210,11 @@ def _ensure_one(kind: Kind, home: Path) -> Service:
     (home / kind.name).mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(folder / f"{kind.name}.lock", timeout=LOCK_TIMEOUT_S):
-            service = find(kind, home)
-            if service is None:
-                service = _start(kind, home)
-            _wait_until_healthy(kind, service, home)
-            return service
+            for _ in range(PORT_TRIES):
+                service = find(kind, home) or _start(kind, home)
+                if _becomes_healthy(kind, service, home):
+                    return service
+            raise InputError(f"the {kind.name} server lost its port to another process {PORT_TRIES} times")
     except filelock.Timeout as error:
         raise InputError(
             f"the {kind.name} server in {home} is being started by another process for too long"
@@ -242,17 +243,35 @@ def _start(kind: Kind, home: Path) -> Service:
     return service
 
 
-def _wait_until_healthy(kind: Kind, service: Service, home: Path) -> None:
+def _becomes_healthy(kind: Kind, service: Service, home: Path) -> bool:
+    """Wait for the server; false if another process was faster to take its port. Raises InputError if it fails."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not is_healthy(kind, service):
+    while not (_listens(service) and is_healthy(kind, service)):  # what answers there may be another program
         log = log_path(kind, home)
         if find(kind, home) is None:
+            if _is_taken(service.port):
+                return False
             tail = " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
             raise InputError(f"the {kind.name} server ended while starting; see {log}: {tail}")
         if time.monotonic() > deadline:
             end_tree(psutil.Process(service.pid))
             raise InputError(f"the {kind.name} server did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
         time.sleep(0.2)
+    return True
+
+
+def _listens(service: Service) -> bool:
+    """Whether the server, or a child of it, has its port open."""
+    try:
+        process = psutil.Process(service.pid)
+        sockets = [
+            connection
+            for member in [process, *process.children(recursive=True)]
+            for connection in member.net_connections()
+        ]
+    except psutil.NoSuchProcess:
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == service.port for one in sockets)
 
 
 def _last_port(kind: Kind, home: Path) -> int:
@@ -264,8 +283,15 @@ def _last_port(kind: Kind, home: Path) -> int:
 
 
 def _free_port(wanted: int) -> int:
+    """The port that is wanted if it is free, or any other."""
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise InputError("no free port on 127.0.0.1")
+
+
+def _is_taken(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        return True
+    return False

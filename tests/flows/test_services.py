@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -59,6 +61,32 @@ def test_a_server_that_ends_while_starting_is_reported_with_its_log(tmp_path: Pa
     )
     with pytest.raises(InputError, match=r"the broken server ended while starting; see .*broken\.log: no database"):
         services._ensure_one(broken, tmp_path)
+
+
+def test_a_port_that_another_process_takes_first_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is started with another port, and the answers of the other process are not taken for its own."""
+
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        ports = iter([other.server_port])
+        choose = services._free_port
+        monkeypatch.setattr(services, "_free_port", lambda wanted: next(ports, 0) or choose(wanted))
+        try:
+            service = services._ensure_one(services.MLFLOW, tmp_path)
+            assert service.port != other.server_port
+            assert services.is_healthy(services.MLFLOW, service)
+            assert services.find(services.MLFLOW, tmp_path) == service
+        finally:
+            assert services.stop(tmp_path) == ["mlflow"]
+            other.shutdown()
 
 
 def test_a_clock_that_is_set_makes_no_second_server_and_crashes_no_run(
