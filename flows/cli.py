@@ -142,7 +142,7 @@ def train(
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes on this machine, one a GPU.")] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print settings, sizes, memory and time; train nothing.")
+        bool, typer.Option("--dry-run", help="Print settings, sizes, memory and time on GPUs; train nothing.")
     ] = False,
     lake: options.Lake = None,
     as_json: options.Json = False,
@@ -153,13 +153,13 @@ def train(
     from model.config import resolve
 
     try:
-        resolve(preset, changes)
+        resolve(preset, changes if steps is None else {**changes, "steps": str(steps)})
     except InputError as error:
         raise BadParameter(str(error)) from error
     if dry_run:
         from flows.plan import train_plan
 
-        planned = train_plan(preset, changes, steps)
+        planned = train_plan(preset, changes, steps, processes)
         _result(planned, as_json, lambda: _show().training_plan(planned))
         return
     with _session(settings):

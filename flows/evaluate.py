@@ -67,7 +67,7 @@ def score(name: str, spec: dict[str, Any], home: Path) -> dict[str, Any]:
                     earlier.close()
                 bar = bars[task_name] = Bar(task_name, int(event["total"]), "examples")
             bar.update(int(event["done"]))
-        elif "message" in event:
+        elif "message" in event and event.get("event") != "error":  # which is raised at the end
             say(f"eval: {event['message']}")
 
     try:

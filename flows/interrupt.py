@@ -19,29 +19,32 @@ from prefect.states import Crashed
 from flows import services
 from flows.progress import console, say
 from flows.settings import Settings
+from flows.supervise import stopped
 from model.launch import STOP_GRACE_S
 
 
 def stop_on_signals(home: Path) -> None:
-    """On Ctrl-C or SIGTERM: end our children (training saves a checkpoint first) and exit with 1.
+    """On Ctrl-C or SIGTERM: end our children (training saves a checkpoint first) and exit.
 
-    Nothing else needs care: a part that is not sealed is made again, and a killed run is marked by
-    ``crash_killed_runs``. A second Ctrl-C does not wait for the children.
+    The code is 0 if it was SIGTERM, with which schedulers of clusters stop a job, and training has saved; else 1. In a
+    flow Prefect takes that signal first: ``run_child`` ends its child, and then the signal comes here. Nothing else
+    needs care: a part that is not sealed is made again, and a killed run is marked by ``crash_killed_runs``. A second
+    Ctrl-C does not wait for the children.
     """
     calls = 0
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal calls
         calls += 1
         if calls > 1:
             console.show_cursor(True)
             os._exit(1)
         say("stopping: a training run saves a checkpoint first (Ctrl-C again to not wait)")
-        for child in _children(home):
-            services.end_tree(child, grace_s=STOP_GRACE_S)
+        codes = [*stopped, *(services.end_tree(child, grace_s=STOP_GRACE_S) for child in _children(home))]
         console.show_cursor(True)
         say("stopped; what is done is kept: run the same command again to go on from there")
-        os._exit(1)
+        has_saved = bool(codes) and all(code == 0 for code in codes)  # other children do not end so
+        os._exit(0 if number == signal.SIGTERM and has_saved else 1)
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)

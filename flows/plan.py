@@ -46,13 +46,13 @@ def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig,
     }
 
 
-def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> dict[str, Any]:
+def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, processes: int = 1) -> dict[str, Any]:
     """The resolved settings of a run, its size, what a process needs, and how long it takes at a usual utilisation.
 
-    Memory is for autocast unless another precision is set (model/memory.py says how it is counted). Hours are those of
-    A100s at 40 % of their peak, which is an assumption and no measurement. ``impossible`` says why the batch cannot be
-    divided among so many GPUs. Raises InputError for an unknown preset or setting, and for a batch that is not even
-    divisible by the micro-batch.
+    On one GPU, on eight, and on as many as ``processes``. Memory is for autocast unless another precision is set
+    (model/memory.py says how it is counted). Hours are those of A100s at 40 % of their peak, which is an assumption and
+    no measurement. ``impossible`` says why the batch cannot be divided among so many GPUs. Raises InputError for an
+    unknown preset or setting, and for a batch that is not even divisible by the micro-batch.
     """
     from model.config import resolve
     from model.flops import A100_PEAK, flop_per_token
@@ -67,10 +67,10 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None) -> 
     hours = flop / (ASSUMED_MFU * A100_PEAK) / 3600
     gpus: dict[str, Any] = {}
     impossible: dict[str, str] = {}
-    for n in GPUS:
+    for n in sorted({*GPUS, processes}):
         try:
             config.require_divisible(n)
-            # a process on its own shards nothing, and nothing shards bfloat16 (world.precision_for)
+            # a process on its own shards nothing, and nothing shards bfloat16 (TrainConfig)
             for parallel in ("ddp", "fsdp")[: 1 if config.precision == "bfloat16" else n]:
                 memory = _memory(chosen, parameters, n, parallel == "fsdp")
                 gpus[f"{n} {parallel}" if n > 1 else "1"] = {"memory": memory, "a100_hours": hours / n}

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from data.errors import InputError
 from data.lake import Lake
 from flows import artifacts, services
-from flows.progress import Bar, say
+from flows.progress import Bar, duration, say
 from flows.settings import EXPERIMENT, Settings
 from flows.supervise import Event, run_child, spec_file
 from model.config import TrainSpec
@@ -70,7 +70,11 @@ def train(spec: dict[str, Any], processes: int, home: Path) -> dict[str, Any]:
             if bar is None:
                 bar = Bar("train", int(event["steps"]), "steps")
             rate = f"{event['tokens_per_s']:,.0f} tokens/s MFU {event['mfu']:.0%}"
-            bar.update(int(event["step"]), f"loss {event['loss']:.3f} {rate}")
+            left = f"{duration(event['eta_s'])} left"  # a bar's own estimate gives up on steps of half a minute
+            bar.update(int(event["step"]), f"loss {event['loss']:.3f} {rate}, {left}")
+        elif event.get("event") == "error":
+            if processes > 1:  # the others may hang in a collective until they are killed
+                say(f"train: {event['message']}; waiting for the other processes to end")
         elif "message" in event:
             say(f"train: {event['message']}")
 

@@ -181,8 +181,11 @@ def stop(home: Path) -> list[str]:
     return ended
 
 
-def end_tree(process: psutil.Process, grace_s: float = 10.0) -> None:
-    """Terminate a process and all below it; kill what is left after ``grace_s``."""
+def end_tree(process: psutil.Process, grace_s: float = 10.0) -> int | None:
+    """Terminate a process and all below it; kill what is left after ``grace_s``.
+
+    Returns the exit code of the process, None if it is not a child of ours.
+    """
     family = [process]
     with contextlib.suppress(psutil.NoSuchProcess):
         family += process.children(recursive=True)
@@ -194,6 +197,7 @@ def end_tree(process: psutil.Process, grace_s: float = 10.0) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     psutil.wait_procs(alive, timeout=grace_s)
+    return getattr(process, "returncode", None)
 
 
 def log_path(kind: Kind, home: Path) -> Path:
@@ -264,11 +268,10 @@ def _listens(service: Service) -> bool:
     """Whether the server, or a child of it, has its port open."""
     try:
         process = psutil.Process(service.pid)
-        sockets = [
-            connection
-            for member in [process, *process.children(recursive=True)]
-            for connection in member.net_connections()
-        ]
+        family = [process, *process.children(recursive=True)]
+        sockets = [connection for member in family for connection in member.net_connections()]
+    except psutil.AccessDenied:
+        return True  # it runs outside of our namespace, and was started by a command that could look
     except psutil.NoSuchProcess:
         return False
     return any(one.status == psutil.CONN_LISTEN and one.laddr.port == service.port for one in sockets)

@@ -24,6 +24,8 @@ from flows import services
 from model.launch import STOP_GRACE_S
 
 Event = dict[str, Any]
+stopped: list[int | None] = []
+"""Exit codes of the children that were ended because we are: 0 if a training run has saved its checkpoint."""
 
 
 @contextlib.contextmanager
@@ -60,18 +62,17 @@ def run_child(module: str, arguments: Sequence[str], log: Path, on_event: Callab
                 if event is None:
                     file.write(line)
                     file.flush()
-                elif event.get("event") == "error":
-                    failure = event
                 else:
-                    last = event
+                    is_failure = event.get("event") == "error"
+                    failure, last = (event, last) if is_failure else (failure, event)
                     on_event(event)
             code = process.wait()
         except BaseException:
             with contextlib.suppress(psutil.NoSuchProcess):
-                services.end_tree(psutil.Process(process.pid), grace_s=STOP_GRACE_S)
+                stopped.append(services.end_tree(psutil.Process(process.pid), grace_s=STOP_GRACE_S))
             process.wait()
             raise
-    if code == 0 or last.get("event") == "stopped":  # torchrun reports a signal as a failure, also a clean stop
+    if code == 0:
         return last
     if failure is not None:
         raise InputError(str(failure["message"]))

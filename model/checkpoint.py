@@ -158,6 +158,11 @@ def save(lake: Lake, weights: Weights, optimizers: Optimizers, state: State, pee
                 folder.mkdir()
             if is_sharded(weights):
                 peers.wait()
+                blind = round(peers.sum(float(not folder.is_dir()))[0])
+                if blind:
+                    raise OSError(
+                        f"{blind} of {peers.size} processes do not see {folder}, where all write their shards"
+                    )
                 save_shards({**weights.named, **tensors}, folder)
                 peers.wait()
             elif peers.is_first:
@@ -172,7 +177,7 @@ def save(lake: Lake, weights: Weights, optimizers: Optimizers, state: State, pee
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"checkpoint {state.run}/{step_name(state.step)} cannot be written to {lake.root} ({error}); "
-                "make room and run the same command again: it goes on from the checkpoint before"
+                "mend that and run the same command again: it goes on from the checkpoint before"
             ) from error
         peers.wait()
     return state

@@ -27,7 +27,7 @@ from data.errors import InputError
 from data.lake import check_name
 
 T = TypeVar("T")
-PRECISIONS = ("auto", "float32", "autocast", "bfloat16")
+PRECISIONS = ("auto", "float32", "tf32", "autocast", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd")
 PARALLEL = ("ddp", "fsdp")
@@ -129,6 +129,11 @@ class TrainConfig:
         choices = {"precision": PRECISIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "parallel": PARALLEL}
         for name, allowed in choices.items():
             _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
+        if self.precision == "bfloat16" and self.parallel == "fsdp":
+            raise InputError(
+                "precision=bfloat16 with parallel=fsdp: its shards are fp32; use --set precision=autocast for a new "
+                "run, --set parallel=ddp for one that began with bfloat16"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -210,6 +215,14 @@ PRESETS: dict[str, Preset] = {
             keep_every=400,
         ),
     ),
+    # The paper's four, of width C and L layers, with the arithmetic that --dry-run prints:
+    #   parameters    (50,257 + 1,024) C + L (12 C^2 + 13 C) + 2 C
+    #   FLOP a token  6 x parameters + 12 L C x 1,024                                       0.86   2.43   5.21  10.29 G
+    #   memory        18 bytes a parameter + micro-batch x 1,024 x 36 L C of activations
+    #                 + the loss (model/memory.py), autocast on one GPU                      6.4   15.1   21.8   34.7 GB
+    #                 the same with 8 GPUs, fsdp and recompute                               2.4    3.6    3.9    5.3 GB
+    #   time          512 x 1,024 tokens a step, an A100 at 40 % of its peak of 312 TFLOP/s  3.6   10.2   21.9   43.2 s
+    # The micro-batches are chosen so that a size should fit a GPU of 24 GB, the largest one of 40, without recompute.
     "124M": Preset(ModelConfig(layers=12, heads=12, width=768), TrainConfig(learning_rate=6e-4)),
     "355M": Preset(ModelConfig(layers=24, heads=16, width=1024), TrainConfig(learning_rate=3e-4)),
     "774M": Preset(ModelConfig(layers=36, heads=20, width=1280), TrainConfig(learning_rate=2.5e-4, micro_batch_size=4)),

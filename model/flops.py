@@ -50,6 +50,8 @@ def flop_per_token(model: ModelConfig, parameters: int) -> int:
 
 def known_gpu(name: str) -> Peak | None:
     """The peak of a GPU by the name its driver gives, such as ``NVIDIA A100-SXM4-80GB``; None if it is not known."""
+    if re.search(r"\b(NVL|MIG|Laptop|Max.?Q)\b", name, re.IGNORECASE):
+        return None  # parts and slower relatives of those in the table
     for pattern, label, tflops in GPU_PEAKS:
         if re.search(pattern, name.replace("-", " "), re.IGNORECASE):
             return Peak(tflops * 1e12, f"data sheet: {label}")
@@ -68,7 +70,7 @@ def measured_peak(device: torch.device, precision: str) -> Peak:
 
     Once a process and device, in about ``MEASURE_S``; nothing random is drawn.
     """
-    dtype = torch.float32 if precision == "float32" else torch.bfloat16  # autocast's products are bfloat16, too
+    dtype = torch.float32 if precision in ("float32", "tf32") else torch.bfloat16  # which autocast's products are, too
     rate, size, deadline = 0.0, 256, time.perf_counter() + MEASURE_S
     while True:
         left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))

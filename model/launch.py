@@ -1,16 +1,21 @@
 """``python -m model.launch --processes N --spec FILE.json``: torchrun over ``model.train``, on a leash.
 
 torchrun itself does not end with the process that started it, and a killed flow would leave a training run behind that
-holds the run's lock. This program asks the kernel to end it with its parent, then becomes torchrun.
+holds the run's lock. This program asks the kernel to end it with its parent, then becomes torchrun. torchrun also calls
+every signal a failure; a run that has saved its checkpoint after SIGTERM ends with 0 here.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+import sys
+from pathlib import Path
 
 from data.process import die_with_parent
 
+ENDED = "WEBTEXT_ENDED"  # names a file that the first process makes when the run is done, or saved to go on later
 STOP_GRACE_S = 600  # a run that is asked to stop ends its step and saves a checkpoint; torchrun's own is 30
 
 
@@ -21,10 +26,20 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent(signal.SIGTERM)  # torchrun passes it on, and training saves a checkpoint first
 
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.run import main as torchrun
 
+    ended = Path(f"{arguments.spec}.ended")
+    os.environ[ENDED] = str(ended)
     options = ["--standalone", f"--nproc-per-node={arguments.processes}", f"--shutdown-timeout={STOP_GRACE_S}"]
-    torchrun([*options, "-m", "model.train", "--spec", arguments.spec])
+    try:
+        torchrun([*options, "-m", "model.train", "--spec", arguments.spec])
+    except SignalException:
+        if not ended.exists():
+            raise
+        sys.exit(0)
+    finally:
+        ended.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -165,6 +165,12 @@ def open_corpus(lake: Lake, snapshots: tuple[str, ...], cache_dir: Path, *, veri
         if not folder.exists():
             _materialise(lake, manifests, folder)
     known = orjson.loads((folder / "corpus.json").read_bytes())
+    for split in SPLITS:
+        size = (folder / f"{split}.bin").stat().st_size
+        if size != 2 * known[split]["tokens"]:
+            raise InputError(
+                f"{folder / split}.bin: {size} bytes for {known[split]['tokens']} tokens; remove {folder} and run again"
+            )
     empty = [split for split in SPLITS if known[split]["tokens"] == 0]
     if known["val"]["tokens"] == 1:
         raise InputError(

@@ -26,6 +26,8 @@ tests/model/test_telemetry.py compares this with what autograd keeps. With ``rec
 residual stream of each block is kept, and the activations of one block at a time.
 
 Logits: V numbers a token, once (model/loss.py writes their gradient over them); of a small model more than all else.
+With them are counted what else the loss holds on a GPU: the softmax of some rows in fp32, the head with its padding and
+the gradient of that, 2 V C numbers.
 
 Not counted: what the allocator loses to fragments, the context of a GPU's driver (about 0.5 GB), kernels' work space;
 on a CPU in bf16 the softmax that our attention keeps (model/attention.py).
@@ -36,6 +38,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import ModelConfig
+from model.loss import GPU_ROWS
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,12 @@ def estimate(
     is_recomputed: bool,
     is_muon: bool = False,
 ) -> MemoryEstimate:
-    """The peak of a training step in one of ``processes``; ``precision`` is float32, autocast or bfloat16."""
+    """The peak of a training step in one of ``processes``; ``precision`` is float32, tf32, autocast or bfloat16."""
     width, tokens = model.width, micro_batch_size * model.context
-    narrow, stream = 4 if precision == "float32" else 2, 2 if precision == "bfloat16" else 4
+    narrow, stream = 4 if precision in ("float32", "tf32") else 2, 2 if precision == "bfloat16" else 4
     block = (2 * stream + 14 * narrow) * width
     blocks = model.layers * stream * width + block if is_recomputed else model.layers * block
-    weights = {"float32": 4, "autocast": 6, "bfloat16": 6}[precision] * parameters
+    weights = (4 if precision in ("float32", "tf32") else 6) * parameters
     gradients = (6 if precision == "bfloat16" else 4) * parameters
     optimizer = optimizer_bytes(model, parameters, is_muon)
     if is_sharded:
@@ -84,7 +87,7 @@ def estimate(
         gradients=gradients,
         optimizer=optimizer,
         activations=tokens * (blocks + (stream + narrow) * width),  # the last normalisation's input and output
-        logits=tokens * narrow * model.vocab_size,
+        logits=model.vocab_size * (tokens * narrow + min(tokens, GPU_ROWS) * 4 + 2 * width * narrow),
     )
 
 

@@ -60,7 +60,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "wsd":
         decay_steps = max(1, round(config.decay_share * config.steps))
-        left = min(1.0, (config.steps - step) / decay_steps)
+        left = min(1.0, (config.steps - 1 - step) / decay_steps)
         return config.learning_rate * (config.final_lr_share + (1 - config.final_lr_share) * left)
     done = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

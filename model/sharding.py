@@ -39,7 +39,7 @@ def shard(model: GPT2, device_type: str, processes: int, precision: str) -> None
     """
     mesh = init_device_mesh(device_type, (processes,))
     policy = MixedPrecisionPolicy()
-    if precision != "float32":
+    if precision == "autocast":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for block in model.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)

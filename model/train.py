@@ -39,6 +39,7 @@ from model.config import Preset, TrainSpec
 from model.failure import FailedStepError
 from model.flops import Peak, flop_per_token, peak_of
 from model.initial import load_initial
+from model.launch import ENDED
 from model.loader import Corpus, open_corpus
 from model.observer import Emit, Silent, observe
 from model.optim import learning_rate
@@ -87,10 +88,10 @@ class _Run:
 
     def _open_corpus(self) -> Corpus:
         cache_dir = Path(self.spec.cache_dir)
-        if self.world.is_first:
+        if self.world.is_first_of_machine:
             corpus = open_corpus(self.lake, self.spec.corpus, cache_dir)
         self.world.wait()
-        if not self.world.is_first:  # on another machine it is copied there
+        if not self.world.is_first_of_machine:
             corpus = open_corpus(self.lake, self.spec.corpus, cache_dir, verify=False)
         return corpus
 
@@ -101,7 +102,10 @@ class _Run:
         steps = preset.train.steps
         if begun and self.spec.steps is None and "steps" not in self.spec.overrides:
             steps = int(begun["train"]["steps"])
-        precision = world.precision_for(preset.train.precision, self.world.device, preset.train.parallel)
+        precision = preset.train.precision
+        if begun and precision == "auto":
+            precision = str(begun["train"]["precision"])  # what it was when the run began
+        precision = world.precision_for(precision, self.world.device, preset.train.parallel)
         model, config = preset.model, dataclasses.replace(preset.train, steps=steps, precision=precision)
         if model.tokenizer != self.corpus.tokenizer or self.corpus.max_token >= model.vocab_size:
             raise InputError(
@@ -410,6 +414,8 @@ def main(arguments: list[str] | None = None) -> int:
         if spec.device.startswith("cpu") or (spec.device == "auto" and world.best_device() == "cpu"):
             world.keep_freed_memory()
         train(spec, emit, lambda: bool(stop))
+        if ENDED in os.environ and os.environ.get("RANK") == "0":
+            Path(os.environ[ENDED]).touch()
     except Exception as error:
         if not isinstance(error, (InputError, OSError)) and failure.kind_of(error) is None:
             raise  # a defect; OSError: the disk is full, the lake is gone; memory runs out in a validation, too

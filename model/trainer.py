@@ -47,6 +47,8 @@ class Trainer:
         self.step = 0
         self.timer = Timer(peers.device)
         config.require_divisible(peers.size)
+        # Of the whole process. "high" is TF32: fp32 numbers, of which products read the first 10 bits of the mantissa.
+        torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.model = GPT2(model).to(peers.device)
         self.model.recompute = config.recompute

@@ -20,10 +20,15 @@ class World:
     rank: int
     size: int
     device: torch.device
+    local_rank: int = 0  # among those of its machine
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def is_first_of_machine(self) -> bool:
+        return self.local_rank == 0
 
     def wait(self) -> None:
         if self.size > 1:
@@ -58,40 +63,52 @@ def best_device() -> str:
 
 
 def join(device: str) -> World:
-    """Join the world of the environment (RANK, WORLD_SIZE, LOCAL_RANK). Raises InputError for a device not there."""
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """Join the world of the environment (RANK, WORLD_SIZE, LOCAL_RANK). Raises InputError for a device not there.
+
+    Several processes have a GPU each, which is made torch's current one: collectives of objects and fsdp take that.
+    """
+    of_torchrun = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", **os.environ}
+    rank, size, local_rank = (int(of_torchrun[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     try:
         chosen = torch.device(best_device() if device == "auto" else device)
     except RuntimeError as error:
         raise InputError(f"--device {device}: not a device of torch; use auto, cpu, cuda, cuda:N or mps") from error
     if chosen.type == "cuda":
-        if size > 1 and chosen.index is None:
-            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if (chosen.index or 0) >= torch.cuda.device_count():
-            raise InputError(f"--device {device}: torch sees {torch.cuda.device_count()} CUDA device(s)")
+        there = torch.cuda.device_count()
+        if size > 1 and chosen.index is not None:
+            raise InputError(f"--device {device} with {size} processes: each needs its own; use --device cuda")
+        if size > 1 and local_rank >= there:
+            raise InputError(f"--device {device}: process {local_rank} has none, torch sees {there} CUDA device(s)")
+        if (chosen.index or 0) >= there:
+            raise InputError(f"--device {device}: torch sees {there} CUDA device(s)")
+        chosen = torch.device("cuda", local_rank if size > 1 else chosen.index or 0)
+        torch.cuda.set_device(chosen)
     elif chosen.type == "mps":
+        if size > 1:
+            raise InputError(f"--device {device}: mps trains one process; use --processes 1 or --device cpu")
         if not torch.backends.mps.is_available():
             raise InputError(f"--device {device}: torch sees no such device")
     elif chosen.type != "cpu":
         raise InputError(f"--device {device}: use cpu, cuda, cuda:N or mps")
-    if size > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    return World(rank, size, chosen)
+    if size > 1 and chosen.type == "cuda":
+        dist.init_process_group("nccl", device_id=chosen)
+    elif size > 1:
+        dist.init_process_group("gloo")
+    return World(rank, size, chosen, local_rank)
 
 
 def precision_for(wanted: str, device: torch.device, parallel: str = "ddp") -> str:
     """What ``auto`` is here: bfloat16 products where the device has instructions for them.
 
     On a CPU the whole model is bfloat16 with fp32 masters, as converting weights in every pass costs more than what the
-    masters do; on a GPU, and where fsdp keeps fp32 shards, autocast. Raises InputError for what does not go together.
+    masters do; on a GPU, and where fsdp keeps fp32 shards, autocast. Raises InputError for what the device cannot do.
     """
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         has_bf16 = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    if wanted in ("autocast", "bfloat16") and not has_bf16:
+    has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if (wanted in ("autocast", "bfloat16") and not has_bf16) or (wanted == "tf32" and not has_tf32):
         raise InputError(f"precision={wanted}: {device} has no instructions for it; use --set precision=float32")
-    if wanted == "bfloat16" and parallel == "fsdp":
-        raise InputError("precision=bfloat16 with parallel=fsdp: its shards are fp32; use --set precision=autocast")
     if wanted != "auto":
         return wanted
     if not has_bf16:

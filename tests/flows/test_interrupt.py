@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 
 from data.lake import Lake
 from flows import localweb, services
-from tests.flows.conftest import Pipeline, webtext
+from model import checkpoint
+from tests.flows.conftest import TINY, Pipeline, webtext
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
 
@@ -84,6 +86,28 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
     assert stages["links"]["skipped"]
     assert not stages["pages"]["skipped"]
     assert stages["pages"]["rows_in"] == 8
+
+
+def test_sigterm_saves_a_checkpoint_and_ends_with_0(pipeline: Pipeline) -> None:
+    """As a cluster's scheduler stops a job: through the command, torchrun and two processes; then the rest."""
+    arguments = ["train", "--corpus", "small", "--preset", "nano", "--run", "preempted", "--processes", "2"]
+    settings = {**TINY, "micro_batch_size": "2", "val_every": "10000", "checkpoint_every": "10000"}
+    for key, value in settings.items():
+        arguments += ["--set", f"{key}={value}"]
+    process = start(pipeline, *arguments, "--steps", "100000")
+    assert process.stderr is not None
+    told = next(line for line in process.stderr if line.startswith("train: "))
+    assert re.search(r"train: \d+/100000 steps loss [\d.]+ [\d,]+ tokens/s MFU \d+%, .+ left", told)
+    os.kill(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "run the same command again to go on from there" in errors
+    (step,) = checkpoint.steps(Lake(pipeline.lake), "preempted")
+    assert 0 < step < 100_000
+    assert not list((pipeline.home / "runs" / "preempted").glob("*.ended"))
+    again = webtext(pipeline.environment(), *arguments, "--steps", str(step + 2), "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["steps"] == step + 2
 
 
 def test_a_killed_run_is_marked_as_crashed_by_the_next_command(

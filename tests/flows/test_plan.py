@@ -42,8 +42,9 @@ def test_steps_and_settings_change_the_plan() -> None:
     usual = train_plan("124M", {}, None)
     assert plan["size"]["tokens"] == 100 * 512 * 1024
     assert plan["gpus"]["1"]["memory"]["plain"]["weights"] == 4 * PARAMETERS["124M"]
-    assert plan["gpus"]["1"]["memory"]["plain"]["logits"] == 16 * 1024 * 4 * 50_257
-    assert usual["gpus"]["1"]["memory"]["plain"]["logits"] == 8 * 1024 * 2 * 50_257
+    beside = 50_257 * 2_048 * 4  # the softmax of some rows; and the head with its padding and its gradient
+    assert plan["gpus"]["1"]["memory"]["plain"]["logits"] == 16 * 1024 * 4 * 50_257 + beside + 2 * 50_257 * 768 * 4
+    assert usual["gpus"]["1"]["memory"]["plain"]["logits"] == 8 * 1024 * 2 * 50_257 + beside + 2 * 50_257 * 768 * 2
 
 
 def test_what_muon_keeps() -> None:
@@ -55,8 +56,23 @@ def test_what_muon_keeps() -> None:
     assert kept[1] - kept[0] == 4 * matrices
 
 
+def test_the_processes_that_were_asked_for_are_planned() -> None:
+    plan = train_plan("124M", {}, None, processes=4)
+    assert list(plan["gpus"]) == ["1", "4 ddp", "4 fsdp", "8 ddp", "8 fsdp"]
+    assert plan["gpus"]["4 ddp"]["a100_hours"] == pytest.approx(plan["gpus"]["1"]["a100_hours"] / 4)
+
+
+@pytest.mark.parametrize("option", [["--steps", "0"], ["--set", "steps=0"]])
+def test_no_steps_are_wrong_usage(option: list[str]) -> None:
+    result = CliRunner().invoke(cli.app, ["train", "--corpus", "none", "--preset", "nano", *option, "--dry-run"])
+    assert result.exit_code == 2
+    assert "steps must be positive, got 0" in result.output
+
+
 def test_bfloat16_is_not_planned_with_shards() -> None:
     """model.train refuses it."""
+    with pytest.raises(InputError, match="its shards are fp32"):
+        train_plan("124M", {"precision": "bfloat16", "parallel": "fsdp"}, None)
     assert list(train_plan("124M", {"precision": "bfloat16"}, None)["gpus"]) == ["1", "8 ddp"]
 
 

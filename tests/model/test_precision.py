@@ -96,7 +96,12 @@ def test_attention_in_bfloat16_is_as_exact_as_torchs(positions: int) -> None:
 def test_recomputed_activations_change_nothing(lake: Lake) -> None:
     """Dropout on: the masks of the second forward pass are those of the first."""
     kept, recomputed = trainer_of(lake), trainer_of(lake, recompute="true")
+    passes = {"kept": 0, "recomputed": 0}
+    for name, runner in (("kept", kept), ("recomputed", recomputed)):
+        for block in runner.model.blocks:
+            block.register_forward_pre_hook(lambda *_, name=name: passes.update({name: passes[name] + 1}))
     assert kept.train_step() == recomputed.train_step()
+    assert passes == {"kept": 2 * 2, "recomputed": 2 * 2 * 2}  # two blocks, two micro-batches
     pairs = zip(kept.weights, recomputed.weights, strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
@@ -214,10 +219,10 @@ def test_wsd_rises_stays_and_falls() -> None:
     config = TrainConfig(schedule="wsd", steps=100, warmup_steps=10, learning_rate=1.0, decay_share=0.2)
     rates = [learning_rate(step, config) for step in range(100)]
     assert rates[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
-    assert set(rates[10:81]) == {1.0}
-    falls = [later - earlier for earlier, later in itertools.pairwise(rates[80:])]
-    assert falls == [pytest.approx(-0.9 / 20)] * 19
-    assert rates[-1] == pytest.approx(0.1 + 0.9 / 20)
+    assert set(rates[10:80]) == {1.0}
+    falls = [later - earlier for earlier, later in itertools.pairwise(rates[79:])]
+    assert falls == [pytest.approx(-0.9 / 20)] * 20
+    assert rates[-1] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 1, 3, 8, 21, 400])
@@ -266,11 +271,49 @@ def test_bad_settings(lake: Lake, settings: dict[str, str], message: str) -> Non
     assert message in str(error.value)
 
 
-@needs_bf16
 def test_precision_and_sharding_that_do_not_go_together() -> None:
     with pytest.raises(InputError, match="use --set precision=autocast"):
-        world.precision_for("bfloat16", CPU, "fsdp")
+        TrainConfig(precision="bfloat16", parallel="fsdp")
+
+
+@needs_bf16
+def test_precision_of_shards() -> None:
     assert world.precision_for("auto", CPU, "fsdp") == "autocast"
+
+
+def test_auto_is_what_a_run_began_with(lake: Lake) -> None:
+    """Also where it would be another one: with fsdp, or after a move to another machine."""
+    train(make_spec(lake, "auto", 2, precision="float32"), Events())
+    events = Events()
+    train(make_spec(lake, "auto", 4, precision="auto"), events)
+    assert [event["precision"] for event in events.of("start")] == ["float32"]
+
+
+@needs_bf16
+def test_a_run_that_began_in_bfloat16_is_not_sharded(lake: Lake) -> None:
+    train(make_spec(lake, "narrow", 2, precision="auto"), Events())
+    with pytest.raises(InputError, match="--set parallel=ddp for one that began with bfloat16"):
+        train(make_spec(lake, "narrow", 4, precision="auto", parallel="fsdp"), Events())
+    assert checkpoint.steps(lake, "narrow") == [2]
+
+
+def test_tf32_is_for_gpus(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="precision=tf32: cpu has no instructions for it; use --set precision=float32"):
+        train(make_spec(lake, "tf32", precision="tf32"), Events())
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    for capability, is_there in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda _, found=capability: found)
+        if is_there:
+            assert world.precision_for("tf32", torch.device("cuda")) == "tf32"
+        else:
+            with pytest.raises(InputError, match="precision=tf32: cuda has no instructions for it"):
+                world.precision_for("tf32", torch.device("cuda"))
+
+
+def test_products_read_ten_bits_with_tf32_only(lake: Lake) -> None:
+    for precision, expected in (("tf32", "high"), ("float32", "highest"), ("tf32", "high"), ("autocast", "highest")):
+        trainer_of(lake, precision=precision)
+        assert torch.get_float32_matmul_precision() == expected
 
 
 def test_initial_loss_is_the_same_in_any_precision(lake: Lake) -> None:

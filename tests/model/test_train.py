@@ -23,7 +23,7 @@ from data.lake import Lake
 from model import checkpoint, launch, trainer, world
 from model.config import TrainSpec
 from model.failure import FailedStepError
-from model.loader import open_corpus
+from model.loader import open_corpus, val_windows
 from model.optim import state_tensors
 from model.sharding import load_shards
 from model.train import train
@@ -161,9 +161,36 @@ def test_a_finished_run_is_left_alone_until_more_is_asked(lake: Lake) -> None:
     assert (longer["steps"], longer["skipped"]) == (6, False)
 
 
-def test_checkpoints_kept(lake: Lake) -> None:
-    summary = train(make_spec(lake, steps=20, keep_last=2, keep_every=8), Events())
-    assert checkpoint.steps(lake, "a") == sorted({8, 16, 18, 20, summary["best_step"]})
+def test_checkpoints_kept(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last two, each eighth step, and the best, which here comes early; across a restart, too."""
+    monkeypatch.setattr(Trainer, "validate", lambda self: (1.0 + abs(self.step - 4), 1))
+    settings: dict[str, Any] = {"steps": 20, "keep_last": 2, "keep_every": 8}
+    train(make_spec(lake, **settings), Events(), after_steps(13))
+    assert checkpoint.steps(lake, "a") == [4, 8, 12, 13]
+    summary = train(make_spec(lake, **settings), Events())
+    assert (summary["best_step"], summary["best_val_loss"]) == (4, 1.0)
+    assert checkpoint.steps(lake, "a") == [4, 8, 16, 18, 20]
+
+
+def test_validation_takes_as_many_windows_as_are_asked_for(lake: Lake) -> None:
+    held_out = len(open_corpus(lake, ("2026-10",), Path(lake.base).parent / "cache").val)
+    for count in (1, 3):
+        events = Events()
+        train(make_spec(lake, f"windows-{count}", steps=2, val_every=1, val_sequences=count), events)
+        tokens = sum(length for _, length in val_windows(held_out, 16, count))
+        assert [event["tokens"] for event in events.of("val")] == [tokens] * 2
+        assert tokens <= count * 16 < held_out
+
+
+def test_one_batch_overfits(tmp_path: Path) -> None:
+    """A corpus of one batch of random tokens: what can be told from the tokens before is learnt by heart."""
+    lake = Lake(tmp_path / "lake")
+    tokens = np.random.default_rng(0).integers(0, 64, 8 * 16).astype(np.uint16)
+    publish_tokens(lake, "2026-10", [[tokens]], [[tokens]])
+    settings: dict[str, Any] = {"width": 32, "dropout": 0.0, "learning_rate": 1e-2, "weight_decay": 0.0}
+    summary = train(make_spec(lake, steps=200, checkpoint_every=200, val_every=200, **settings), Events())
+    assert summary["first_loss"] == pytest.approx(math.log(64), abs=0.1)
+    assert summary["train_loss"] < 0.2
 
 
 def test_other_settings_are_refused(lake: Lake) -> None:
@@ -347,7 +374,7 @@ def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:
 
 def test_one_process_then_two_then_one(lake: Lake) -> None:
     """Dropout on; the losses are those of one process that ran through."""
-    steady = {"schedule": "wsd", "decay_share": 0.01}  # a shorter run has the rates of a longer one
+    steady = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the rates of a longer one
     whole = Events()
     train(make_spec(lake, "whole", **steady), whole)
     losses: dict[int, float] = {}

@@ -1,0 +1,157 @@
+"""The processes of a run: which device each takes, and what several machines see. GPUs are stood in for here."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.errors import InputError
+from data.lake import Lake
+from model import checkpoint, world
+from model.config import TrainSpec
+from model.loader import open_corpus
+from model.train import train
+from model.world import World
+from tests.model.lakes import make_lake, make_spec
+from tests.model.test_train import Events, files_of
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return make_lake(tmp_path / "lake")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """A machine of four GPUs; what is asked of torch."""
+    found: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: found.append(("set_device", str(device))))
+    monkeypatch.setattr(
+        "torch.distributed.init_process_group", lambda *of, **options: found.append(("group", *of, options))
+    )
+    return found
+
+
+def place(monkeypatch: pytest.MonkeyPatch, rank: int, size: int, local_rank: int) -> None:
+    for name, value in (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", local_rank)):
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_each_process_has_a_gpu_of_its_own(calls: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """It is torch's current one before the group is made: collectives of objects and fsdp take the current one."""
+    place(monkeypatch, 6, 8, 2)
+    peers = world.join(device)
+    assert (peers.rank, peers.size, peers.device) == (6, 8, torch.device("cuda:2"))
+    assert not peers.is_first_of_machine
+    assert calls == [("set_device", "cuda:2"), ("group", "nccl", {"device_id": torch.device("cuda:2")})]
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:3", 3)])
+def test_a_process_on_its_own_takes_the_gpu_that_is_named(calls: Any, device: str, index: int) -> None:
+    peers = world.join(device)
+    assert (peers.device, peers.size) == (torch.device("cuda", index), 1)
+    assert calls == [("set_device", f"cuda:{index}")]
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "local_rank", "message"),
+    [
+        ("cuda", 8, 5, "process 5 has none, torch sees 4 CUDA device"),
+        ("cuda:1", 2, 0, "each needs its own; use --device cuda"),
+        ("cuda:4", 1, 0, "--device cuda:4: torch sees 4 CUDA device"),
+        ("mps", 2, 0, "mps trains one process; use --processes 1 or --device cpu"),
+        ("meta", 1, 0, "--device meta: use cpu, cuda, cuda:N or mps"),
+        ("gpu", 1, 0, "--device gpu: not a device of torch"),
+    ],
+)
+def test_devices_that_cannot_be_had(
+    calls: Any, monkeypatch: pytest.MonkeyPatch, device: str, size: int, local_rank: int, message: str
+) -> None:
+    place(monkeypatch, local_rank, size, local_rank)
+    with pytest.raises(InputError, match=message):
+        world.join(device)
+    assert calls == []
+
+
+class Elsewhere(World):
+    """The second of two processes, on a machine that does not have the first one's folders."""
+
+    def wait(self) -> None:
+        pass
+
+    def sum(self, *values: float) -> list[float]:
+        return list(values)
+
+    def from_first(self, value: str) -> str:
+        return "/nowhere/scratch"
+
+
+def test_shards_are_not_written_where_the_first_process_does_not_look(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its checkpoint would be taken for a whole one."""
+    train(make_spec(lake, steps=1), Events())
+    state = checkpoint.read_state(lake, "a", 1)
+    monkeypatch.setattr("model.checkpoint.is_sharded", lambda _: True)
+    monkeypatch.setattr("model.checkpoint.save_shards", lambda *_: pytest.fail("shards were written"))
+    spec = make_spec(lake)
+    corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
+    from model.trainer import Trainer
+
+    trainer = Trainer(spec.resolve().model, spec.resolve().train, corpus, world.join("cpu"))
+    with pytest.raises(InputError, match="1 of 2 processes do not see /nowhere/scratch/step-00000001, where all write"):
+        checkpoint.save(lake, trainer.weights, trainer.optimizers, state, Elsewhere(1, 2, torch.device("cpu")))
+
+
+def on_machine(number: int, port: int, spec: TrainSpec, folder: Path) -> subprocess.Popen[str]:
+    """One of two machines, each with one process and a cache of its own."""
+    path = folder / f"machine-{number}.json"
+    path.write_text(json.dumps({**spec.to_json(), "cache_dir": str(folder / f"cache-{number}")}))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={number}"]
+    return subprocess.Popen(
+        [*torchrun, "--master-addr=127.0.0.1", f"--master-port={port}", "-m", "model.train", "--spec", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def test_every_machine_verifies_its_copy_of_the_corpus(lake: Lake, tmp_path: Path) -> None:
+    spec = make_spec(lake, steps=2)
+    for number in range(2):
+        open_corpus(lake, spec.corpus, tmp_path / f"cache-{number}")
+    (damaged,) = (tmp_path / "cache-1").glob("corpus-*/train.bin")
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    machines = [on_machine(number, port, spec, tmp_path) for number in range(2)]
+    outcomes = [machine.communicate(timeout=120) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outcomes
+    assert "train.bin does not match its sha256; it is made again" in outcomes[1][1]
+    assert damaged.read_bytes() == whole
+    train(make_spec(lake, "one", steps=2), Events())
+    one, two = files_of(lake, "one", 2), files_of(lake, "a", 2)
+    assert all(torch.allclose(tensor, two[name], atol=1e-5) for name, tensor in one.items())
+
+
+def test_a_copy_of_another_length_is_refused_without_hashing(lake: Lake, tmp_path: Path) -> None:
+    open_corpus(lake, ("2026-10",), tmp_path / "cache")
+    (file,) = (tmp_path / "cache").glob("corpus-*/train.bin")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"train\.bin: 100 bytes for \d+ tokens; remove"):
+        open_corpus(lake, ("2026-10",), tmp_path / "cache", verify=False)
