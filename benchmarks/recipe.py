@@ -9,11 +9,11 @@ validation windows are the same for all; every twentieth document is held out.
     muon       Muon for the matrices of the blocks, the cosine schedule
     modern     Muon, the wsd schedule, and a batch that grows
 
-Each recipe has the learning rate that was best for it with seed 0 among some (``--rates`` runs those it names instead),
-and a schedule planned for its own share of ``--tokens``: one that is to end earlier must be planned so. The target is
-a loss that ``paper`` reaches at its end with every seed. Where a curve first is at the target is read off the line
-between two validations. ``--quick`` makes everything tiny: whether it works, its numbers mean nothing. Writes a plot;
-ends with one JSON line.
+``paper`` and ``muon`` have the learning rate that was best for them with seed 0 among some (``--rates`` runs those it
+names instead), ``modern`` has that of ``muon``. Each has a schedule planned for its own share of ``--tokens``: one that
+is to end earlier must be planned so. The target is a loss that ``paper`` reaches at its end with every seed. Where a
+curve first is at the target is read off the line between two validations. ``--quick`` makes everything tiny: whether it
+works, its numbers mean nothing. Writes a plot; ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, peak_rss_mb
 from benchmarks.train import SNAPSHOT, make_corpus
 from data.lake import Lake
 from data.report import svg
@@ -146,16 +146,20 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name, tokens_to in reached.items():
         last = [one[-1][1] for one in curves[name]]
         print(f"  {name:20} {summary(tokens_to)}; at its end {mean(last):.4f}")
-    first = next(iter(reached.values()))
-    whole = {name: mean(of) for name, of in reached.items() if None not in of}  # type: ignore[type-var, arg-type]
+    means = {name: None if None in of else mean(of) for name, of in reached.items()}  # type: ignore[type-var, arg-type]
+    first, *others = means
+    base_tokens = means[first]
     if arguments.to:
         arguments.to.write_text(svg(plot(curves, arguments.target)))
     return {
         "bench": "recipe",
         "target": arguments.target,
         "tokens_to_target": {name: [one and round(one) for one in of] for name, of in reached.items()},
-        "ratios": {name: round(of / mean(first), 3) for name, of in whole.items()} if None not in first else {},  # type: ignore[type-var, arg-type]
+        "ratios": {name: round(of / base_tokens, 3) for name, of in means.items() if of and base_tokens},
+        "ours": {name: means[name] for name in others},
+        "peers": {first: base_tokens},
         "curves": {name: [[(t, round(loss, 4)) for t, loss in one] for one in runs] for name, runs in curves.items()},
+        "peak_rss_mb": peak_rss_mb(),
         "machine": machine(),
     }
 

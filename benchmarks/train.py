@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, peak_rss_mb
 
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / "benchmarks" / "train_peers" / "peer.py"
@@ -123,7 +123,7 @@ def run_ours(folder: Path, size: Result) -> Result:
         "precision": precision,
         "val_loss": trainer.validate()[0] if "seed" in size else None,
         "parameters": sum(weight.numel() for weight in trainer.weights),
-        "peak_rss_mb": _peak_rss_mb(),
+        "peak_rss_mb": peak_rss_mb(),
     }
 
 
@@ -140,11 +140,6 @@ def run_machine(size: Result) -> Result:
         seconds.append(time.perf_counter() - began)
         cpu_seconds.append(time.process_time() - cpu_began)
     return {name: 2 * n**3 / median(sorted(of)[:6]) for name, of in (("flops", seconds), ("cpu_flops", cpu_seconds))}
-
-
-def _peak_rss_mb() -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def _child(command: list[str], folder: Path) -> Result:
@@ -229,12 +224,14 @@ def compare(folder: Path, size: Result, turns: int, nanogpt: Path | None) -> Res
 def mini(folder: Path, seeds: int, steps: int, *, is_quick: bool) -> Result:
     """The validation loss of the mini preset after some steps, in fp32 and in bfloat16, seed by seed."""
     found: dict[str, list[float]] = {}
+    peaks = []
     for precision in ("float32", "bfloat16"):
         runs = [
             _ours("ours", folder, {**TINY, "steps": steps, "precision": precision, "seed": seed, "quick": is_quick})
             for seed in range(seeds)
         ]
         found[precision] = [run["val_loss"] for run in runs]
+        peaks += [run["peak_rss_mb"] for run in runs]
         spread = stdev(found[precision]) if seeds > 1 else 0.0
         print(
             f"  {precision:10} {mean(found[precision]):.4f} +- {spread:.4f}   {[round(x, 4) for x in found[precision]]}"
@@ -247,7 +244,7 @@ def mini(folder: Path, seeds: int, steps: int, *, is_quick: bool) -> Result:
         "ratios": {"bfloat16_minus_float32": round(apart, 5)},
         "ours": losses,
         "peers": {},
-        "peak_rss_mb": 0,
+        "peak_rss_mb": max(peaks),
         "machine": machine(),
     }
 

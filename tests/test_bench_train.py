@@ -18,14 +18,47 @@ def _bench(*arguments: str, module: str = "train") -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert result.keys() >= {"bench", "ratios", "machine"}
+    assert result.keys() >= {"bench", "ratios", "ours", "peers", "peak_rss_mb", "machine"}
+    assert result["peak_rss_mb"] > 100
     return result
 
 
-def test_ours_beside_transformers() -> None:
-    result = _bench("--threads", "1")
+NANOGPT = """
+import torch
+from data.settings import BIAS
+
+
+class GPTConfig:
+    def __init__(self, **fields):
+        self.__dict__ |= fields
+
+
+class GPT(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        assert config.bias is BIAS
+        print("number of parameters: some")
+        self.embedding = torch.nn.Embedding(config.vocab_size, config.n_embd)
+        self.head = torch.nn.Linear(config.n_embd, config.vocab_size)
+
+    def forward(self, ids, targets):
+        logits = self.head(self.embedding(ids))
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
+        return torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay)
+"""
+
+
+def test_ours_beside_its_peers(tmp_path: Path) -> None:
+    """With a stand-in of the shape of nanoGPT, whose names are those of our packages; it is run in its folder."""
+    (tmp_path / "model.py").write_text(NANOGPT)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "settings.py").write_text("BIAS = True\n")
+    result = _bench("--threads", "1", "--nanogpt", str(tmp_path))
     assert result["bench"] == "train"
-    assert result["ratios"].keys() == {"transformers", "machine"}
+    assert result["peers"].keys() == {"transformers", "nanogpt", "nanogpt-bf16"}
+    assert result["ratios"].keys() == {"machine", *result["peers"]}
     assert result["cpu_ratios"].keys() == result["ratios"].keys()
     assert all(ratio > 0 for ratio in [*result["ratios"].values(), *result["cpu_ratios"].values()])
     assert result["ours"]["tokens_per_s"] > 0
@@ -50,6 +83,8 @@ def test_recipes_and_the_tokens_that_each_takes(tmp_path: Path) -> None:
             assert tokens < curve[-1][0]
             assert min(loss for _, loss in curve) <= 10.7
     assert plot.read_text().count("<path") > 4
+    assert [*result["peers"], *result["ours"]] == [*result["tokens_to_target"]]
+    assert result["ratios"][next(iter(result["peers"]))] == 1.0
 
 
 def test_an_unknown_recipe_is_refused() -> None:
