@@ -113,6 +113,7 @@ def _memory(chosen: Preset, parameters: int, gpus: int, is_sharded: bool) -> dic
             is_sharded=is_sharded,
             is_recomputed=is_recomputed,
             is_muon=chosen.train.optimizer == "muon",
+            is_accumulated=chosen.train.batch_size > chosen.train.micro_batch_size * gpus,
         )
         name = "recompute" if is_recomputed else "plain"
         found[name] = {**dataclasses.asdict(one), "total": one.total}

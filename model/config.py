@@ -220,7 +220,7 @@ PRESETS: dict[str, Preset] = {
     #   FLOP a token  6 x parameters + 12 L C x 1,024                                       0.86   2.43   5.21  10.29 G
     #   memory        18 bytes a parameter + micro-batch x 1,024 x 36 L C of activations
     #                 + the loss (model/memory.py), autocast on one GPU                      6.4   15.1   21.8   34.7 GB
-    #                 the same with 8 GPUs, fsdp and recompute                               2.4    3.6    3.9    5.3 GB
+    #                 the same with 8 GPUs, fsdp and recompute                               2.8    4.9    6.9   11.3 GB
     #   time          512 x 1,024 tokens a step, an A100 at 40 % of its peak of 312 TFLOP/s  3.6   10.2   21.9   43.2 s
     # The micro-batches are chosen so that a size should fit a GPU of 24 GB, the largest one of 40, without recompute.
     "124M": Preset(ModelConfig(layers=12, heads=12, width=768), TrainConfig(learning_rate=6e-4)),

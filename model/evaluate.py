@@ -32,7 +32,7 @@ from data.evalsets import EvalFile
 from data.lake import Lake, code_version
 from data.manifest import json_digest
 from data.process import die_with_parent
-from model import world
+from model import failure, world
 from model.checkpoint import step_name
 from model.evals import EvalSpec, heldout, source
 from model.evals.heldout import HeldOut
@@ -244,6 +244,13 @@ def main(arguments: list[str] | None = None) -> int:
         emit("error", message=str(error), kind=type(error).__name__)
         print(error, file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except (RuntimeError, MemoryError) as error:
+        if failure.kind_of(error) != "out_of_memory":
+            raise
+        message = f"{failure.one_line(error)}; score it with --device cpu, or on a device with more memory"
+        emit("error", message=message, kind=type(error).__name__)
+        print(message, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -50,6 +50,7 @@ _OUT_OF_MEMORY = (
     "can't allocate memory",  # the same on Linux
     "out of memory",  # MPS; CUDA raises a type of its own
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # its first use finds no memory for its work space
 )
 
 

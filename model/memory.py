@@ -10,7 +10,8 @@ States, bytes a parameter (the accounting of ZeRO: Rajbhandari et al., 2020, sec
     optimizer       8         8          8      AdamW's two moments; Muon keeps one a matrix, 4 bytes less
 
 fsdp splits weights, gradients and optimizer among the processes. It gathers the embeddings and, at a time, a block and
-the one that comes next, and holds the whole gradients of one unit until they are scattered.
+the one that comes next, and holds the whole gradients of one unit until they are scattered. Where a step has several
+micro-batches a process it holds those of all units, in fp32, as they are scattered with the last one.
 
 Activations, numbers a token that a block keeps for its backward pass, C being the width. Counted as in "Reducing
 Activation Recomputation in Large Transformer Models" (Korthikanti et al., 2022, section 4.1), for this model, without
@@ -66,8 +67,12 @@ def estimate(
     is_sharded: bool,
     is_recomputed: bool,
     is_muon: bool = False,
+    is_accumulated: bool = False,
 ) -> MemoryEstimate:
-    """The peak of a training step in one of ``processes``; ``precision`` is float32, tf32, autocast or bfloat16."""
+    """The peak of a training step in one of ``processes``; ``precision`` is float32, tf32, autocast or bfloat16.
+
+    ``is_accumulated``: a step has several micro-batches a process.
+    """
     width, tokens = model.width, micro_batch_size * model.context
     narrow, stream = 4 if precision in ("float32", "tf32") else 2, 2 if precision == "bfloat16" else 4
     block = (2 * stream + 14 * narrow) * width
@@ -78,7 +83,7 @@ def estimate(
     if is_sharded:
         unit, embeddings = 12 * width**2, (model.vocab_size + model.context) * width
         weights = 4 * parameters // processes + narrow * (2 * unit + embeddings)
-        gradients = 4 * parameters // processes + narrow * max(unit, embeddings)
+        gradients = 4 * parameters // processes + (4 * parameters if is_accumulated else narrow * max(unit, embeddings))
         optimizer //= processes
     elif processes > 1 and precision != "bfloat16":
         gradients += 4 * parameters

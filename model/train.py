@@ -22,6 +22,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,17 @@ def train(
     """Begin or resume the run of ``spec`` and bring it to its end; returns its summary.
 
     The summary has ``skipped`` true if the run was finished before, and ``stopped`` true if ``should_stop`` (asked
-    after each step) ended it early. Raises InputError for bad input, before any work is lost, and FailedStepError.
+    after each step) ended it early. Raises InputError for bad input, before any work is lost, and FailedStepError; the
+    process must then end, for the others may be waiting for it in a collective, and only its end ends them.
     """
     peers = world.join(spec.device)
     lake = Lake(spec.lake)
-    try:
-        with runs.locked(lake, spec.run, emit) if peers.is_first else contextlib.nullcontext():
-            if peers.is_first:
-                lake.sweep()  # of checkpoints that were being written when their processes were killed
-            return _Run(spec, lake, peers, emit, clock).go(should_stop)
-    finally:
-        peers.close()
+    with runs.locked(lake, spec.run, emit) if peers.is_first else contextlib.nullcontext():
+        if peers.is_first:
+            lake.sweep()  # of checkpoints that were being written when their processes were killed
+        summary = _Run(spec, lake, peers, emit, clock).go(should_stop)
+    peers.close()  # not after an error: with NCCL it would wait for the others
+    return summary
 
 
 class _Run:
@@ -428,7 +429,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
+    code = 1
+    try:
+        code = main()
+    except Exception:  # a defect; the interpreter's own way out would close the group, and wait
+        traceback.print_exc()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -79,7 +79,7 @@ class Trainer:
         ``judge`` is asked with both before the update, and raises FailedStepError to prevent it.
         """
         self.model.train()
-        total, micro_batches = 0.0, self._samples()
+        losses, micro_batches = [], self._samples()
         for index, samples in enumerate(micro_batches):
             torch.manual_seed(derive_seed(self.config.seed, f"dropout/{samples[0]}"))
             self.timer.start("data")
@@ -90,10 +90,10 @@ class Trainer:
                 self.timer.start("backward")
                 loss.backward()
             self.weights.take_gradients()
-            total += loss.item()
+            losses.append(loss.detach())  # read after the last one: a GPU is not waited for in between
         self.timer.start("communication")
         self.weights.sum_gradients(self.world.size)
-        mean = self.world.sum(total)[0] / self.world.size
+        mean = self.world.sum(sum(loss.item() for loss in losses))[0] / self.world.size
         self.timer.start("optimizer")
         norm = float(whole(nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)))
         judge(mean, norm)
@@ -139,8 +139,14 @@ class Trainer:
     def _forward(self, ids: Any, targets: Any, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
         device = self.world.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "autocast"):
-            ids_BT, targets_BT = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (ids, targets))
+            ids_BT, targets_BT = (_to(device, x) for x in (ids, targets))
             return (loss or self._loss)(ids_BT, targets_BT)  # type: ignore[no-any-return]
+
+
+def _to(device: torch.device, numbers: Any) -> Tensor:
+    """To a GPU from pinned memory, which it reads while the CPU goes on."""
+    tensor = torch.from_numpy(np.ascontiguousarray(numbers))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 Batch = tuple[list[int], int, int]

@@ -6,11 +6,14 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from data.errors import InputError
+
+PATIENCE = timedelta(hours=2)  # with the first process, while it copies the corpus, or sends a checkpoint away
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,9 @@ def join(device: str) -> World:
     elif chosen.type != "cpu":
         raise InputError(f"--device {device}: use cpu, cuda, cuda:N or mps")
     if size > 1 and chosen.type == "cuda":
-        dist.init_process_group("nccl", device_id=chosen)
+        dist.init_process_group("nccl", device_id=chosen, timeout=PATIENCE)
     elif size > 1:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
     return World(rank, size, chosen, local_rank)
 
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from data.errors import InputError
 from data.lake import Lake
@@ -200,6 +201,23 @@ def test_bad_input_is_one_line(trained: Lake, tmp_path: Path, capsys: pytest.Cap
         assert expected in message, message
     code, _ = run(run="r", tasks=["heldout_ppl"], limit=2)
     assert code == 0
+
+
+def test_a_model_that_does_not_fit_is_one_line(
+    trained: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore lines.")
+
+    monkeypatch.setattr("model.evaluate.evaluate", full)
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"lake": trained.root, "device": "cpu", "run": "r"}))
+    assert main(["--spec", str(path)]) == 1
+    event = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert event["event"] == "error"
+    assert "Tried to allocate 20.00 GiB" in event["message"]
+    assert "score it with --device cpu" in event["message"]
+    assert "\n" not in event["message"]
 
 
 def test_specs_come_back_from_json() -> None:

@@ -135,6 +135,25 @@ def test_known_gpus(name: str, tflops: float | None) -> None:
     assert (found and found.flop_per_s / 1e12) == pytest.approx(tflops)
 
 
+def test_a_slow_first_product_is_not_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's libraries may need seconds to get ready."""
+    product, waits = torch.mm, iter([1.5])
+    monkeypatch.setattr("torch.mm", lambda a, b: time.sleep(next(waits, 0.0)) or product(a, b))
+    measured_peak.cache_clear()
+    peak = measured_peak(torch.device("cpu"), "float32")
+    measured_peak.cache_clear()
+    assert peak.flop_per_s > 1e9
+    assert int(peak.source.split()[1].partition("-")[0]) >= 512
+
+
+def test_shards_hold_whole_gradients_while_they_are_accumulated() -> None:
+    config = PRESETS["355M"].model
+    sizes: dict[str, Any] = {"processes": 8, "is_sharded": True, "is_recomputed": False}
+    one, several = (estimate(config, 1_000, 8, "autocast", is_accumulated=is_it, **sizes) for is_it in (False, True))
+    assert one.gradients == 1_000 * 4 // 8 + 2 * (50_257 + 1_024) * 1_024
+    assert several.gradients == 1_000 * 4 // 8 + 1_000 * 4
+
+
 def test_the_peak_is_measured_once_and_quickly() -> None:
     measured_peak.cache_clear()
     before = torch.get_rng_state()

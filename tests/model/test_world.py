@@ -54,7 +54,8 @@ def test_each_process_has_a_gpu_of_its_own(calls: Any, monkeypatch: pytest.Monke
     peers = world.join(device)
     assert (peers.rank, peers.size, peers.device) == (6, 8, torch.device("cuda:2"))
     assert not peers.is_first_of_machine
-    assert calls == [("set_device", "cuda:2"), ("group", "nccl", {"device_id": torch.device("cuda:2")})]
+    options = {"device_id": torch.device("cuda:2"), "timeout": world.PATIENCE}
+    assert calls == [("set_device", "cuda:2"), ("group", "nccl", options)]
 
 
 @pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:3", 3)])
@@ -82,6 +83,17 @@ def test_devices_that_cannot_be_had(
     with pytest.raises(InputError, match=message):
         world.join(device)
     assert calls == []
+
+
+def test_the_group_is_left_at_the_end_and_not_after_an_error(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NCCL that waits for the others, who wait for this process; its end is what ends them."""
+    closed: list[str] = []
+    monkeypatch.setattr(World, "close", lambda _: closed.append("closed"))
+    with pytest.raises(InputError, match="not divisible"):
+        train(make_spec(lake, batch_size=6), Events())
+    assert closed == []
+    train(make_spec(lake, steps=1), Events())
+    assert len(closed) == 1
 
 
 class Elsewhere(World):
