@@ -7,7 +7,6 @@ Heavy packages are imported inside the commands, so that ``--help`` answers at o
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import typer
 from typer import BadParameter
 
 from data.config import LinksConfig, PagesConfig
-from data.errors import InputError
+from data.errors import FULL, InputError, told
 from flows import options
 from flows.settings import Settings
 
@@ -39,11 +38,9 @@ def main() -> NoReturn:
     except InputError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            if error.filename is None:
-                raise
-            _fail(f"{error.filename}: {error.strerror}")
-        _fail(f"no space left for {error.filename or 'the lake'}: make room and run the same command again")
+        if error.errno not in FULL and error.filename is None:
+            raise
+        _fail(told(error))
     sys.exit(0)
 
 
@@ -126,13 +123,19 @@ def train(
         str, typer.Option(help="nano, mini, 124M, 355M, 774M, 1558M (or the paper's 117M 345M 762M 1542M).")
     ],
     run: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Resumes when it exists. [default: from the arguments]")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Resumes when it exists. [default: from the arguments]", callback=options.filled
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps. [default: the preset's]")] = None,
     init_from: Annotated[
         str | None,
         typer.Option(
-            "--init-from", metavar="DIR", help="Start a new run from the GPT-2 in a directory that transformers loads."
+            "--init-from",
+            metavar="DIR",
+            help="Start a new run from the GPT-2 in a directory that transformers loads.",
+            callback=options.filled,
         ),
     ] = None,
     device: options.Device = "auto",
@@ -173,7 +176,8 @@ def train(
 @app.command(name="eval")
 def evaluate(
     run: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A training run; its newest checkpoint is scored.")
+        str | None,
+        typer.Option(metavar="NAME", help="A training run; its newest checkpoint is scored.", callback=options.filled),
     ] = None,
     checkpoint: Annotated[str | None, typer.Option(metavar="DIR", help="One checkpoint.")] = None,
     hf: Annotated[str | None, typer.Option(metavar="DIR", help="A directory that transformers loads.")] = None,
@@ -215,7 +219,7 @@ def evaluate(
 def sample(
     run: options.Run,
     prompt: Annotated[str, typer.Option(help="The text to go on from.")],
-    tokens: Annotated[int, typer.Option(help="How many tokens to write.")] = 100,
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 100,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 for all. The paper samples with 40.")] = 40,
     top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
@@ -248,8 +252,12 @@ def export(
 
 @app.command()
 def report(
-    snapshot: Annotated[str | None, typer.Option(metavar="S", help="Only this snapshot. [default: all]")] = None,
-    run: Annotated[str | None, typer.Option(metavar="R", help="Only this run. [default: all]")] = None,
+    snapshot: Annotated[
+        str | None, typer.Option(metavar="S", help="Only this snapshot. [default: all]", callback=options.filled)
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="R", help="Only this run. [default: all]", callback=options.filled)
+    ] = None,
     to: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The page to write.")] = Path(
         "report/index.html"
     ),

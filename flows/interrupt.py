@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
@@ -40,10 +42,14 @@ def stop_on_signals(home: Path) -> None:
             console.show_cursor(True)
             os._exit(1)
         say("stopping: a training run saves a checkpoint first (Ctrl-C again to not wait)")
-        codes = [*stopped, *(services.end_tree(child, grace_s=STOP_GRACE_S) for child in _children(home))]
+        codes = [services.end_tree(child, grace_s=STOP_GRACE_S) for child in _children(home)]
+        codes += [code for code, _ in stopped]
         console.show_cursor(True)
         say("stopped; what is done is kept: run the same command again to go on from there")
         has_saved = bool(codes) and all(code == 0 for code in codes)  # other children do not end so
+        if has_saved and stopped and "--json" in sys.argv:
+            (_, event), *_ = stopped
+            print(json.dumps({"run": event["run"], "steps": event["step"], "stopped": True}), flush=True)
         os._exit(0 if number == signal.SIGTERM and has_saved else 1)
 
     signal.signal(signal.SIGINT, stop)

@@ -14,13 +14,27 @@ from typer import BadParameter, Option
 
 from data.blocklists import PROFILES
 
+
+def filled(value: str | None) -> str | None:
+    """Refuses an empty value: that of a shell variable which is not set must not stand for a default."""
+    if value is not None and not value.strip():
+        raise BadParameter("is empty")
+    return value
+
+
 Lake = Annotated[
-    str | None, Option("--lake", metavar="DIR", help="The lake: a directory or s3://bucket/prefix. [WEBTEXT_LAKE]")
+    str | None,
+    Option(
+        "--lake",
+        metavar="DIR",
+        help="The lake: a directory or s3://bucket/prefix. [WEBTEXT_LAKE]",
+        callback=filled,
+    ),
 ]
 Json = Annotated[
     bool, Option("--json", help="End with one JSON object on standard output; all else goes to standard error.")
 ]
-Run = Annotated[str, Option("--run", metavar="NAME", help="A training run's name.")]
+Run = Annotated[str, Option("--run", metavar="NAME", help="A training run's name.", callback=filled)]
 Device = Annotated[str, Option(help="cpu, cuda, mps, or auto for the best there is.")]
 
 # refresh

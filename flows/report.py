@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,12 @@ def write_report(settings: Settings, snapshot: str | None, run: str | None, to: 
         )
     )
     to.parent.mkdir(parents=True, exist_ok=True)
-    scratch = to.with_suffix(".tmp")
-    scratch.write_text(page)
-    scratch.replace(to)
+    scratch = to.with_name(f".{to.name}.{os.getpid()}")
+    try:
+        scratch.write_text(page)
+        scratch.replace(to)
+    finally:
+        scratch.unlink(missing_ok=True)
     return {"file": str(to), "snapshots": snapshots, "runs": runs}
 
 

@@ -42,7 +42,7 @@ def training(result: dict[str, Any]) -> None:
     first, last = result["first_loss"], result["train_loss"]
     nats = "nats a token"
     rows: list[tuple[str, Any, str]] = [
-        ("training loss, first -> last step", f"{_number(first)} -> {_number(last)}", nats),
+        ("training loss, first step -> mean of the last 20", f"{_number(first)} -> {_number(last)}", nats),
         ("validation loss at the end", _number(result["val_loss"]), nats),
         ("unigram entropy of the training tokens", _number(result["unigram_entropy"]), nats),
         ("steps", f"{result['steps']:,}", ""),
@@ -57,6 +57,8 @@ def training(result: dict[str, Any]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    if result["skipped"]:
+        console.print("It was finished before: nothing was trained. A larger --steps goes on from there.")
     console.print(f"checkpoint: {result['checkpoint']}")
     if result.get("mlflow_run_id"):
         console.print(f"MLflow run: {result['mlflow_run_id']}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from data.errors import InputError
 from data.lake import Lake
 from data.schema import STAGES
 from data.segments import PREFIX as SEGMENT_PREFIX
 from flows import services
 from flows.settings import Settings
+from model import runs
 
 
 def collect(settings: Settings) -> dict[str, Any]:
@@ -42,10 +44,14 @@ def _stages(lake: Lake, snapshot: str) -> dict[str, Any]:
 def _run(lake: Lake, name: str) -> dict[str, Any]:
     files = lake.names("checkpoints", name)
     steps = [file for file in files if file.startswith("step-")]
-    summary = lake.read_json("checkpoints", name, "summary.json") if "summary.json" in files else None
-    planned = lake.read_json("checkpoints", name, "run.json")["train"]["steps"] if "run.json" in files else None
-    is_done = summary is not None and summary["steps"] == planned
-    run: dict[str, Any] = {"state": "done" if is_done else "begun", "checkpoints": steps}
+    summary = runs.read_summary(lake, name)
+    try:
+        record = runs.read_record(lake, name)
+        planned = record["train"]["steps"] if record else None
+        state = "done" if summary is not None and summary["steps"] == planned else "begun"
+    except InputError as error:
+        state = str(error)
+    run: dict[str, Any] = {"state": state, "checkpoints": steps}
     if summary:
         run |= {key: summary.get(key) for key in ("steps", "train_loss", "val_loss", "mlflow_run_id")}
     run["scores"] = lake.names("scores", name)

@@ -24,8 +24,9 @@ from flows import services
 from model.launch import STOP_GRACE_S
 
 Event = dict[str, Any]
-stopped: list[int | None] = []
-"""Exit codes of the children that were ended because we are: 0 if a training run has saved its checkpoint."""
+stopped: list[tuple[int | None, Event]] = []
+"""Of each child that was ended because we are, its exit code, 0 if a training run has saved its checkpoint, and what it
+said last."""
 
 
 @contextlib.contextmanager
@@ -69,7 +70,9 @@ def run_child(module: str, arguments: Sequence[str], log: Path, on_event: Callab
             code = process.wait()
         except BaseException:
             with contextlib.suppress(psutil.NoSuchProcess):
-                stopped.append(services.end_tree(psutil.Process(process.pid), grace_s=STOP_GRACE_S))
+                code_of_stop = services.end_tree(psutil.Process(process.pid), grace_s=STOP_GRACE_S)
+                events = [event for line in process.stdout if (event := _event(line))]
+                stopped.append((code_of_stop, events[-1] if events else last))
             process.wait()
             raise
     if code == 0:

@@ -301,6 +301,9 @@ def build(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> GPT
         have = tuple(tensors[name].shape) if name in tensors else "nothing"
         if want != have:
             raise InputError(f"{where}: weights of another model: {name} is {have}, its {CONFIG} expects {want}")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{where}: not all numbers of {name} are finite, so the model says nothing")
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 

@@ -257,9 +257,12 @@ def _parse(key: str, text: str, kind: type) -> Any:
             raise InputError(f"--set {key}={text}: expects true or false")
         return text == "true"
     try:
-        return kind(text.replace("_", "") if kind is int else text)
+        value = kind(text.replace("_", "") if kind is int else text)
     except ValueError as error:
         raise InputError(f"--set {key}={text}: expects {'a whole number' if kind is int else 'a number'}") from error
+    if kind is int and not -(2**63) <= value < 2**63:
+        raise InputError(f"--set {key}={text}: expects a whole number of 64 bits")
+    return value
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import orjson
 
 from data import evalsets
-from data.errors import InputError
+from data.errors import InputError, told
 from data.evalsets import EvalFile
 from data.lake import Lake, code_version
 from data.manifest import json_digest
@@ -97,16 +97,28 @@ class _Evaluation:
         kept = self._kept()
         missing: dict[str, str] = {}
         scored: list[str] = []
+        scores: dict[str, SCORES] = {}
+        is_skipped = True
         for task in tasks:
             try:
-                key = self._key(task)
-                if kept.get(task.name, {}).get("key") != key:
-                    kept[task.name] = {**self._score(task), "version": task.version, "key": key}
-                    scored.append(task.name)
-                    self._publish(kept)
+                limit = self._limit(task)
+                key, known = self._key(task, limit), kept.get(task.name, {})
+                if known.get("key") == key:
+                    scores[task.name] = known
+                    continue
+                is_skipped = False
+                score = {**self._score(task), "version": task.version, "limit": limit, "key": key}
+                scores[task.name] = score
+                if known.get("limit", 0) > limit and known["key"] == self._key(task, known["limit"]):
+                    self._warn(f"{task.name}: only shown; a score of up to {known['limit']} examples is kept")
+                    continue
+                kept[task.name] = score
+                scored.append(task.name)
+                self._publish(kept)
             except NotScored as reason:
                 missing[task.name] = str(reason)
-        scores = {task.name: kept[task.name] for task in tasks if task.name in kept and task.name not in missing}
+        if not scores:
+            raise InputError("nothing was scored: " + "; ".join(f"{name}: {why}" for name, why in missing.items()))
         run_id = self._attach(kept, is_new=bool(scored))
         if scored or run_id != self._published().get("mlflow_run_id"):
             self._publish(kept, run_id)
@@ -114,7 +126,7 @@ class _Evaluation:
             "scores": scores,
             "missing": missing,
             "seconds": round(self.clock() - self.began, 2),
-            "skipped": not scored and bool(scores),
+            "skipped": is_skipped,
             "warnings": self.warnings,
             "mlflow_run_id": run_id,
             **self._facts(),
@@ -122,7 +134,7 @@ class _Evaluation:
         self.emit("done", **result)
         return result
 
-    def _key(self, task: Task) -> str:
+    def _key(self, task: Task, limit: int) -> str:
         """Raises NotScored if what the task is measured on is not there."""
         if task.source == HELDOUT:
             if not self.snapshots:
@@ -134,7 +146,7 @@ class _Evaluation:
             patterns = " or ".join(evalsets.PATTERNS[task.source])
             where = f"not in {self.spec.eval_data}" if self.spec.eval_data else "name its directory with --eval-data"
             raise NotScored(f"needs a file {patterns}: {where}")
-        return json_digest([task.name, task.version, self.source.digest, measured_on, self._limit(task)])
+        return json_digest([task.name, task.version, self.source.digest, measured_on, limit])
 
     def _limit(self, task: Task) -> int:
         return self.spec.limit or task.default_limit
@@ -241,8 +253,9 @@ def main(arguments: list[str] | None = None) -> int:
             world.keep_freed_memory()
         evaluate(spec, emit)
     except (InputError, OSError) as error:  # OSError: the disk is full, the lake is gone
-        emit("error", message=str(error), kind=type(error).__name__)
-        print(error, file=sys.stderr)
+        message = told(error) if isinstance(error, OSError) else str(error)
+        emit("error", message=message, kind=type(error).__name__)
+        print(message, file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except (RuntimeError, MemoryError) as error:
         if failure.kind_of(error) != "out_of_memory":

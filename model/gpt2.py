@@ -23,6 +23,7 @@ a head, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 
@@ -164,4 +165,6 @@ class GPT2(nn.Module):
 def count_parameters(config: ModelConfig) -> int:
     """Parameters of the model, the head counted once (it is the token embedding). Allocates nothing."""
     with torch.device("meta"):
-        return sum(weight.numel() for weight in GPT2(config).parameters())
+        model = GPT2(dataclasses.replace(config, layers=1))
+    of_block = sum(weight.numel() for weight in model.blocks.parameters())
+    return sum(weight.numel() for weight in model.parameters()) + (config.layers - 1) * of_block

@@ -1,7 +1,8 @@
 """What a run tells MLflow while it trains, and what happens when MLflow is not there to listen.
 
-A server that is lost must not cost the training that it watches: metrics are kept and sent again later, a warning is
-emitted at once, and the run's summary lists what MLflow did not take.
+A server that is lost must not cost the training that it watches, nor hold it up: metrics are kept and sent again later,
+seldom while it is away, and a warning is emitted at once. What is not sent when a checkpoint is saved lies beside it,
+in ``unsent.json``, for the process that goes on from there. The run's summary lists what MLflow did not take.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from model.config import TrainSpec
 
 if TYPE_CHECKING:  # MLflow takes seconds to import: only a run that is tracked does it
     from model.tracking import Tracker
+
+
+UNSENT = "unsent.json"
+OF_CHECKPOINT = ("train_loss", "val_loss")
 
 
 class Emit(Protocol):
@@ -44,8 +49,8 @@ class Silent:
 class Observer(Silent):
     """Writes to the MLflow run that is tagged with ``key``."""
 
-    def __init__(self, lake: Lake, tracker: Tracker, emit: Emit) -> None:
-        self._lake, self._tracker, self._emit = lake, tracker, emit
+    def __init__(self, lake: Lake, run: str, tracker: Tracker, emit: Emit) -> None:
+        self._lake, self._run, self._tracker, self._emit = lake, run, tracker, emit
         self.run_id, self.warnings = tracker.run_id, ()
 
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -53,14 +58,27 @@ class Observer(Silent):
             self._tracker.log_metrics(metrics, step)
 
     def flush(self) -> None:
-        with self._tolerated():
-            self._tracker.flush()
+        if not self._tracker.is_away:
+            with self._tolerated():
+                self._tracker.flush()
+        self._keep()
+
+    def _keep(self) -> None:
+        """What is not sent, for a process after this one."""
+        unsent = self._tracker.unsent()
+        if unsent:
+            self._lake.publish_json(unsent, "checkpoints", self._run, UNSENT)
+        elif self._lake.exists("checkpoints", self._run, UNSENT):
+            self._lake.remove("checkpoints", self._run, UNSENT)
 
     def checkpoint(self, state: State, *, with_weights: bool) -> None:
         """Record a checkpoint; its weights, which are a copy, only if it stays for good."""
         metrics = {"train_loss": state.train_loss}
         if state.val_loss is not None:
             metrics["val_loss"] = state.val_loss
+        if self._tracker.is_away and not with_weights:  # its curves at least
+            self._tracker.log_metrics(metrics, state.step)
+            return
         with self._tolerated():
             if not with_weights:
                 self._tracker.log_checkpoint(state.step, metrics, None)
@@ -71,6 +89,7 @@ class Observer(Silent):
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         with self._tolerated():
             self._tracker.set_status(status)
+        self._keep()
 
     @contextlib.contextmanager
     def _tolerated(self) -> Iterator[None]:
@@ -84,9 +103,12 @@ class Observer(Silent):
 
 
 def observe(
-    lake: Lake, spec: TrainSpec, key: str, tags: Mapping[str, str], params: Mapping[str, object], emit: Emit
+    lake: Lake, spec: TrainSpec, key: str, step: int, tags: Mapping[str, str], params: Mapping[str, object], emit: Emit
 ) -> Observer:
-    """Find or begin the MLflow run and record what the training is. Raises InputError if the server is not there."""
+    """Find or begin the MLflow run and record what the training is, which goes on from ``step``.
+
+    Raises InputError if the server is not there.
+    """
     from model.tracking import DatasetRef, open_tracker
 
     assert spec.tracking_uri is not None
@@ -95,4 +117,11 @@ def observe(
     for snapshot in spec.corpus:
         manifest = lake.dataset("tokens", snapshot).require()
         tracker.log_dataset(DatasetRef(f"tokens/{snapshot}", manifest.digest, lake.root))
-    return Observer(lake, tracker, emit)
+    if lake.exists("checkpoints", spec.run, UNSENT):
+        unsent = lake.read_json("checkpoints", spec.run, UNSENT)
+        for key, value, timestamp_ms, at in unsent:
+            if at < step or (
+                at == step and key not in OF_CHECKPOINT
+            ):  # later ones, and that checkpoint, are told again
+                tracker.remember(key, value, timestamp_ms, at)
+    return Observer(lake, spec.run, tracker, emit)

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from data.errors import InputError
 from data.lake import Lake
 from data.locks import LEASE_S
@@ -26,12 +28,24 @@ def read_record(lake: Lake, run: str) -> Record | None:
     """``run.json``, or None for a run that was not begun. Raises InputError if it is no such record."""
     if not lake.exists("checkpoints", run, RUN):
         return None
-    record = lake.read_json("checkpoints", run, RUN)
+    record = _read(lake, run, RUN)
     if not isinstance(record, dict) or not {"key", "spec", "train", "settings"} <= record.keys():
         raise InputError(
             f"{lake.path('checkpoints', run, RUN)}: damaged; remove it, the checkpoints know their settings, too"
         )
     return record
+
+
+def read_summary(lake: Lake, run: str) -> dict[str, Any] | None:
+    """``summary.json``, or None if there is none, or a damaged one: the next run to the end writes it anew."""
+    summary = _read(lake, run, SUMMARY) if lake.exists("checkpoints", run, SUMMARY) else None
+    return summary if isinstance(summary, dict) and "steps" in summary else None
+
+
+def _read(lake: Lake, run: str, name: str) -> Any:
+    with lake.open("checkpoints", run, name) as file, contextlib.suppress(orjson.JSONDecodeError):
+        return orjson.loads(file.read())
+    return None
 
 
 def make_record(
@@ -74,10 +88,8 @@ def make_record(
 
 def finished(lake: Lake, run: str, step: int) -> dict[str, Any] | None:
     """The summary of a run that was summed up at ``step``, or None."""
-    if not lake.exists("checkpoints", run, SUMMARY):
-        return None
-    summary = lake.read_json("checkpoints", run, SUMMARY)
-    return summary if isinstance(summary, dict) and summary.get("steps") == step else None
+    summary = read_summary(lake, run)
+    return summary if summary and summary["steps"] == step else None
 
 
 @contextlib.contextmanager

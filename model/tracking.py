@@ -11,6 +11,7 @@ No credential enters a record: URIs are stripped of user and password.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import time
@@ -24,6 +25,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output holds JSON
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a lost server must not hold training up for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunTag
@@ -36,6 +38,7 @@ ARTIFACTS = ("model.safetensors", "config.json")
 
 MAX_BATCH = 1_000  # metrics in one request, MLflow's limit
 MAX_BUFFERED_S = 15.0
+AWAY_S, AWAY_SHARE = 60.0, 10.0  # a server that did not answer is left alone so long, or this many times what it took
 _KEY_TAG, _STEP_TAG, _DIGEST_TAG = "webtext.run_key", "webtext.step", "webtext.digest"
 _CREDENTIALS = re.compile(r"//[^/\s]*@")  # user and password of a URI
 Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
@@ -59,17 +62,12 @@ def without_credentials(uri: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+Point = tuple[str, float, int, int]
+"""A metric's key, value, time in milliseconds, and step."""
+
+
 class TrackingError(InputError):
     """The MLflow server is gone or refuses. Metrics that were not sent are kept and sent with the next flush."""
-
-
-@contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (MlflowException, OSError) as error:  # OSError: the artifact store
-        reason = _CREDENTIALS.sub("//", str(error).splitlines()[0])
-        raise TrackingError(f"MLflow does not take {what}: {reason[:300]}") from error
 
 
 class Tracker:
@@ -80,25 +78,26 @@ class Tracker:
         self._client, self._experiment_id, self._clock = client, run.info.experiment_id, clock
         self._buffer: list[Metric] = []
         self._flushed_at = clock()
+        self._away_until = -math.inf
         # A run carries each metric's value of the highest step; asking for histories would take minutes on a long run.
         self._logged = {metric.key: int(metric.step) for metric in run.data.to_proto().metrics}
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Parameters keep their first value in MLflow: one that has changed is a tag with the new value besides."""
-        with _translated("the parameters"):
+        with self._translated("the parameters"):
             known = self._client.get_run(self.run_id).data.params
             new = [Param(key, str(value)) for key, value in params.items() if key not in known]
             changed = [RunTag(f"changed.{k}", str(v)) for k, v in params.items() if k in known and known[k] != str(v)]
             self._client.log_batch(self.run_id, params=new, tags=changed)
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        with _translated("the tags"):
+        with self._translated("the tags"):
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_dataset(self, dataset: DatasetRef) -> None:
         """Record what the run reads. Logging the same dataset again changes nothing."""
         tags = [InputTag("mlflow.data.context", dataset.context), InputTag(_DIGEST_TAG, dataset.digest)]
-        with _translated(f"the dataset {dataset.name}"):
+        with self._translated(f"the dataset {dataset.name}"):
             self._client.log_inputs(self.run_id, [DatasetInput(_entity(dataset), tags)])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -108,15 +107,30 @@ class Tracker:
             if step > self._logged.get(key, -1):
                 self._logged[key] = step
                 self._buffer.append(Metric(key, float(value), timestamp_ms, step))
-        if len(self._buffer) >= MAX_BATCH or self._clock() - self._flushed_at > MAX_BUFFERED_S:
+        is_due = len(self._buffer) >= MAX_BATCH or self._clock() - self._flushed_at > MAX_BUFFERED_S
+        if is_due and not self.is_away:
             self.flush()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server failed lately: whoever can wait with what he has to say should."""
+        return time.monotonic() < self._away_until
+
+    def unsent(self) -> list[Point]:
+        return [(metric.key, metric.value, metric.timestamp, metric.step) for metric in self._buffer]
+
+    def remember(self, key: str, value: float, timestamp_ms: int, step: int) -> None:
+        """Buffer a point that an earlier process could not send, unless it was sent; of a key in ascending steps."""
+        if step > self._logged.get(key, -1):
+            self._logged[key] = step
+            self._buffer.append(Metric(key, value, timestamp_ms, step))
 
     def flush(self) -> None:
         """Send what is buffered. Raises TrackingError and keeps what was not sent if the server does not take it."""
         self._flushed_at = self._clock()
         while self._buffer:
             batch = self._buffer[:MAX_BATCH]
-            with _translated("the metrics"):
+            with self._translated("the metrics"):
                 self._client.log_batch(self.run_id, metrics=batch)
             del self._buffer[: len(batch)]
 
@@ -126,7 +140,7 @@ class Tracker:
         With a ``directory`` its weights and shape become the model's artifacts (a copy); without, they can follow in
         another call. A step that is recorded already keeps its model.
         """
-        with _translated(f"the checkpoint of step {step}"):
+        with self._translated(f"the checkpoint of step {step}"):
             return self._log_checkpoint(step, metrics, directory)
 
     def _log_checkpoint(self, step: int, metrics: Mapping[str, float], directory: Path | None) -> str:
@@ -172,7 +186,7 @@ class Tracker:
         """
         if dataset:
             self.log_dataset(dataset)
-        with _translated("the scores"):
+        with self._translated("the scores"):
             self._attach(model_id, scores, step, dataset)
 
     def _attach(self, model_id: str, metrics: Mapping[str, float], step: int, dataset: DatasetRef | None) -> None:
@@ -189,10 +203,22 @@ class Tracker:
         ]
         self._client.log_batch(self.run_id, metrics=entries)
 
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        except (MlflowException, OSError) as error:  # OSError: the artifact store
+            now = time.monotonic()
+            self._away_until = now + max(AWAY_S, AWAY_SHARE * (now - began))
+            reason = _CREDENTIALS.sub("//", str(error).splitlines()[0])
+            raise TrackingError(f"MLflow does not take {what}: {reason[:300]}") from error
+        self._away_until = -math.inf
+
     def set_status(self, status: Status) -> None:
         """FINISHED; FAILED; KILLED for a run that was stopped and can be resumed; RUNNING."""
         self.flush()
-        with _translated(f"the status {status}"):
+        with self._translated(f"the status {status}"):
             if status == "RUNNING":
                 self._client.update_run(self.run_id, status)
             else:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -30,7 +31,7 @@ from typing import Any
 import orjson
 
 from data.bpe import TOKENIZER_ID, VOCAB_SIZE
-from data.errors import InputError
+from data.errors import InputError, told
 from data.lake import Lake
 from data.manifest import settings_diff
 from data.process import die_with_parent
@@ -42,7 +43,7 @@ from model.flops import Peak, flop_per_token, peak_of
 from model.initial import load_initial
 from model.launch import ENDED
 from model.loader import Corpus, open_corpus
-from model.observer import Emit, Silent, observe
+from model.observer import UNSENT, Emit, Silent, observe
 from model.optim import learning_rate
 from model.telemetry import Meter, peak_memory_bytes
 from model.trainer import Trainer
@@ -114,7 +115,7 @@ class _Run:
                 f"{self.corpus.max_token}, the model is for {model.tokenizer} of {model.vocab_size}; "
                 "set tokenizer and vocab_size to the corpus's"
             )
-        if model.tokenizer == TOKENIZER_ID and model.vocab_size < VOCAB_SIZE:
+        if model.tokenizer == TOKENIZER_ID and model.vocab_size != VOCAB_SIZE:
             raise InputError(f"vocab_size={model.vocab_size}: {TOKENIZER_ID} has {VOCAB_SIZE} tokens")
         return Preset(model, config)
 
@@ -125,6 +126,11 @@ class _Run:
             self._restore(newest)
         summary = runs.finished(self.lake, self.spec.run, self.state.step)
         if summary is not None and self.state.step >= self.preset.train.steps:
+            if self.lake.exists("checkpoints", self.spec.run, UNSENT):  # MLflow was away at the end
+                self.meter = self._meter()
+                late = self._observer(record)
+                late.checkpoint(self.state, with_weights=True)
+                late.end("FINISHED")
             summary = {**summary, "skipped": True}
             self.emit("done", **summary)
             return summary
@@ -164,6 +170,11 @@ class _Run:
         record = runs.make_record(self.spec, self.preset, self.manifests, self.corpus.digest, init_from, begun)
         if newest is not None:
             self._require_ours(newest)
+            if newest.step > self.preset.train.steps:
+                raise InputError(
+                    f"--steps {self.preset.train.steps}: run {self.spec.run} has done {newest.step} already; ask for "
+                    "as many or more, or choose another --run"
+                )
         self.world.wait()
         if self.world.is_first:
             self.lake.publish_json(record, "checkpoints", self.spec.run, runs.RUN)
@@ -207,7 +218,7 @@ class _Run:
         params |= {"parameters": self._parameters(), "preset": self.spec.preset}
         if "init_from" in record["settings"]:
             params["init_from"] = record["settings"]["init_from"]
-        observer = observe(self.lake, self.spec, record["key"], tags, params, self.emit)
+        observer = observe(self.lake, self.spec, record["key"], self.state.step, tags, params, self.emit)
         self.lake.publish_json({**record, "mlflow_run_id": observer.run_id}, "checkpoints", self.spec.run, runs.RUN)
         return observer
 
@@ -256,7 +267,7 @@ class _Run:
             val_loss = None
             if (step % config.val_every == 0 or is_saved) and not is_stopped:
                 timer.start("validation")
-                val_loss, val_tokens = self.trainer.validate()
+                val_loss, val_tokens = self._validate()
                 timer.start("other")
                 self.emit("val", step=step, val_loss=val_loss, tokens=val_tokens)
                 if not is_saved:  # MLflow shows a checkpoint's metrics as the run's too
@@ -266,6 +277,15 @@ class _Run:
                 self._save(val_loss, seconds + self.clock() - began)
                 timer.start("other")
         return is_stopped
+
+    def _validate(self) -> tuple[float, int]:
+        """The validation loss and its tokens. Raises FailedStepError if it is not finite: nothing is saved then."""
+        val_loss, tokens = self.trainer.validate()
+        if not math.isfinite(val_loss):
+            message = f"step {self.state.step}: the validation loss is {val_loss}; the checkpoint before is untouched: "
+            message += "lower the learning rate or lengthen the warm-up with --set, under another --run"
+            raise FailedStepError("not_finite", message)
+        return val_loss, tokens
 
     def _step(self) -> tuple[float, float] | None:
         """One update; its loss and gradient norm. None if the batch was left out; raises FailedStepError to stop."""
@@ -279,6 +299,8 @@ class _Run:
             what = failure.one_line(error)
         state, limit = self.state, self.preset.train.max_steps_left_out
         is_left_out = kind != "out_of_memory" and len(state.left_out) < limit
+        if is_left_out and kind == "not_finite" and state.left_out[-1:] == [state.step]:
+            is_left_out, what = False, f"{what}, as in the step before: it is not the batch"
         describe = (self.lake, self.spec.corpus, state, self.trainer.sampler, kind, what, is_left_out)
         if self.world.is_first or kind == "out_of_memory":  # which the other processes need not have seen
             where = failure.report(*describe)
@@ -349,7 +371,7 @@ class _Run:
     def _finish(self) -> dict[str, Any]:
         """Sum the finished run up, in the lake and in MLflow."""
         state = self.state
-        val_loss = state.val_loss if state.val_loss is not None else self.trainer.validate()[0]
+        val_loss = state.val_loss if state.val_loss is not None else self._validate()[0]
         self.observer.checkpoint(state, with_weights=True)
         if self.world.is_first and state.best_step not in (None, state.step):
             try:
@@ -421,7 +443,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not isinstance(error, (InputError, OSError)) and failure.kind_of(error) is None:
             raise  # a defect; OSError: the disk is full, the lake is gone; memory runs out in a validation, too
         is_ours = isinstance(error, (InputError, OSError, FailedStepError))
-        message = str(error) if is_ours else failure.one_line(error)
+        message = told(error) if isinstance(error, OSError) else str(error) if is_ours else failure.one_line(error)
         emit("error", message=message, kind=type(error).__name__)
         print(message, file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

@@ -94,16 +94,17 @@ def test_sigterm_saves_a_checkpoint_and_ends_with_0(pipeline: Pipeline) -> None:
     settings = {**TINY, "micro_batch_size": "2", "val_every": "10000", "checkpoint_every": "10000"}
     for key, value in settings.items():
         arguments += ["--set", f"{key}={value}"]
-    process = start(pipeline, *arguments, "--steps", "100000")
+    process = start(pipeline, *arguments, "--steps", "100000", "--json")
     assert process.stderr is not None
     told = next(line for line in process.stderr if line.startswith("train: "))
     assert re.search(r"train: \d+/100000 steps loss [\d.]+ [\d,]+ tokens/s MFU \d+%, .+ left", told)
     os.kill(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "run the same command again to go on from there" in errors
     (step,) = checkpoint.steps(Lake(pipeline.lake), "preempted")
     assert 0 < step < 100_000
+    assert json.loads(printed) == {"run": "preempted", "steps": step, "stopped": True}
     assert not list((pipeline.home / "runs" / "preempted").glob("*.ended"))
     again = webtext(pipeline.environment(), *arguments, "--steps", str(step + 2), "--json")
     assert again.returncode == 0, again.stderr

@@ -36,6 +36,7 @@ def test_overrides_are_typed() -> None:
         ("nano", {"learning_rate": "fast"}, "--set learning_rate=fast: expects a number"),
         ("nano", {"steps": "0"}, "steps must be positive, got 0"),
         ("nano", {"width": "97"}, "width must be divisible by heads=4, got 97"),
+        ("nano", {"seed": "9" * 23}, "--set seed=99999999999999999999999: expects a whole number of 64 bits"),
         ("nano", {"precision": "half"}, "precision must be one of auto, float32, tf32, autocast, bfloat16, got half"),
     ],
 )

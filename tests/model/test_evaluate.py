@@ -49,6 +49,11 @@ ONE_TASK = {"tasks": ("heldout_ppl",)}
 HELD_OUT = ("heldout_ppl", "heldout_lastword", "heldout_cloze")
 
 
+@pytest.fixture(autouse=True)
+def unscored(trained: Lake) -> None:
+    trained.remove("scores")
+
+
 def test_a_damaged_newest_checkpoint_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lake = Lake(tmp_path / "lake")
     every = prose(8, seed=5, n_sentences=40)
@@ -99,12 +104,16 @@ def test_a_run_is_scored_once(trained: Lake, tmp_path: Path) -> None:
     again = evaluate(spec, ignore)
     assert again["skipped"]
     assert again["scores"] == published["scores"]
-    # Another limit is another score; those of other tasks stay.
-    one = evaluate(EvalSpec(trained.root, run="r", device="cpu", limit=4, tasks=("heldout_lastword",)), ignore)
-    assert not one["skipped"]
-    assert one["scores"]["heldout_lastword"]["n"] == 4
-    after = trained.read_json("scores", "r", "step-00000002.json")["scores"]
-    assert (after["heldout_lastword"]["n"], after["heldout_cloze"]) == (4, published["scores"]["heldout_cloze"])
+    # A score of fewer examples is shown, and does not replace one of more; that does. Those of other tasks stay.
+    for limit, is_kept in ((4, False), (6, True)):
+        spec = EvalSpec(trained.root, run="r", device="cpu", limit=limit, tasks=("heldout_lastword",))
+        one = evaluate(spec, ignore)
+        assert not one["skipped"]
+        assert one["scores"]["heldout_lastword"]["n"] == limit
+        assert ("heldout_lastword: only shown; a score of up to 5" in str(one["warnings"])) == (not is_kept)
+        after = trained.read_json("scores", "r", "step-00000002.json")["scores"]
+        assert after["heldout_lastword"]["n"] == (6 if is_kept else 5)
+        assert after["heldout_cloze"] == published["scores"]["heldout_cloze"]
 
 
 def test_the_same_weights_elsewhere_give_the_same_scores(trained: Lake, tmp_path: Path) -> None:
@@ -125,8 +134,8 @@ def test_the_same_weights_elsewhere_give_the_same_scores(trained: Lake, tmp_path
     assert "warning" in reported  # what it was trained on is not known
     ours, theirs = (r["scores"]["heldout_ppl"]["nats_per_token"] for r in (from_run, exported))
     assert theirs == pytest.approx(ours, rel=1e-6)
-    without = evaluate(EvalSpec(trained.root, hf=str(tmp_path / "exported"), device="cpu"), ignore)
-    assert "--corpus" in without["missing"]["heldout_ppl"]
+    with pytest.raises(InputError, match=r"nothing was scored: heldout_ppl: needs held-out.*--corpus"):
+        evaluate(EvalSpec(trained.root, hf=str(tmp_path / "exported"), device="cpu"), ignore)
 
 
 def test_a_short_context_is_said(trained: Lake, tmp_path: Path) -> None:
@@ -168,9 +177,9 @@ def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatc
         (one,) = (metric for metric in model.metrics if metric.key == "heldout_ppl/perplexity")
         assert (one.dataset_name, one.dataset_digest) == ("tokens/a/val", result["corpus_digest"][:32])
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    gone = EvalSpec(trained.root, run="tracked", device="cpu", limit=2, tracking_uri="http://127.0.0.1:9", **ONE_TASK)
+    gone = EvalSpec(trained.root, run="tracked", device="cpu", limit=4, tracking_uri="http://127.0.0.1:9", **ONE_TASK)
     result = evaluate(gone, ignore)
-    assert result["scores"]["heldout_ppl"]["documents"] == 2
+    assert result["scores"]["heldout_ppl"]["documents"] == 4
     assert "not in MLflow" in result["warnings"][0]
 
 

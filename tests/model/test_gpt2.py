@@ -22,7 +22,10 @@ SIZES = {"117M": 124_439_808, "345M": 354_823_168, "762M": 774_030_080, "1542M":
 def test_sizes_of_the_paper(alias: str, parameters: int) -> None:
     """Counted on meta, by the paper's name and by the one that is right."""
     assert resolve(alias, {}) == resolve(ALIASES[alias], {})
-    assert count_parameters(resolve(ALIASES[alias], {}).model) == parameters
+    config = resolve(ALIASES[alias], {}).model
+    assert count_parameters(config) == parameters
+    with torch.device("meta"):
+        assert sum(weight.numel() for weight in GPT2(config).parameters()) == parameters
     assert ALIASES[alias] == f"{round(parameters / 1e6)}M"
 
 

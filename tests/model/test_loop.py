@@ -348,7 +348,12 @@ def test_a_spike_stops_the_run_with_a_report_and_may_be_left_out(tmp_path: Path)
     assert checkpoint.read_state(lake, "whole", 380).left_out == summary["steps_left_out"]
 
 
-def test_no_more_steps_are_left_out_than_allowed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("allowed", "message"), [(1, "step 5: loss nan, gradient norm nan, on"), (9, "as in the step")]
+)
+def test_no_more_steps_are_left_out_than_allowed_nor_two_in_a_row(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, allowed: int, message: str
+) -> None:
     """Weights that are infinite fail every step."""
     train(make_spec(lake, steps=8, checkpoint_every=9), Events(), after_steps(3))
     before, restore = files_of(lake, "a", 3), checkpoint.restore
@@ -360,19 +365,58 @@ def test_no_more_steps_are_left_out_than_allowed(lake: Lake, monkeypatch: pytest
 
     monkeypatch.setattr(checkpoint, "restore", poisoned)
     events = Events()
-    with pytest.raises(FailedStepError, match="step 6: loss nan"):
-        train(make_spec(lake, steps=8, checkpoint_every=9, max_steps_left_out=2), events)
-    assert [event["message"].partition(":")[0] for event in events.of("warning")] == ["step 4", "step 5"]
+    with pytest.raises(FailedStepError, match=message):
+        train(make_spec(lake, steps=8, checkpoint_every=9, val_every=9, max_steps_left_out=allowed), events)
+    assert [event["message"].partition(":")[0] for event in events.of("warning")] == ["step 4"]
     reports = [name for name in lake.names("checkpoints", "a") if name.startswith("failure")]
-    assert reports == [f"failure-{step:08d}.json" for step in (4, 5, 6)]
+    assert reports == [f"failure-{step:08d}.json" for step in (4, 5)]
     assert lake.read_json("checkpoints", "a", reports[0])["kind"] == "not_finite"
     assert checkpoint.steps(lake, "a") == [3]
     assert_bit_equal(before, files_of(lake, "a", 3))
 
 
+def test_weights_that_validate_to_nothing_are_not_saved(lake: Lake) -> None:
+    """One step with a learning rate that no weights survive: the loss before it was fine."""
+    events = Events()
+    with pytest.raises(FailedStepError, match=r"step 1: the validation loss is .*; the checkpoint before is"):
+        train(make_spec(lake, steps=1, learning_rate=1e30, warmup_steps=0), events)
+    assert checkpoint.steps(lake, "a") == []
+    assert not lake.exists("checkpoints", "a", "summary.json")
+
+
+def test_fewer_steps_than_are_done_are_refused(lake: Lake) -> None:
+    """Else the run would be summed up as done, and its plan forgotten."""
+    train(make_spec(lake, steps=8), Events(), after_steps(5))
+    record = lake.read_json("checkpoints", "a", "run.json")
+    with pytest.raises(InputError, match="--steps 3: run a has done 5 already; ask for as many or more"):
+        train(make_spec(lake, steps=3), Events())
+    assert lake.read_json("checkpoints", "a", "run.json") == record
+    assert train(make_spec(lake, steps=None), Events())["steps"] == 8
+    with pytest.raises(InputError, match="--steps 7: run a has done 8 already"):
+        train(make_spec(lake, steps=7), Events())
+    assert train(make_spec(lake, steps=8), Events())["skipped"]
+
+
+def test_a_damaged_summary_is_written_anew(lake: Lake) -> None:
+    train(make_spec(lake, steps=2), Events())
+    summary = Path(lake.path("checkpoints", "a", "summary.json"))
+    summary.write_text("{")
+    again = train(make_spec(lake, steps=2), Events())
+    assert again["skipped"] is False
+    assert lake.read_json("checkpoints", "a", "summary.json")["steps"] == 2
+
+
+def test_a_vocabulary_larger_than_the_tokenizers(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    publish_tokens(lake, "2026-10", [documents(20, 1)], [documents(5, 2)], tokenizer="gpt2")
+    with pytest.raises(InputError, match="vocab_size=60000: gpt2 has 50257 tokens"):
+        train(make_spec(lake, tokenizer="gpt2", vocab_size=60_000), Events())
+
+
 def test_processes_fail_together_with_one_report(lake: Lake) -> None:
     """A learning rate that no weights survive: the second step's batch is left out, the third ends it."""
     settings: dict[str, Any] = {"learning_rate": 1e30, "warmup_steps": 0, "max_steps_left_out": 1}
+    settings |= {"checkpoint_every": 9, "val_every": 9}
     process = run_process(lake, make_spec(lake, **settings), processes=2)
     out, _ = process.communicate()
     assert process.returncode == 1

@@ -19,9 +19,11 @@ from data.errors import InputError
 from data.lake import Lake
 from model import checkpoint
 from model.config import TrainSpec
+from model.observer import Emit
 from model.tracking import DatasetRef, TrackingError, metric_history, open_tracker, resume_tracker, without_credentials
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
+from tests.model.test_train import after_steps
 
 DATASET = DatasetRef("tokens/2026-10", "ab" * 32, "s3://someone:secret@store/lake?key=secret")
 
@@ -221,3 +223,41 @@ def test_training_goes_on_without_its_server(server: str, tmp_path: Path, monkey
     summary = train(spec, then_lose)
     assert summary["steps"] == 3
     assert any("MLflow does not take the metrics: connection lost" in warning for warning in summary["warnings"])
+
+
+def test_a_lost_server_costs_no_point_and_little_time(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away from the first step on; stopped at the fifth; away again until after the end."""
+    lake: Lake = make_lake(tmp_path / "lake")
+    tracked = {"tracking_uri": server, "experiment": "lost"}
+    spec = TrainSpec.from_json({**make_spec(lake, steps=10, val_every=1).to_json(), **tracked}, "x")
+    real, refused = MlflowClient.log_batch, 0
+
+    def refuse(*_: object, **__: object) -> None:
+        nonlocal refused
+        refused += 1
+        raise OSError("connection lost")
+
+    def lose_at(kind: str, step: int) -> Emit:
+        def emit(event: str, **fields: object) -> None:
+            if (event, fields["step"] if event == "step" else step) == (kind, step):
+                monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+
+        return emit
+
+    unsent = Path(lake.path("checkpoints", "a", "unsent.json"))
+    assert train(spec, lose_at("start", 0), after_steps(5))["stopped"]
+    assert refused <= 3
+    assert {step for *_, step in json.loads(unsent.read_bytes())} == {1, 2, 3, 4, 5}
+    monkeypatch.setattr(MlflowClient, "log_batch", real)
+    run_id = train(spec, lose_at("step", 8))["mlflow_run_id"]
+    assert {step for *_, step in json.loads(unsent.read_bytes())} >= {9, 10}
+    monkeypatch.setattr(MlflowClient, "log_batch", real)
+    assert train(spec, ignore)["skipped"]
+    assert not unsent.exists()
+    client = MlflowClient(server)
+    assert [step for step, _ in history(client, run_id, "loss")] == list(range(1, 11))
+    assert [step for step, _ in history(client, run_id, "grad_norm")] == list(range(1, 11))
+    assert sorted(step for step, _ in history(client, run_id, "val_loss")) == [1, 2, 3, 4, *range(6, 11)]
+    assert client.get_run(run_id).info.status == "FINISHED"
