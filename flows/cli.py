@@ -224,6 +224,7 @@ def sample(
     top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 for all. The paper samples with 40.")] = 40,
     top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    step: options.Step = None,
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
@@ -232,7 +233,7 @@ def sample(
     from model.generate import Sampling
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    text = sample_text(_settings(lake), run, prompt, tokens, sampling)
+    text = sample_text(_settings(lake), run, prompt, tokens, sampling, step)
     _result({"run": run, "prompt": prompt, "text": text}, as_json, lambda: print(prompt + text))
 
 
@@ -240,13 +241,14 @@ def sample(
 def export(
     run: options.Run,
     to: Annotated[Path, typer.Option(metavar="DIR", help="A new directory.")],
+    step: options.Step = None,
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
     """Write a directory that transformers loads: weights, configuration, tokenizer."""
     from flows.models import export_model
 
-    result = export_model(_settings(lake), run, to)
+    result = export_model(_settings(lake), run, to, step)
     _result(result, as_json, lambda: print(f"{to}: step {result['step']} of run {run}, for transformers"))
 
 
@@ -333,6 +335,8 @@ def doctor(lake: options.Lake = None, as_json: options.Json = False) -> None:
 
 def _settings(lake: str | None) -> Settings:
     settings = Settings()
+    if lake is None and not settings.lake.strip():
+        raise BadParameter("WEBTEXT_LAKE is empty")
     return settings if lake is None else settings.model_copy(update={"lake": lake})
 
 

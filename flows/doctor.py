@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import shutil
@@ -99,6 +100,8 @@ def _disk(settings: Settings, lake: Lake) -> list[Check]:
         free = shutil.disk_usage(existing).free
         state = "good" if free >= MIN_FREE_BYTES else "note"
         checks.append(_check(f"disk of the {what}", state, f"{free / 1e9:.1f} GB free"))
+        if not os.access(existing, os.W_OK):
+            checks.append(_check(f"disk of the {what}", "bad", f"{existing} cannot be written"))
     return checks
 
 

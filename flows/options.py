@@ -35,6 +35,9 @@ Json = Annotated[
     bool, Option("--json", help="End with one JSON object on standard output; all else goes to standard error.")
 ]
 Run = Annotated[str, Option("--run", metavar="NAME", help="A training run's name.", callback=filled)]
+Step = Annotated[
+    int | None, Option("--step", metavar="N", help="The checkpoint of this step. [default: the newest]", min=1)
+]
 Device = Annotated[str, Option(help="cpu, cuda, mps, or auto for the best there is.")]
 
 # refresh

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from data.errors import InputError
 from data.lake import Lake
 from data.schema import STAGES, STATUSES
 from flows import services
+from flows.doctor import examine
 from flows.settings import Settings
 from flows.status import collect
 from tests.flows.conftest import Pipeline, webtext
@@ -207,6 +209,13 @@ def test_export_is_what_transformers_loads(pipeline: Pipeline, tmp_path: Path) -
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids).logits, ours(ids), atol=1e-5, rtol=0)
     assert state.step == 20
+    other = webtext(
+        pipeline.environment(), "export", "--run", "tiny", "--step", "10", "--to", str(tmp_path / "ten"), "--json"
+    )
+    assert json.loads(other.stdout)["step"] == 10
+    none = webtext(pipeline.environment(), "sample", "--run", "tiny", "--step", "7", "--prompt", "The")
+    assert none.returncode == 1
+    assert "--run tiny: no checkpoint of step 7" in none.stderr
     again = webtext(pipeline.environment(), "export", "--run", "tiny", "--to", str(folder))
     assert again.returncode == 1
     assert "is not an empty directory" in again.stderr
@@ -220,6 +229,22 @@ def test_status_and_doctor(pipeline: Pipeline) -> None:
     checks = {check["what"]: check["state"] for check in json.loads(run.stdout)["checks"]}
     assert run.returncode == 0, run.stdout
     assert checks["tokens/small"] == checks["prefect"] == checks["mlflow"] == "good"
+
+
+def test_doctor_and_status_of_what_is_broken(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = tmp_path / "lake"
+    shutil.copytree(pipeline.lake / "checkpoints", lake / "checkpoints")
+    (lake / "checkpoints" / "tiny" / "run.json").write_text("{")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    settings = Settings(lake=str(lake), home=pipeline.home)
+    assert "run.json: damaged; remove it" in collect(settings)["runs"]["tiny"]["state"]
+    bad = [check["detail"] for check in examine(settings) if check["state"] == "bad"]
+    assert bad == [f"{folder} cannot be written" for folder in (pipeline.home, lake)]
+    empty = webtext(pipeline.environment() | {"WEBTEXT_LAKE": ""}, "status")
+    assert empty.returncode == 2
+    assert "WEBTEXT_LAKE is empty" in empty.stderr
 
 
 def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -257,6 +282,12 @@ def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: P
         (("refresh", "--links", "nowhere.zst", "--snapshot", "x"), 1, "nowhere.zst: no such file"),
         (("refresh", "--snapshot", "x"), 2, "Missing option '--links'"),
         (("refresh", "--links", "a", "--deadline", "soon"), 2, "expected a number and one of s m h d"),
+        (("train", "--corpus", "small", "--preset", "nano", "--run", ""), 2, "is empty"),
+        (("train", "--corpus", "small", "--preset", "nano", "--init-from", " "), 2, "is empty"),
+        (("report", "--run", ""), 2, "is empty"),
+        (("status", "--lake", ""), 2, "is empty"),
+        (("sample", "--run", "tiny", "--prompt", "x", "--tokens", "-5"), 2, "should be greater than or equal to 1"),
+        (("eval", "--run", "tiny", "--tasks", "lambada_paper"), 1, "nothing was scored: lambada_paper: needs a file"),
         (("train", "--corpus", "small", "--preset", "huge"), 2, "no such preset; there are nano, mini, 124M"),
         (("train", "--corpus", "small", "--preset", "nano", "--set", "depth=3"), 2, "no such setting; there are"),
         (("train", "--corpus", "nope", "--preset", "nano"), 1, "tokens/nope: no such dataset"),

@@ -339,6 +339,7 @@ def test_a_stop_is_given_the_time_of_a_step_and_a_checkpoint(monkeypatch: pytest
     monkeypatch.setattr("torch.distributed.run.main", found.append)
     monkeypatch.setattr("model.launch.die_with_parent", lambda _: None)
     monkeypatch.setattr("sys.argv", ["launch", "--spec", "spec.json", "--processes", "2"])
+    monkeypatch.setenv(launch.ENDED, "restored at the end")
     launch.main()
     options = get_args_parser().parse_args(found[0])
     assert (options.nproc_per_node, options.shutdown_timeout) == ("2", launch.STOP_GRACE_S)
