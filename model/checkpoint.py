@@ -7,6 +7,7 @@
                                                  config.json            the model's shape
                                                  state.json             where training stood; sha256 of all, its own too
                            failure-00000120.json a step that failed (model/failure.py)
+                           unsent.json           what MLflow did not take (model/observer.py)
                            summary.json          written at the end (model/runs.py)
 
 ``state.json`` is published last (its name sorts last, and on disk the directory is renamed as a whole), so a checkpoint
