@@ -179,15 +179,19 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME", help="A training run; its newest checkpoint is scored.", callback=options.filled),
     ] = None,
-    checkpoint: Annotated[str | None, typer.Option(metavar="DIR", help="One checkpoint.")] = None,
-    hf: Annotated[str | None, typer.Option(metavar="DIR", help="A directory that transformers loads.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="DIR", help="One checkpoint.", callback=options.filled)
+    ] = None,
+    hf: Annotated[
+        str | None, typer.Option(metavar="DIR", help="A directory that transformers loads.", callback=options.filled)
+    ] = None,
     corpus: Annotated[
         str | None,
         typer.Option(metavar="SNAPSHOT[,SNAPSHOT]", help="Held-out documents from here. [default: the run's]"),
     ] = None,
     tasks: Annotated[str, typer.Option(metavar="a,b|all", help="Which tasks.")] = "all",
     eval_data: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Official benchmark files, as they come.")
+        str | None, typer.Option(metavar="DIR", help="Official benchmark files, as they come.", callback=options.filled)
     ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many examples a task. [default: the task's]")] = None,
     device: options.Device = "auto",

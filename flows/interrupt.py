@@ -49,7 +49,10 @@ def stop_on_signals(home: Path) -> None:
         has_saved = bool(codes) and all(code == 0 for code in codes)  # other children do not end so
         if has_saved and stopped and "--json" in sys.argv:
             (_, event), *_ = stopped
-            print(json.dumps({"run": event["run"], "steps": event["step"], "stopped": True}), flush=True)
+            result = {name: value for name, value in event.items() if name != "event"}  # it may just have been done
+            if event["event"] == "stopped":
+                result = {"run": event["run"], "steps": event["step"], "stopped": True}
+            print(json.dumps(result), flush=True)
         os._exit(0 if number == signal.SIGTERM and has_saved else 1)
 
     signal.signal(signal.SIGINT, stop)

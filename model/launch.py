@@ -30,6 +30,7 @@ def main() -> None:
     from torch.distributed.run import main as torchrun
 
     ended = Path(f"{arguments.spec}.ended")
+    ended.unlink(missing_ok=True)  # of a process before this one that was killed
     os.environ[ENDED] = str(ended)
     options = ["--standalone", f"--nproc-per-node={arguments.processes}", f"--shutdown-timeout={STOP_GRACE_S}"]
     try:

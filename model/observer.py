@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from data.errors import InputError, told
 from data.lake import Lake
 from model import checkpoint
 from model.checkpoint import State
@@ -64,27 +65,30 @@ class Observer(Silent):
         self._keep()
 
     def _keep(self) -> None:
-        """What is not sent, for a process after this one."""
+        """What is not sent, for a process after this one. A full disk costs that, and not the training."""
         unsent = self._tracker.unsent()
-        if unsent:
-            self._lake.publish_json(unsent, "checkpoints", self._run, UNSENT)
-        elif self._lake.exists("checkpoints", self._run, UNSENT):
-            self._lake.remove("checkpoints", self._run, UNSENT)
+        try:
+            if unsent:
+                self._lake.publish_json(unsent, "checkpoints", self._run, UNSENT)
+            elif self._lake.exists("checkpoints", self._run, UNSENT):
+                self._lake.remove("checkpoints", self._run, UNSENT)
+        except OSError as error:
+            self._warn(f"{len(unsent)} points for MLflow are not kept for a later process: {told(error)}")
 
     def checkpoint(self, state: State, *, with_weights: bool) -> None:
         """Record a checkpoint; its weights, which are a copy, only if it stays for good."""
         metrics = {"train_loss": state.train_loss}
         if state.val_loss is not None:
             metrics["val_loss"] = state.val_loss
-        if self._tracker.is_away and not with_weights:  # its curves at least
-            self._tracker.log_metrics(metrics, state.step)
-            return
-        with self._tolerated():
-            if not with_weights:
-                self._tracker.log_checkpoint(state.step, metrics, None)
-                return
-            with checkpoint.artifacts(self._lake, state.run, state.step) as folder:
-                self._tracker.log_checkpoint(state.step, metrics, folder)
+        if with_weights or not self._tracker.is_away:
+            with self._tolerated():
+                if not with_weights:
+                    self._tracker.log_checkpoint(state.step, metrics, None)
+                    return
+                with checkpoint.artifacts(self._lake, state.run, state.step) as folder:
+                    self._tracker.log_checkpoint(state.step, metrics, folder)
+                    return
+        self._tracker.log_metrics(metrics, state.step)  # its curves at least, when the server is back
 
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         with self._tolerated():
@@ -98,8 +102,11 @@ class Observer(Silent):
         try:
             yield
         except TrackingError as error:
-            self.warnings = (*self.warnings, str(error))
-            self._emit("warning", message=str(error))
+            self._warn(str(error))
+
+    def _warn(self, message: str) -> None:
+        self.warnings = (*self.warnings, message)
+        self._emit("warning", message=message)
 
 
 def observe(
@@ -118,10 +125,10 @@ def observe(
         manifest = lake.dataset("tokens", snapshot).require()
         tracker.log_dataset(DatasetRef(f"tokens/{snapshot}", manifest.digest, lake.root))
     if lake.exists("checkpoints", spec.run, UNSENT):
-        unsent = lake.read_json("checkpoints", spec.run, UNSENT)
-        for key, value, timestamp_ms, at in unsent:
-            if at < step or (
-                at == step and key not in OF_CHECKPOINT
-            ):  # later ones, and that checkpoint, are told again
-                tracker.remember(key, value, timestamp_ms, at)
+        try:
+            for key, value, timestamp_ms, at in lake.read_json("checkpoints", spec.run, UNSENT):
+                if at + (key in OF_CHECKPOINT) <= step:  # later ones, and the checkpoint of this step, are told again
+                    tracker.remember(key, value, timestamp_ms, at)
+        except (InputError, TypeError, ValueError) as error:
+            emit("warning", message=f"{lake.path('checkpoints', spec.run, UNSENT)}: damaged ({error}); left out")
     return Observer(lake, spec.run, tracker, emit)

@@ -158,6 +158,8 @@ class Tracker:
             )
             model_id = str(model.model_id)
         self._attach(model_id, metrics, step, None)
+        for key in metrics:
+            self._logged[key] = max(step, self._logged.get(key, -1))
         if directory is not None:
             have = {file.path for file in self._client.list_logged_model_artifacts(model_id)}
             for name in (name for name in ARTIFACTS if name not in have):

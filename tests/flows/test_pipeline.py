@@ -285,6 +285,8 @@ def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: P
         (("train", "--corpus", "small", "--preset", "nano", "--run", ""), 2, "is empty"),
         (("train", "--corpus", "small", "--preset", "nano", "--init-from", " "), 2, "is empty"),
         (("report", "--run", ""), 2, "is empty"),
+        (("eval", "--checkpoint", ""), 2, "is empty"),
+        (("eval", "--run", "tiny", "--eval-data", ""), 2, "is empty"),
         (("status", "--lake", ""), 2, "is empty"),
         (("sample", "--run", "tiny", "--prompt", "x", "--tokens", "-5"), 2, "should be greater than or equal to 1"),
         (("eval", "--run", "tiny", "--tasks", "lambada_paper"), 1, "nothing was scored: lambada_paper: needs a file"),

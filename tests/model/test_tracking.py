@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -20,7 +21,15 @@ from data.lake import Lake
 from model import checkpoint
 from model.config import TrainSpec
 from model.observer import Emit
-from model.tracking import DatasetRef, TrackingError, metric_history, open_tracker, resume_tracker, without_credentials
+from model.tracking import (
+    DatasetRef,
+    Tracker,
+    TrackingError,
+    metric_history,
+    open_tracker,
+    resume_tracker,
+    without_credentials,
+)
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
 from tests.model.test_train import after_steps
@@ -261,3 +270,48 @@ def test_a_lost_server_costs_no_point_and_little_time(
     assert [step for step, _ in history(client, run_id, "grad_norm")] == list(range(1, 11))
     assert sorted(step for step, _ in history(client, run_id, "val_loss")) == [1, 2, 3, 4, *range(6, 11)]
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_checkpoint_that_mlflow_does_not_take_keeps_its_curve(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost just between a flush and the record; a damaged file of unsent points; a disk that takes no such file."""
+    lake: Lake = make_lake(tmp_path / "lake")
+    tracked = {"tracking_uri": server, "experiment": "between"}
+    spec = TrainSpec.from_json({**make_spec(lake, steps=6, keep_every=4, val_every=1).to_json(), **tracked}, "x")
+    real, failing = Tracker._log_checkpoint, iter([True, True])
+
+    def once(self: Tracker, *arguments: Any) -> str:
+        if next(failing, False):
+            raise OSError("connection lost")
+        return real(self, *arguments)
+
+    monkeypatch.setattr("model.tracking.AWAY_S", 0.0)
+    monkeypatch.setattr(Tracker, "_log_checkpoint", once)
+    told: list[str] = []
+    train(spec, lambda _, **fields: told.append(str(fields.get("message"))), after_steps(5))
+    assert sum("does not take the checkpoint" in message for message in told) == 2
+    unsent = Path(lake.path("checkpoints", "a", "unsent.json"))
+    unsent.write_text("[[1]")
+    told.clear()
+    summary = train(spec, lambda _, **fields: told.append(str(fields.get("message"))))
+    assert any("unsent.json: damaged" in message for message in told)
+    curve = history(MlflowClient(server), summary["mlflow_run_id"], "val_loss")
+    assert sorted(step for step, _ in curve) == [1, 2, 3, 4, 6]
+
+
+def test_a_full_disk_costs_the_unsent_points_only(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake: Lake = make_lake(tmp_path / "lake")
+    spec = TrainSpec.from_json({**make_spec(lake, steps=4).to_json(), "tracking_uri": server}, "x")
+    publish = Lake.publish_json
+
+    def full(self: Lake, value: object, *names: str) -> None:
+        if names[-1] == "unsent.json":
+            raise OSError(28, "No space left on device")
+        publish(self, value, *names)
+
+    monkeypatch.setattr(Lake, "publish_json", full)
+    monkeypatch.setattr(Tracker, "flush", lambda _: None)
+    summary = train(spec, ignore)
+    assert summary["steps"] == 4
+    assert any("are not kept for a later process: no space left" in warning for warning in summary["warnings"])
