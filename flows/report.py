@@ -17,6 +17,7 @@ from flows import services
 from flows.progress import say
 from flows.settings import Settings
 from model.report import History, run_report
+from model.runs import read_record
 from model.tracking import metric_history
 
 METRICS = ("loss", "val_loss")
@@ -62,12 +63,12 @@ def _history(lake: Lake, run: str, settings: Settings) -> History:
     """The run's curve from MLflow; the server is started if need be. A run that was not tracked has none."""
     if not lake.exists("checkpoints", run, "run.json"):
         raise InputError(f"--run {run}: no such run in {lake.root}")
-    record = lake.read_json("checkpoints", run, "run.json")
-    if not record["mlflow_run_id"]:
-        return {}
     try:
+        record = read_record(lake, run)
+        if not record or not record["mlflow_run_id"]:
+            return {}
         history: History = metric_history(services.ensure(settings).mlflow_uri, record["mlflow_run_id"], METRICS)
-    except InputError as error:  # a lake that was copied from elsewhere: its curves are in another MLflow
+    except InputError as error:  # a damaged record; a lake from elsewhere, whose curves are in another MLflow
         say(f"report: no curve of {run}: {error}")
         return {}
     return history

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from data.lake import Lake
 from data.report import svg
+from model import runs
 
 FACTS = {
     "steps": "steps",
@@ -41,9 +42,7 @@ class RunReport:
 
 def run_report(lake: Lake, run: str, history: History) -> RunReport:
     """``history`` may be empty: there is no curve then. A run that is not finished has no facts yet."""
-    summary: dict[str, Any] = {}
-    if lake.exists("checkpoints", run, "summary.json"):
-        summary = lake.read_json("checkpoints", run, "summary.json")
+    summary = runs.read_summary(lake, run) or {}
     facts = [(label, _text(summary[name])) for name, label in FACTS.items() if summary.get(name) is not None]
     figures = [_curve(history, summary.get("unigram_entropy"))] if history.get("loss") else []
     return RunReport(run, facts, _scores(lake, run), figures)

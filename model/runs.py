@@ -6,7 +6,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -15,7 +15,9 @@ from data.lake import Lake
 from data.locks import LEASE_S
 from data.manifest import settings_diff
 from model.config import Preset, TrainSpec
-from model.observer import Emit
+
+if TYPE_CHECKING:  # it brings torch, which takes seconds to import
+    from model.observer import Emit
 
 RUN, SUMMARY = "run.json", "summary.json"
 LOCK_WAIT_S = LEASE_S + 15.0  # a process before this one may still be saving its last checkpoint

@@ -17,7 +17,7 @@ import orjson
 from data.errors import InputError
 from data.lake import Lake, check_name
 from data.manifest import json_digest
-from model import checkpoint, hf
+from model import checkpoint, hf, runs
 from model.checkpoint import OPTIMIZER, STATE, State
 from model.evals import EvalSpec
 from model.evals.heldout import corpus_digest
@@ -67,7 +67,7 @@ def corpus_of(source: Source, spec: EvalSpec, lake: Lake) -> tuple[str, ...]:
 def _of_run(lake: Lake, run: str) -> Source:
     state, complaints = checkpoint.require_intact(lake, run)
     step = state.step
-    record = lake.read_json("checkpoints", run, "run.json") if lake.exists("checkpoints", run, "run.json") else {}
+    record = runs.read_record(lake, run) or {}
     where = lake.path("checkpoints", run, checkpoint.step_name(step))
     found = _of_state(state, where, record, lambda device: checkpoint.load_model(lake, run, step, device=device)[0])
     return dataclasses.replace(found, warnings=tuple(complaints))

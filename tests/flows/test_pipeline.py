@@ -237,6 +237,10 @@ def test_doctor_and_status_of_what_is_broken(
     lake = tmp_path / "lake"
     shutil.copytree(pipeline.lake / "checkpoints", lake / "checkpoints")
     (lake / "checkpoints" / "tiny" / "run.json").write_text("{")
+    report = webtext(pipeline.environment() | {"WEBTEXT_LAKE": str(lake)}, "report", "--to", str(tmp_path / "r.html"))
+    assert report.returncode == 0
+    assert "no curve of tiny" in report.stderr
+    assert "run.json: damaged; remove it" in report.stderr
     monkeypatch.setattr("os.access", lambda *_: False)
     settings = Settings(lake=str(lake), home=pipeline.home)
     assert "run.json: damaged; remove it" in collect(settings)["runs"]["tiny"]["state"]

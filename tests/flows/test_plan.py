@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 from data.errors import InputError
 from flows import cli, show
 from flows.plan import train_plan
+from model import config
 
 PARAMETERS = {"124M": 124_439_808, "355M": 354_823_168, "774M": 774_030_080, "1558M": 1_557_611_200}
 
@@ -45,6 +48,17 @@ def test_steps_and_settings_change_the_plan() -> None:
     beside = 50_257 * 2_048 * 4  # the softmax of some rows; and the head with its padding and its gradient
     assert plan["gpus"]["1"]["memory"]["plain"]["logits"] == 16 * 1024 * 4 * 50_257 + beside + 2 * 50_257 * 768 * 4
     assert usual["gpus"]["1"]["memory"]["plain"]["logits"] == 8 * 1024 * 2 * 50_257 + beside + 2 * 50_257 * 768 * 2
+
+
+def test_the_arithmetic_in_the_file_of_presets() -> None:
+    plans = [train_plan(preset, {"recompute": "true"}, None) for preset in PARAMETERS]
+    sizes = [plan["size"]["flop_per_token"] / 1e9 for plan in plans]
+    alone = [plan["gpus"]["1"]["memory"]["plain"]["total"] / 1e9 for plan in plans]
+    sharded = [plan["gpus"]["8 fsdp"]["memory"]["recompute"]["total"] / 1e9 for plan in plans]
+    seconds = [plan["gpus"]["1"]["a100_hours"] * 3600 / plan["size"]["steps"] for plan in plans]
+    text = Path(config.__file__).read_text()
+    for numbers, digits in ((sizes, 2), (alone, 1), (sharded, 1), (seconds, 1)):
+        assert re.search(r"\s+".join(re.escape(f"{number:.{digits}f}") for number in numbers), text), numbers
 
 
 def test_what_muon_keeps() -> None:
