@@ -33,7 +33,7 @@ from data.exchange import Answer, FetchError, Limits, Wants
 from data.lake import Lake
 from data.live import MAX_ATTEMPTS, TRANSIENT
 from data.manifest import Part
-from data.politeness import backoff_s
+from data.retry import backoff_s
 from data.records import LinkRecords
 from data.sources import Reading, lines_of
 

@@ -30,7 +30,7 @@ from data.errors import InputError
 from data.exchange import Answer, FetchError, Limits
 from data.lake import Dataset, Lake
 from data.manifest import Part
-from data.politeness import backoff_s, retry_after_s
+from data.retry import backoff_s, retry_after_s
 from data.schema import PageStatus
 
 SETTLE_S = 36 * 3600

@@ -19,7 +19,8 @@ from data.exchange import Answer, FetchError
 from data.frontier import Frontier, Host, Link
 from data.optout import header_opt_out
 from data.outage import UNREACHED
-from data.politeness import TRANSIENT, HostMemory, backoff_s, note_failure, note_success, retry_after_s
+from data.politeness import HostMemory, note_failure, note_success
+from data.retry import TRANSIENT, backoff_s, retry_after_s
 from data.robots import Robots, RobotsCache
 from data.schema import PageStatus
 from data.segments import Exchange, Segments

@@ -14,10 +14,7 @@ Sources: RFC 9110; the back-off of crawlee, the politeness of Apache Nutch and S
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
@@ -27,9 +24,6 @@ from data.errors import InputError
 from data.frontier import Host
 from data.lake import Lake
 from data.schema import PageStatus
-
-TRANSIENT = frozenset({PageStatus.RATE_LIMITED, PageStatus.SERVER_ERROR})
-"""A link with one of these is asked again."""
 
 _WEIGHTS = {
     PageStatus.CONNECT_FAILURE: 1,
@@ -44,26 +38,6 @@ _WEIGHTS = {
 
 _MEMORY_FLUSH_S = 0.2  # saves that come within this time share one file
 _LONGEST_MEMORY_S = 30 * 86_400.0
-
-
-def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """The seconds a Retry-After header asks for: 0 for a date in the past; None if it says nothing that is valid.
-
-    ``now`` is our clock (aware). Seconds are digits only, as the RFC has it; so ``-5`` and ``1.5`` say nothing.
-    """
-    text = (header or "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:12])  # more digits are more than any life
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, IndexError, TypeError, OverflowError):
-        return None
-    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
-
-
-def backoff_s(attempt: int, config: PagesConfig, rng: random.Random) -> float:
-    """The pause before attempt 2, 3, ... (``attempt`` failed ones so far: 1, 2, ...)."""
-    return config.backoff_s * 2.0 ** min(attempt - 1, 16) * rng.uniform(0.5, 1.5)
 
 
 def note_success(host: Host) -> bool:

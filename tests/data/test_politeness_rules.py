@@ -13,7 +13,8 @@ from data.config import PagesConfig
 from data.errors import InputError
 from data.frontier import Domain, Host
 from data.lake import Lake
-from data.politeness import HostMemory, backoff_s, note_failure, note_success, retry_after_s
+from data.politeness import HostMemory, note_failure, note_success
+from data.retry import backoff_s, retry_after_s
 from data.schema import PageStatus
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
