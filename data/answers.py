@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from data.client import resolve_redirect
-from data.exchange import Answer, FetchError
+from data.exchange import HTML_TYPES, Answer, FetchError, media_type
 from data.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus
 from data.urls import domain_of
 
-HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 NOT_MODIFIED = 304
 
 BlockReason = Callable[[str], str | None]
@@ -45,10 +44,6 @@ def wants_html(http_status: int, headers: Any) -> bool:
 
 def wants_success(http_status: int, _headers: Any) -> bool:
     return 200 <= http_status < 300
-
-
-def media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
 
 
 def status_of(http_status: int) -> PageStatus:

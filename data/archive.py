@@ -35,7 +35,6 @@ from functools import partial
 
 from multidict import CIMultiDictProxy
 
-from data.answers import HTML_TYPES, media_type
 from data.archivehost import ArchiveHost, ArchiveUnavailable, Fault, Reply
 from data.cdx import (
     COMMONCRAWL,
@@ -59,7 +58,7 @@ from data.cdx import (
 from data.client import REDIRECTS, Client, origin_of
 from data.config import PagesConfig
 from data.errors import InputError
-from data.exchange import RATIO_FROM_BYTES, Limits, Wants
+from data.exchange import HTML_TYPES, RATIO_FROM_BYTES, Limits, Wants, media_type
 from data.schema import PageStatus
 from data.warc import WarcWriter
 

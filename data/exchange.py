@@ -36,6 +36,8 @@ MAX_HEADER_BYTES = 32_768  # of one header; pages with a Content-Security-Policy
 MAX_HEADERS = 128
 _READ_BYTES = 1 << 18  # what a transport hands over at most at once
 
+HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+
 BROKEN = "not valid HTTP, or cut off"  # how far a broken answer was understood depends on its packets: it is not told
 
 
@@ -349,3 +351,7 @@ class Exchange:
 
 def _decoded(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
+
+
+def media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
