@@ -34,7 +34,7 @@ from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from benchmarks.machine import machine
-from data.report import svg
+from data.figures import svg
 from model.config import ModelConfig
 from model.gpt2 import GPT2, Block
 

@@ -5,20 +5,17 @@ Everything is read from manifests and from single columns, one part at a time.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
+from data.figures import svg
 from data.lake import Lake, base_snapshot
 from data.schema import STAGES
-
-matplotlib.use("svg")  # no display is needed
-
-from matplotlib.figure import Figure
 
 TOP = 20
 
@@ -48,14 +45,6 @@ def snapshot_report(lake: Lake, snapshot: str) -> SnapshotReport:
     if words.size:
         figures["length"] = _length(words)
     return SnapshotReport(snapshot, stages, domains.most_common(TOP), languages.most_common(TOP), figures)
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an SVG element to put into a page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
 
 
 def _kept_texts(lake: Lake, snapshot: str) -> tuple[Counter[str], Counter[str], np.ndarray[Any, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from data.lake import Lake
-from data.report import svg
+from data.figures import svg
 from model import runs
 
 FACTS = {
