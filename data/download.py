@@ -33,8 +33,8 @@ from data.exchange import Answer, FetchError, Limits, Wants
 from data.lake import Lake
 from data.live import MAX_ATTEMPTS, TRANSIENT
 from data.manifest import Part
-from data.retry import backoff_s
 from data.records import LinkRecords
+from data.retry import backoff_s
 from data.sources import Reading, lines_of
 
 PIECE_BYTES = 2**25

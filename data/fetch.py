@@ -25,8 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from data.client import Client, Network
 from data.errors import first_error
 from data.frontier import Frontier, Host, Link
+from data.job import Job
 from data.outage import Outage, pauses
-from data.outcomes import LONG_PAUSE, Job, Outcomes, fast_host_of
+from data.outcomes import LONG_PAUSE, Outcomes, fast_host_of
 from data.robots import RobotsCache
 from data.schema import PageStatus
 from data.turns import Held, Turns

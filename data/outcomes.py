@@ -2,79 +2,27 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from aiohttp.abc import AbstractResolver
-
-from data.answers import NOT_MODIFIED, BlockReason, Known, page_body, redirect_target
-from data.config import PagesConfig
-from data.crawllog import CrawlLog, CrawlStats
+from data.answers import NOT_MODIFIED, Known, page_body, redirect_target
 from data.exchange import Answer, FetchError
 from data.frontier import Frontier, Host, Link
+from data.job import Failure, Job
 from data.optout import header_opt_out
-from data.outage import UNREACHED
-from data.politeness import HostMemory, note_failure, note_success
+from data.politeness import note_failure, note_success
 from data.retry import TRANSIENT, backoff_s, retry_after_s
 from data.robots import Robots, RobotsCache
 from data.schema import PageStatus
-from data.segments import Exchange, Segments
+from data.segments import Exchange
 from data.urls import domain_of, host_of
 from data.warc import NOT_MODIFIED as SERVER_NOT_MODIFIED
 from data.warc import payload_digest
 
 PARK_S = 5.0  # a host that waits longer leaves its place in the domain to another
 LONG_PAUSE = "the host asked for a longer pause than max_retry_after_s"
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to stop asking: links whose turn has not come by then are deferred."""
-
-    deadline_s: float | None = None  # from the start of the part
-    wire_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """What fetching one part needs. ``resolver``, ``now`` and ``rng`` are for tests."""
-
-    config: PagesConfig
-    scratch: Path
-    segments: Segments
-    memory: HostMemory
-    stats: CrawlStats
-    log: CrawlLog
-    block_reason: BlockReason
-    budget: Budget = Budget()
-    known: Mapping[str, Known] = field(default_factory=dict)  # by the URL that was asked for
-    resolver: AbstractResolver | None = None
-    now: Any = lambda: datetime.now(UTC)
-    rng: random.Random = field(default_factory=random.Random)
-
-
-class Failure(NamedTuple):
-    """Why an exchange gave nothing to keep."""
-
-    status: PageStatus
-    reason: str
-    http_status: int | None = None
-    lost: bool = False
-    retry_after: str | None = None
-    robots: Robots | None = None  # set where it was robots.txt that was asked for
-    origin: str = ""
-    at: float = 0.0  # time.monotonic() of the failure
-
-    @property
-    def is_unreached(self) -> bool:
-        """Whether it may be our own network that failed."""
-        is_robots_timeout = self.robots is not None and self.reason.endswith(PageStatus.TIMEOUT)
-        return self.status in UNREACHED or self.lost or is_robots_timeout
 
 
 class Outcomes:

@@ -21,8 +21,8 @@ from data.archive import DEAD, Archives, Capture
 from data.archivehost import ArchiveUnavailable
 from data.client import Client, Network
 from data.errors import first_error
+from data.job import Job
 from data.optout import header_opt_out, meta_opt_out
-from data.outcomes import Job
 from data.schema import PageStatus
 from data.urls import domain_of
 from data.warc import payload_digest

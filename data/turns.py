@@ -12,9 +12,10 @@ from data.answers import NOT_MODIFIED, wants_html, wants_success
 from data.client import REDIRECTS, Client
 from data.exchange import Answer, FetchError, Limits, Wants
 from data.frontier import Domain, Frontier, Host, Link
+from data.job import Failure, Job
 from data.optout import TdmRule, parse_tdmrep, tdmrep_opt_out
 from data.outage import Outage
-from data.outcomes import Failure, Job, Outcomes, fast_host_of
+from data.outcomes import Outcomes, fast_host_of
 from data.politeness import note_success
 from data.robots import Robots, RobotsCache, fetch_robots
 from data.schema import PageStatus

@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from data.lake import Lake
 from data.figures import svg
+from data.lake import Lake
 from model import runs
 
 FACTS = {

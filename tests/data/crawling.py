@@ -16,9 +16,9 @@ from data.config import PagesConfig
 from data.crawllog import CrawlLog, CrawlStats
 from data.fetch import fetch_links
 from data.frontier import Link
+from data.job import Budget, Job
 from data.lake import Lake, part_name, write_parquet
 from data.manifest import Manifest
-from data.outcomes import Budget, Job
 from data.politeness import HostMemory
 from data.schema import LINKS
 from data.segments import Segments

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from data.outcomes import Budget
+from data.job import Budget
 from tests.data.crawling import SHORT, URL, Crawler, fill, host_urls
 from tests.data.hostile import (
     BUSY,
