@@ -82,7 +82,7 @@ def run_stage(path: Path, workers: int) -> dict[str, Any]:
     """Lines, kept links and seconds of the whole links stage."""
     from data import links
     from data.config import LinksConfig
-    from data.lake import Lake
+    from data.lake.store import Lake
 
     started = _now()
     with tempfile.TemporaryDirectory(dir=path.parent) as lake:

@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from benchmarks.machine import machine, peak_rss_mb
 from benchmarks.train import SNAPSHOT, make_corpus
 from data.figures import svg
-from data.lake import Lake
+from data.lake.store import Lake
 from model import world
 from model.config import PRESETS, ModelConfig, TrainConfig
 from model.loader import Corpus, open_corpus

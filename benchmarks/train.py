@@ -53,7 +53,7 @@ def make_corpus(lake_root: Path, n_tokens: int) -> None:
     for validation.
     """
     from data.bpe import END_OF_TEXT, encode
-    from data.lake import Lake, write_parquet
+    from data.lake.store import Lake, write_parquet
     from data.schema import TOKENS
     from flows.localdocs import choose_articles
     from flows.localprose import plain
@@ -82,7 +82,7 @@ def make_corpus(lake_root: Path, n_tokens: int) -> None:
 
 def run_ours(folder: Path, size: Result) -> Result:
     """In a child: the seconds of each step, and of these the seconds in the loader."""
-    from data.lake import Lake
+    from data.lake.store import Lake
     from model import world
     from model.config import ModelConfig, TrainConfig
     from model.loader import open_corpus
@@ -275,7 +275,7 @@ def main() -> None:
             steps = 3 if arguments.quick else 200
             print(json.dumps(mini(folder, arguments.seeds, steps, is_quick=arguments.quick)))
             return
-        from data.lake import Lake
+        from data.lake.store import Lake
         from model.loader import open_corpus
 
         open_corpus(Lake(folder / "lake"), (SNAPSHOT,), folder / "cache")  # the peers read its file of tokens

@@ -37,7 +37,7 @@ from data.decode import ACCEPT_ENCODING
 from data.errors import InputError
 from data.exchange import BROKEN, Answer, Exchange, FetchError, Limits, Traffic, Wants
 from data.guard import ForbiddenAddress, Guard, Resolver
-from data.lake import code_version
+from data.lake.store import code_version
 from data.schema import PageStatus
 from data.warc import HeaderList
 

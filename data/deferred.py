@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import InputError
-from data.lake import Dataset, Lake
+from data.lake.store import Dataset, Lake
 from data.records import SUBMISSIONS, LinkRecords
 from data.schema import PageStatus
 from data.sources import Reading, Unsliced

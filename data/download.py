@@ -30,9 +30,9 @@ import pyarrow as pa
 from data.client import REDIRECTS, Client, Network, resolve_redirect
 from data.errors import InputError
 from data.exchange import Answer, FetchError, Limits, Wants
-from data.lake import Lake
+from data.lake.manifest import Part
+from data.lake.store import Lake
 from data.live import MAX_ATTEMPTS, TRANSIENT
-from data.manifest import Part
 from data.records import LinkRecords
 from data.retry import backoff_s
 from data.sources import Reading, lines_of

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.answers import Known
-from data.lake import Dataset, Lake, base_snapshot, parse_part_name
-from data.manifest import Manifest
+from data.lake.manifest import Manifest
+from data.lake.store import Dataset, Lake, base_snapshot, parse_part_name
 from data.schema import PageStatus
 
 COLUMNS = [

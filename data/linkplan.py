@@ -19,7 +19,7 @@ from data.deferred import KEY, DeferredLinks, unclaimed
 from data.download import UrlSource
 from data.errors import InputError
 from data.hackernews import HackerNewsSearch, items_source, search_source
-from data.lake import Lake
+from data.lake.store import Lake
 from data.live import FIRST_WINDOW_S, Window
 from data.reddit import RedditListing, listing_sources
 from data.sources import FileSource, LinkSource, Reading, file_source

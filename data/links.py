@@ -37,9 +37,9 @@ import pyarrow.parquet as pq
 
 from data import watermarks
 from data.config import LinksConfig, PagesConfig
-from data.lake import Dataset, Lake, part_name, write_parquet
+from data.lake.manifest import Part
+from data.lake.store import Dataset, Lake, part_name, write_parquet
 from data.linkplan import Plan, make_plan
-from data.manifest import Part
 from data.merge import merged_links, n_lines
 from data.records import NAMED_LINES, SUBMISSIONS, LinkRecords, Malformed
 from data.schema import LinkStatus

@@ -28,8 +28,8 @@ from data.client import Client, Network
 from data.config import PagesConfig
 from data.errors import InputError
 from data.exchange import Answer, FetchError, Limits
-from data.lake import Dataset, Lake
-from data.manifest import Part
+from data.lake.manifest import Part
+from data.lake.store import Dataset, Lake
 from data.retry import backoff_s, retry_after_s
 from data.schema import PageStatus
 

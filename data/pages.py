@@ -38,8 +38,8 @@ from data.frontier import Link
 from data.guard import Guard
 from data.job import Budget, Job
 from data.known import earlier_pages, known_pages
-from data.lake import Dataset, Lake, is_part_name, parse_part_name, part_name
-from data.manifest import Manifest, Part
+from data.lake.manifest import Manifest, Part
+from data.lake.store import Dataset, Lake, is_part_name, parse_part_name, part_name
 from data.politeness import HostMemory
 from data.revive import LOOKED_UP, look_up
 from data.segments import Segments, remove_segments

@@ -22,7 +22,7 @@ import orjson
 from data.config import PagesConfig
 from data.errors import InputError
 from data.frontier import Host
-from data.lake import Lake
+from data.lake.store import Lake
 from data.schema import PageStatus
 
 _WEIGHTS = {

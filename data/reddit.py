@@ -24,8 +24,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from data.errors import InputError
+from data.lake.manifest import Part
 from data.live import Service, Window, items_file, seal_items
-from data.manifest import Part
 from data.records import LinkRecords
 from data.sources import Reading, sealed_records
 

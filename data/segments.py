@@ -30,8 +30,8 @@ import pyarrow.compute as pc
 from data.archive import Capture
 from data.config import PagesConfig
 from data.frontier import Link
-from data.lake import Dataset, code_version, write_parquet
-from data.manifest import Part
+from data.lake.manifest import Part
+from data.lake.store import Dataset, code_version, write_parquet
 from data.schema import PAGES
 from data.warc import IDENTICAL_PAYLOAD, HeaderList, WarcWriter
 

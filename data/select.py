@@ -32,8 +32,8 @@ import pyarrow.compute as pc
 from data import minhash
 from data.config import SelectConfig
 from data.errors import InputError
-from data.lake import Dataset, Lake, base_snapshot, write_parquet
-from data.manifest import Manifest, Part, settings_diff
+from data.lake.manifest import Manifest, Part, settings_diff
+from data.lake.store import Dataset, Lake, base_snapshot, write_parquet
 from data.schema import SELECT, SelectStatus, TextStatus
 from data.stage import Mapper, Outcome, in_turn, run_stage
 from data.urls import domain_of

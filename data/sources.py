@@ -32,8 +32,8 @@ from data.blocks import BlockReader, compression
 from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
 from data.judging import judge_blocks
-from data.lake import Dataset
-from data.manifest import Part
+from data.lake.manifest import Part
+from data.lake.store import Dataset
 from data.records import LinkRecords, judge_dump
 
 

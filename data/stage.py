@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from data.config import StageConfig, content_settings, operational_settings
-from data.lake import Dataset
-from data.manifest import Manifest, Part
+from data.lake.manifest import Manifest, Part
+from data.lake.store import Dataset
 
 MakePart = Callable[[str], Part]
 """Makes and seals the part of that name. A picklable partial of a module-level function."""

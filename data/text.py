@@ -38,8 +38,8 @@ from pebble import ProcessExpired, ProcessPool
 from data import language
 from data.config import TextConfig
 from data.extract import Extracted, extract
-from data.lake import Lake, base_snapshot, write_parquet
-from data.manifest import Part
+from data.lake.manifest import Part
+from data.lake.store import Lake, base_snapshot, write_parquet
 from data.process import die_with_main_process, die_with_parent
 from data.schema import TEXT, PageStatus, TextStatus
 from data.signals import Signals

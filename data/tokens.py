@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 from data import bpe
 from data.config import TokensConfig
 from data.errors import InputError
-from data.lake import Lake, base_snapshot, write_parquet
-from data.manifest import Manifest, Part
+from data.lake.manifest import Manifest, Part
+from data.lake.store import Lake, base_snapshot, write_parquet
 from data.schema import TOKENS, SelectStatus, TokenStatus
 from data.stage import Mapper, Outcome, in_turn, run_stage
 

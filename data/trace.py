@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from data import urls
 from data.errors import InputError
-from data.lake import Dataset, Lake, base_snapshot
+from data.lake.store import Dataset, Lake, base_snapshot
 
 _STAGE_FIELDS = {
     "links": ("status", "reason", "karma", "karma_sum", "submission_ids", "subreddits"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
-from data.lake import Lake
+from data.lake.store import Lake
 
 
 class Mark(TypedDict):

@@ -284,7 +284,7 @@ def why(
     as_json: options.Json = False,
 ) -> None:
     """What became of a URL, stage by stage."""
-    from data.lake import Lake
+    from data.lake.store import Lake
     from data.trace import why as trace
 
     found = trace(Lake(_settings(lake).lake), url)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import LinksConfig, PagesConfig, TokensConfig
-from data.lake import Lake
+from data.lake.store import Lake
 from flows import localweb
 from flows.evaluate import evaluate
 from flows.pretrain import pretrain

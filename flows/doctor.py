@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from data import bpe
 from data.config import PagesConfig
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from data.schema import STAGES
 from flows import services
 from flows.crawl import files_needed

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data import bpe
-from data.lake import Lake
+from data.lake.store import Lake
 from flows.settings import Settings
 from model import hf
 from model.checkpoint import load_model

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 from prefect.tasks import Task
 
-from data.manifest import Part
+from data.lake.manifest import Part
 from data.stage import MakePart, Mapper
 from flows.progress import Bar
 

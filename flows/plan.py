@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from data import links as links_stage
 from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 
 if TYPE_CHECKING:
     from model.config import Preset

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from flows import artifacts, services
 from flows.progress import Bar, duration, say
 from flows.settings import EXPERIMENT, Settings

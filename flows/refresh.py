@@ -17,8 +17,8 @@ from data import select as select_stage
 from data import text as text_stage
 from data import tokens as tokens_stage
 from data.config import LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
-from data.lake import Lake, base_snapshot, check_name
-from data.manifest import Manifest
+from data.lake.manifest import Manifest
+from data.lake.store import Lake, base_snapshot, check_name
 from data.schema import STAGES
 from data.stage import Mapper, Outcome
 from flows import artifacts

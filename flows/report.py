@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from data.errors import InputError
-from data.lake import Lake, base_snapshot, code_version
+from data.lake.store import Lake, base_snapshot, code_version
 from data.report import snapshot_report
 from data.schema import STATUSES
 from flows import services

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from data.schema import STAGES
 from data.segments import PREFIX as SEGMENT_PREFIX
 from flows import services

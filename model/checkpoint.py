@@ -35,8 +35,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.errors import InputError
-from data.lake import Lake, check_name
-from data.manifest import json_digest
+from data.lake.manifest import json_digest
+from data.lake.store import Lake, check_name
 from model.config import ModelConfig, TrainConfig
 from model.gpt2 import GPT2
 from model.optim import Optimizers, load_state_tensors, state_tensors

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar, get_type_hints
 
 from data.errors import InputError
-from data.lake import check_name
+from data.lake.store import check_name
 
 T = TypeVar("T")
 PRECISIONS = ("auto", "float32", "tf32", "autocast", "bfloat16")

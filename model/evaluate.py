@@ -29,8 +29,8 @@ import orjson
 from data import evalsets
 from data.errors import InputError, told
 from data.evalsets import EvalFile
-from data.lake import Lake, code_version
-from data.manifest import json_digest
+from data.lake.manifest import json_digest
+from data.lake.store import Lake, code_version
 from data.process import die_with_parent
 from model import failure, world
 from model.checkpoint import step_name

@@ -27,7 +27,7 @@ import orjson
 import torch
 
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from model.checkpoint import LOSS_WINDOW, State
 from model.config import TrainConfig
 from model.loader import Indices, Sampler

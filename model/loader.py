@@ -38,8 +38,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import InputError
-from data.lake import Dataset, Lake
-from data.manifest import File, Manifest, json_digest
+from data.lake.manifest import File, Manifest, json_digest
+from data.lake.store import Dataset, Lake
 
 FORMAT = 1  # of the cache; raised when its files change
 SPLITS = ("train", "val")

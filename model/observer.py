@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from data.errors import InputError, told
-from data.lake import Lake
+from data.lake.store import Lake
 from model import checkpoint
 from model.checkpoint import State
 from model.config import TrainSpec

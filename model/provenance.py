@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import InputError
-from data.lake import Lake, base_snapshot
+from data.lake.store import Lake, base_snapshot
 
 
 @dataclass(frozen=True)

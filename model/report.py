@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from data.figures import svg
-from data.lake import Lake
+from data.lake.store import Lake
 from model import runs
 
 FACTS = {

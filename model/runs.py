@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from data.errors import InputError
-from data.lake import Lake
-from data.locks import LEASE_S
-from data.manifest import settings_diff
+from data.lake.locks import LEASE_S
+from data.lake.manifest import settings_diff
+from data.lake.store import Lake
 from model.config import Preset, TrainSpec
 
 if TYPE_CHECKING:  # it brings torch, which takes seconds to import

@@ -32,8 +32,8 @@ import orjson
 
 from data.bpe import TOKENIZER_ID, VOCAB_SIZE
 from data.errors import InputError, told
-from data.lake import Lake
-from data.manifest import settings_diff
+from data.lake.manifest import settings_diff
+from data.lake.store import Lake
 from data.process import die_with_parent
 from model import checkpoint, failure, runs, world
 from model.checkpoint import State

@@ -17,7 +17,7 @@ import tldextract  # noqa: F401  # imported at the first URL
 from benchmarks.crawl_peers.meter import Meter
 from data import links, pages
 from data.config import LinksConfig, PagesConfig
-from data.lake import Lake
+from data.lake.store import Lake
 from data.process import die_with_parent
 
 SNAPSHOT = "bench"

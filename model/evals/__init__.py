@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from data.errors import InputError
-from data.lake import check_name
+from data.lake.store import check_name
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from data.bpe import END_OF_TEXT, TOKENIZER_ID, VOCAB_SIZE, decode
 from data.errors import InputError
-from data.lake import Lake
-from data.manifest import Manifest, json_digest
+from data.lake.manifest import Manifest, json_digest
+from data.lake.store import Lake
 
 SEED = 0  # of all choices among documents and examples
 MAX_DOCUMENTS = 2_000

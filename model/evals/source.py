@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from data.errors import InputError
-from data.lake import Lake, check_name
-from data.manifest import json_digest
+from data.lake.manifest import json_digest
+from data.lake.store import Lake, check_name
 from model import checkpoint, hf, runs
 from model.checkpoint import OPTIMIZER, STATE, State
 from model.evals import EvalSpec

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from data.config import PagesConfig
-from data.lake import Lake
+from data.lake.store import Lake
 from data.pages import run
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ ARGUMENTS = sys.orig_argv
 def install(stage: str, what: str, amount: int) -> None:
     from pathlib import Path
 
-    from data import lake as lake_module
+    from data.lake import store as lake_module
 
     done = 0
 

@@ -17,8 +17,8 @@ from data.crawllog import CrawlLog, CrawlStats
 from data.fetch import fetch_links
 from data.frontier import Link
 from data.job import Budget, Job
-from data.lake import Lake, part_name, write_parquet
-from data.manifest import Manifest
+from data.lake.manifest import Manifest
+from data.lake.store import Lake, part_name, write_parquet
 from data.politeness import HostMemory
 from data.schema import LINKS
 from data.segments import Segments

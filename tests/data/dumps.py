@@ -12,8 +12,8 @@ import zstandard
 
 from data import links
 from data.config import LinksConfig
-from data.lake import Lake
-from data.manifest import Manifest
+from data.lake.manifest import Manifest
+from data.lake.store import Lake
 
 CONFIG = LinksConfig()
 

@@ -19,8 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from data import links
 from data.config import LinksConfig, PagesConfig
-from data.lake import Lake
-from data.manifest import Manifest
+from data.lake.manifest import Manifest
+from data.lake.store import Lake
 
 NETWORK = PagesConfig(allow_net=("127.0.0.0/8",), host_delay_s=0.0, backoff_s=0.01)
 DAY = 86_400

@@ -10,7 +10,7 @@ from data import links
 from data.blocklists import OPENWEBTEXT, PROFILES
 from data.config import LinksConfig
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from data.schema import LinkStatus
 from data.urls import block_reason, blocked_by, check_rules, read_block_list
 

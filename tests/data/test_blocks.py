@@ -12,7 +12,7 @@ import zstandard
 
 from data import blocks
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from tests.data.dumps import COMPRESSORS, build, dump, ndjson, post
 
 

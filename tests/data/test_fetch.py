@@ -20,7 +20,7 @@ from warcio.archiveiterator import ArchiveIterator
 from data.answers import Known
 from data.errors import InputError
 from data.guard import Guard
-from data.lake import Lake
+from data.lake.store import Lake
 from data.schema import VOLATILE
 from data.segments import Segments
 from data.warc import payload_digest

@@ -11,8 +11,8 @@ import pytest
 
 from data.config import PagesConfig
 from data.known import earlier_pages, known_pages
-from data.lake import Lake
-from data.manifest import Manifest
+from data.lake.manifest import Manifest
+from data.lake.store import Lake
 from data.pages import run
 from data.warc import read_payload
 from tests.data.crawling import fill, host_urls, publish_links

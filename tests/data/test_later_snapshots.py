@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from data.errors import InputError
-from data.lake import Lake, write_parquet
+from data.lake.store import Lake, write_parquet
 from data.schema import PAGES
 from tests.data.services import Services, links_of, refresh, submission
 

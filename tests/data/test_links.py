@@ -13,7 +13,7 @@ import pytest
 from data import links
 from data.config import LinksConfig
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from data.schema import LINKS, LinkStatus
 from data.stage import MakePart
 from data.urls import canonical_url, domain_of, partition_of

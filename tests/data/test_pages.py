@@ -18,8 +18,8 @@ import pytest
 from data import pages, segments
 from data.config import PagesConfig
 from data.errors import InputError
-from data.lake import Lake
-from data.manifest import Manifest, Part
+from data.lake.manifest import Manifest, Part
+from data.lake.store import Lake
 from data.pages import make_part, run
 from data.schema import PAGES
 from data.segments import HANDOFF

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from data.lake import Lake
+from data.lake.store import Lake
 from tests.data.crawling import fill, host_urls, publish_links
 from tests.data.hostile import BUSY, TDMREP, Web, in_turn, prove_polite, redirect, reply, rules
 

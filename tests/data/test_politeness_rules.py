@@ -12,7 +12,7 @@ import pytest
 from data.config import PagesConfig
 from data.errors import InputError
 from data.frontier import Domain, Host
-from data.lake import Lake
+from data.lake.store import Lake
 from data.politeness import HostMemory, note_failure, note_success
 from data.retry import backoff_s, retry_after_s
 from data.schema import PageStatus

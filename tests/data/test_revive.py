@@ -14,8 +14,8 @@ import pytest
 from data import text
 from data.archive import Archives
 from data.config import PagesConfig, TextConfig
-from data.lake import Lake, part_name, write_parquet
-from data.manifest import Manifest
+from data.lake.manifest import Manifest
+from data.lake.store import Lake, part_name, write_parquet
 from data.pages import run
 from data.schema import LINKS
 from data.warc import read_payload

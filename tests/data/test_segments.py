@@ -20,8 +20,8 @@ from data import segments as segments_module
 from data.config import PagesConfig
 from data.errors import InputError
 from data.frontier import Link
-from data.lake import Dataset, Lake
-from data.manifest import Manifest
+from data.lake.manifest import Manifest
+from data.lake.store import Dataset, Lake
 from data.pages import run
 from data.segments import Exchange, Segments, remove_segments
 from data.warc import IDENTICAL_PAYLOAD, payload_digest, read_payload

@@ -10,7 +10,7 @@ import pytest
 from data import minhash, select, signals, text
 from data.config import SelectConfig, TextConfig, content_settings
 from data.errors import InputError
-from data.lake import Lake, write_parquet
+from data.lake.store import Lake, write_parquet
 from data.schema import TEXT
 from data.stage import MakePart
 

@@ -11,7 +11,7 @@ import zstandard
 from data import sources
 from data.config import PagesConfig
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from data.urls import partition_of
 from tests.data.dumps import COMPRESSORS, CONFIG, build, dump, ndjson, post, rows_of, zstd
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from data.lake import Lake
+from data.lake.store import Lake
 from tests.data.dumps import build, dump, one_link, post
 
 

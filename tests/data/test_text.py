@@ -17,8 +17,8 @@ import pytest
 from data import text
 from data.config import PagesConfig, TextConfig, content_settings
 from data.errors import InputError
-from data.lake import Lake, write_parquet
-from data.manifest import Part
+from data.lake.manifest import Part
+from data.lake.store import Lake, write_parquet
 from data.schema import PAGES
 from data.stage import MakePart
 from data.warc import WarcWriter
@@ -186,7 +186,7 @@ def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
     make_lake(tmp_path / "lake", {"part-00000": {"http://a.example/": ("ok", SLOW)}})
     script = tmp_path / "stage.py"
     script.write_text(
-        "import sys\nfrom data import text\nfrom data.config import TextConfig\nfrom data.lake import Lake\n"
+        "import sys\nfrom data import text\nfrom data.config import TextConfig\nfrom data.lake.store import Lake\n"
         "if __name__ == '__main__':\n    text.run(Lake(sys.argv[1]), 's', TextConfig(workers=2))\n"
     )
     process = subprocess.Popen([sys.executable, script, tmp_path / "lake"], cwd=Path(__file__).parents[2])

@@ -12,7 +12,7 @@ import pytest
 from data import bpe, tokens
 from data.config import SelectConfig, TextConfig, TokensConfig, content_settings
 from data.errors import InputError
-from data.lake import Dataset, Lake, write_parquet
+from data.lake.store import Dataset, Lake, write_parquet
 from data.schema import SELECT, TEXT
 
 HALF = TokensConfig(val_share=0.5)

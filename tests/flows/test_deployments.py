@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from data.lake import Lake
+from data.lake.store import Lake
 from flows import localweb, services
 from tests.flows.conftest import Pipeline
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data.lake import Lake
+from data.lake.store import Lake
 from flows import localweb, services
 from model import checkpoint
 from tests.flows.conftest import TINY, Pipeline, webtext

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from data.config import LinksConfig, TokensConfig
-from data.lake import Lake
+from data.lake.store import Lake
 from flows import localweb
 from tests.flows.conftest import TINY, Pipeline
 

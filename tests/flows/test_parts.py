@@ -10,11 +10,11 @@ import pytest
 
 from data.config import TokensConfig
 from data.errors import InputError
-from data.lake import Lake
-from data.manifest import Part
+from data.lake.manifest import Part
+from data.lake.store import Lake
 from data.stage import run_stage
 from flows import services
-from tests.data.test_lake import make_part
+from tests.data.lake.test_store import make_part
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
 

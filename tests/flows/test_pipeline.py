@@ -12,7 +12,7 @@ import pytest
 
 from data.config import LinksConfig, TokensConfig
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from data.schema import STAGES, STATUSES
 from flows import services
 from flows.doctor import examine

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.bpe import END_OF_TEXT, VOCAB_SIZE, encode
-from data.lake import Lake, write_parquet
+from data.lake.store import Lake, write_parquet
 from data.schema import TOKENS
 from model.config import ModelConfig
 from model.evals.words import single_tokens

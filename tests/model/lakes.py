@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data.lake import Lake, write_parquet
+from data.lake.store import Lake, write_parquet
 from data.schema import TOKENS
 from model.config import TrainSpec
 

@@ -13,7 +13,7 @@ import torch
 from data.bpe import decode, encode
 from data.errors import InputError
 from data.evalsets import find
-from data.lake import Lake
+from data.lake.store import Lake
 from model.evals import cloze, heldout, lastword, stats, words
 from model.evals.heldout import Document, HeldOut
 from model.evals.task import NotScored, Subject

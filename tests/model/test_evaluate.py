@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from data.errors import InputError
-from data.lake import Lake
-from data.manifest import json_digest
+from data.lake.manifest import json_digest
+from data.lake.store import Lake
 from model import hf
 from model.checkpoint import load_model, read_state
 from model.config import TrainSpec

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from model.loader import Sampler, open_corpus, rank_samples, val_windows
 from tests.model.lakes import documents, make_lake, publish_tokens
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from data.lake import Lake, write_parquet
+from data.lake.store import Lake, write_parquet
 from model import checkpoint, failure, hf, world
 from model.config import ModelConfig, TrainSpec
 from model.failure import FailedStepError

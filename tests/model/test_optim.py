@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.lake import Lake
+from data.lake.store import Lake
 from model import world
 from model.loader import open_corpus
 from model.optim import learning_rate

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from model import checkpoint, world
 from model.attention import attend
 from model.config import TrainConfig

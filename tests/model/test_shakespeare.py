@@ -9,7 +9,7 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from data.lake import Lake
+from data.lake.store import Lake
 from model.checkpoint import load_model
 from model.config import TrainSpec
 from model.loader import open_corpus

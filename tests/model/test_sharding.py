@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from model import checkpoint
 from model.checkpoint import step_name
 from model.sharding import load_shards, read_whole, save_shards, shapes

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.lake import Lake
+from data.lake.store import Lake
 from model.config import PRESETS, ModelConfig
 from model.flops import Peak, flop_per_token, known_gpu, measured_peak
 from model.gpt2 import GPT2, count_parameters

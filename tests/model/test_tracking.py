@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from model import checkpoint
 from model.config import TrainSpec
 from model.observer import Emit

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch.distributed.run import get_args_parser
 
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from model import checkpoint, launch, trainer, world
 from model.config import TrainSpec
 from model.failure import FailedStepError

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from data.lake import Lake
+from data.lake.store import Lake
 from model import checkpoint, world
 from model.config import TrainSpec
 from model.loader import open_corpus

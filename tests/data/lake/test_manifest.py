@@ -8,7 +8,7 @@ import pytest
 
 from data.config import LinksConfig, SelectConfig, content_settings, operational_settings
 from data.errors import InputError
-from data.manifest import Part, add_counts, rows_digest, settings_diff
+from data.lake.manifest import Part, add_counts, rows_digest, settings_diff
 from data.schema import STAGES, STATUSES
 
 ROWS = {

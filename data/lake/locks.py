@@ -19,7 +19,7 @@ import fsspec
 import orjson
 
 from data.errors import InputError
-from data.manifest import canonical_json
+from data.lake.manifest import canonical_json
 
 LEASE_S = 60.0  # a lease that was not renewed for this long is taken over
 

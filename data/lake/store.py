@@ -33,8 +33,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import InputError
-from data.locks import Lease, file_lock
-from data.manifest import (
+from data.lake.locks import Lease, file_lock
+from data.lake.manifest import (
     File,
     Manifest,
     Part,
@@ -198,7 +198,7 @@ class Lake:
             self.publish(path, *names)
 
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """One writer at a time. Raises InputError if another process holds it (data/locks.py)."""
+        """One writer at a time. Raises InputError if another process holds it (data/lake/locks.py)."""
         if self.is_local:
             return file_lock(Path(self.base) / "locks", name)
         return Lease(self.fs, self.path("locks"), name)

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from data.errors import InputError
-from data.lake import Dataset, Lake, base_snapshot, check_name, part_name, write_parquet
-from data.manifest import Part
+from data.lake.manifest import Part
+from data.lake.store import Dataset, Lake, base_snapshot, check_name, part_name, write_parquet
 
 
 def make_part(dataset: Dataset, values: list[int], name: str) -> Part:
@@ -145,9 +145,9 @@ def test_scratch_of_killed_processes_is_swept_and_of_living_ones_kept(tmp_path: 
 def test_a_killed_process_releases_its_lock_and_loses_only_the_part_in_flight(tmp_path: Path) -> None:
     program = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from tests.data.test_lake import make_part
-from data.lake import Lake
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from tests.data.lake.test_store import make_part
+from data.lake.store import Lake
 lake = Lake({str(tmp_path)!r})
 dataset = lake.dataset("text", "demo")
 with lake.lock("refresh-demo"):
