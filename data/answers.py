@@ -10,7 +10,7 @@ from data.client import resolve_redirect
 from data.exchange import HTML_TYPES, Answer, FetchError, media_type
 from data.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus
-from data.urls import domain_of
+from data.urls.canonical import domain_of
 
 NOT_MODIFIED = 304
 

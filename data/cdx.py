@@ -33,7 +33,7 @@ import orjson
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from data.decode import DecodeError, decoder_of
-from data.urls import parse_url
+from data.urls.canonical import parse_url
 
 COMMONCRAWL = "commoncrawl"
 WAYBACK = "wayback"

@@ -14,7 +14,7 @@ from typing import Any
 from data.errors import InputError
 
 PUBLIC_SUFFIX_LIST = "2025-04-07_15-51-09_UTC b69315c085d53972"
-"""The version of the list that data/urls.py goes by, and the first 16 digits of its sha256."""
+"""The version of the list that data/urls/canonical.py goes by, and the first 16 digits of its sha256."""
 
 
 def operational(default: Any) -> Any:
@@ -27,7 +27,7 @@ class LinksConfig:
     """Which links of a source become rows with status ``ok``."""
 
     min_karma: int = 3  # the paper, section 2.1
-    profile: str = "webtext"  # named block rules in data/urls.py: webtext, openwebtext
+    profile: str = "webtext"  # named block rules in data/urls/canonical.py: webtext, openwebtext
     block_domains: tuple[str, ...] = ()  # further registrable domains to drop
     public_suffix_list: str = PUBLIC_SUFFIX_LIST  # what says where a registrable domain ends
     part_links: int = 20_000  # links a part aims at; a part is one crawl task and holds whole domains

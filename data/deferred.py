@@ -26,7 +26,7 @@ from data.lake.store import Dataset, Lake
 from data.records import SUBMISSIONS, LinkRecords
 from data.schema import PageStatus
 from data.sources import Reading, Unsliced
-from data.urls import partition_of
+from data.urls.canonical import partition_of
 
 KEY = "deferred:"
 _BATCH = 10_000

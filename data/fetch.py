@@ -31,7 +31,7 @@ from data.outcomes import LONG_PAUSE, Outcomes, fast_host_of
 from data.robots import RobotsCache
 from data.schema import PageStatus
 from data.turns import Held, Turns
-from data.urls import registrable_domain
+from data.urls.canonical import registrable_domain
 
 GC_THRESHOLD = 20_000  # new objects between collections; an exchange leaves none for them, and Python's 700 cost 1 %
 _TICK_S = 1.0

@@ -45,7 +45,7 @@ from data.records import NAMED_LINES, SUBMISSIONS, LinkRecords, Malformed
 from data.schema import LinkStatus
 from data.sources import LinkSource, Reading
 from data.stage import Mapper, Outcome, in_turn, run_stage
-from data.urls import canonical_url, check_rules, domain_of, partition_of
+from data.urls.canonical import canonical_url, check_rules, domain_of, partition_of
 
 _ROW_GROUP = 10_000
 

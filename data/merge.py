@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from data.config import LinksConfig
 from data.schema import LINKS, LinkStatus
-from data.urls import blocked_at
+from data.urls.canonical import blocked_at
 
 _BATCH = 10_000  # rows that are Python objects at once
 _PORT = re.compile(r":\d+$")

@@ -31,7 +31,7 @@ import orjson
 from multidict import CIMultiDictProxy
 
 from data.schema import PageStatus
-from data.urls import normal_percents
+from data.urls.canonical import normal_percents
 
 HEAD_BYTES = 131_072
 TAG_BYTES = 1_024  # a robots meta is shorter, and has no > inside of a value

@@ -17,7 +17,7 @@ from data.retry import TRANSIENT, backoff_s, retry_after_s
 from data.robots import Robots, RobotsCache
 from data.schema import PageStatus
 from data.segments import Exchange
-from data.urls import domain_of, host_of
+from data.urls.canonical import domain_of, host_of
 from data.warc import NOT_MODIFIED as SERVER_NOT_MODIFIED
 from data.warc import payload_digest
 

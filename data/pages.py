@@ -44,7 +44,7 @@ from data.politeness import HostMemory
 from data.revive import LOOKED_UP, look_up
 from data.segments import Segments, remove_segments
 from data.stage import Mapper, Outcome, in_turn, run_stage
-from data.urls import block_reason, domain_of, partition_of
+from data.urls.canonical import block_reason, domain_of, partition_of
 
 ROUND_PART_LINKS = 20_000  # handed-off links a part of a later round aims at, as LinksConfig.part_links for the first
 

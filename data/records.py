@@ -21,7 +21,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from data.blocklists import REDDIT_HOSTS
 from data.schema import LinkStatus
 from data.submissions import (
     LAST_S,
@@ -34,8 +33,9 @@ from data.submissions import (
     parse_url_line,
     unescaped,
 )
-from data.urls import MAX_URL_CHARS, is_below, normal_percents, normal_query, partition_of, registrable_domain
-from data.variants import may_be_rewritten
+from data.urls.blocklists import REDDIT_HOSTS
+from data.urls.canonical import MAX_URL_CHARS, is_below, normal_percents, normal_query, partition_of, registrable_domain
+from data.urls.variants import may_be_rewritten
 
 SUBMISSIONS = pa.schema(
     [

@@ -24,7 +24,7 @@ from data.errors import first_error
 from data.job import Job
 from data.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus
-from data.urls import domain_of
+from data.urls.canonical import domain_of
 from data.warc import payload_digest
 
 LOOKED_UP = frozenset(str(status) for status in DEAD)

@@ -36,7 +36,7 @@ from data.lake.manifest import Manifest, Part, settings_diff
 from data.lake.store import Dataset, Lake, base_snapshot, write_parquet
 from data.schema import SELECT, SelectStatus, TextStatus
 from data.stage import Mapper, Outcome, in_turn, run_stage
-from data.urls import domain_of
+from data.urls.canonical import domain_of
 
 SIGNATURES = "sig-"
 JUDGEMENT = "judgement"

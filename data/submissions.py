@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from data.blocklists import REDDIT_HOSTS
 from data.schema import LinkStatus
-from data.urls import UrlParts, is_below, parse_url, registrable_domain
+from data.urls.blocklists import REDDIT_HOSTS
+from data.urls.canonical import UrlParts, is_below, parse_url, registrable_domain
 
 MAX_SCORE = 2**31  # beyond it a number is no score; sums of scores stay far inside 64 bits
 HACKER_NEWS_FIELDS = frozenset({"points", "time", "dt"})

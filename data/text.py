@@ -44,7 +44,7 @@ from data.process import die_with_main_process, die_with_parent
 from data.schema import TEXT, PageStatus, TextStatus
 from data.signals import Signals
 from data.stage import Mapper, Outcome, in_turn, run_stage
-from data.urls import domain_of
+from data.urls.canonical import domain_of
 from data.warc import read_payload
 
 QUEUED = 4  # pages in memory per child, so that none waits for the WARC file

@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from data import urls
 from data.errors import InputError
 from data.lake.store import Dataset, Lake, base_snapshot
+from data.urls import canonical as urls
 
 _STAGE_FIELDS = {
     "links": ("status", "reason", "karma", "karma_sum", "submission_ids", "subreddits"),

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from typer import BadParameter, Option
 
-from data.blocklists import PROFILES
+from data.urls.blocklists import PROFILES
 
 
 def filled(value: str | None) -> str | None:
@@ -161,7 +161,7 @@ def block_domains(files: list[Path]) -> tuple[str, ...]:
     """The domains of all the files, each once; another order or a comment makes no other settings."""
     if not files:
         return ()
-    from data.urls import read_block_list
+    from data.urls.canonical import read_block_list
 
     return tuple(sorted({domain for file in files for domain in read_block_list(file)}))
 

@@ -11,7 +11,7 @@ import pytest
 from data.config import PagesConfig
 from data.errors import InputError
 from data.guard import ConnectTo, ForbiddenAddress, Guard, Resolver, is_public
-from data.urls import canonical_url
+from data.urls.canonical import canonical_url
 
 PUBLIC = [
     "1.1.1.1",

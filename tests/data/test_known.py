@@ -129,7 +129,7 @@ def test_only_what_can_be_asked_about_is_known(web: Web, lake: Lake) -> None:
 @pytest.mark.parametrize(("n_then", "n_now"), [(1, 5), (5, 1), (3, 4), (4, 3)])
 def test_known_pages_are_found_whatever_the_number_of_parts(web: Web, tmp_path: Path, n_then: int, n_now: int) -> None:
     """Parts are ranges of hashes of the domain, in each refresh as many as it has links for."""
-    from data.urls import domain_of, partition_of
+    from data.urls.canonical import domain_of, partition_of
 
     lake = Lake(tmp_path / "lake")
     urls = host_urls(*(f"d{n}.example" for n in range(40)))

@@ -16,7 +16,7 @@ from data.errors import InputError
 from data.lake.store import Lake
 from data.schema import LINKS, LinkStatus
 from data.stage import MakePart
-from data.urls import canonical_url, domain_of, partition_of
+from data.urls.canonical import canonical_url, domain_of, partition_of
 from tests.data.dumps import build, dump, one_link, post, rows_of
 
 SHARED_LINKS = Path(__file__).parents[2].parent / "shared" / "data" / "links"

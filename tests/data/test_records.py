@@ -22,7 +22,7 @@ from data.judging import judge_blocks
 from data.records import LinkRecords, judge_dump, plain_url
 from data.schema import LinkStatus
 from data.submissions import Submission, parse_dump_line
-from data.urls import canonical_url, domain_of, host_of, is_below, partition_of
+from data.urls.canonical import canonical_url, domain_of, host_of, is_below, partition_of
 
 SHARED_LINKS = Path(__file__).parents[2].parent / "shared" / "data" / "links"
 

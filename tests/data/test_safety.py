@@ -17,7 +17,7 @@ import pytest
 
 from data import guard
 from data.client import resolve_redirect
-from data.urls import canonical_url
+from data.urls.canonical import canonical_url
 from tests.data.crawling import URL, Crawler, Fetched, as_link, host_urls
 from tests.data.hostile import HTML, PAGE, TDMREP, Names, Web, in_turn, redirect, reply, rules
 

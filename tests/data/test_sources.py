@@ -12,7 +12,7 @@ from data import sources
 from data.config import PagesConfig
 from data.errors import InputError
 from data.lake.store import Lake
-from data.urls import partition_of
+from data.urls.canonical import partition_of
 from tests.data.dumps import COMPRESSORS, CONFIG, build, dump, ndjson, post, rows_of, zstd
 
 

@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from data.config import LinksConfig, TokensConfig
-from data.urls import canonical_url
+from data.urls.canonical import canonical_url
 from flows import localweb, services
 from flows.localplan import KINDS
 from flows.localsite import Site

@@ -14,7 +14,7 @@ import zstandard
 from data import links
 from data.config import LinksConfig
 from data.lake.store import Lake
-from data.urls import canonical_url
+from data.urls.canonical import canonical_url
 from flows.localbuild import Built, build
 from flows.localdump import LOW_KARMA_PAGES, ORIGINAL_SCORE, write_dump
 

@@ -24,7 +24,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from data.extract import extract
 from data.schema import PageStatus
-from data.urls import canonical_url, domain_of
+from data.urls.canonical import canonical_url, domain_of
 from flows import localbuild, localdocs, localpages, localplan, localtexts
 from flows.localprose import plain
 from flows.localsite import Site, host_of

@@ -3,8 +3,8 @@
 Parsing follows the WHATWG URL standard (the ada library, as browsers do), since links come as people pasted them.
 What is changed beyond that is what cannot change the page: the fragment, parameters that only track, the spelling
 of percent-encodings (RFC 3986, section 6.2.2), the order of parameters where no program can tell (``_sorted``), and the
-AMP caches and mobile host names of data/variants.py. http and https, www and no www, a slash at the end, and the order
-of all other parameters are kept: for many sites they make a difference.
+AMP caches and mobile host names of data/urls/variants.py. http and https, www and no www, a slash at the end, and the
+order of all other parameters are kept: for many sites they make a difference.
 
 The registrable domain follows the ICANN part of the public suffix list that tldextract carries; nothing is fetched, and
 nothing is cached on disk. Which list that is is a setting (``LinksConfig.public_suffix_list``), so links that were put
@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import ada_url
 
-from data.blocklists import PROFILES, REDDIT_HOSTS
 from data.config import PUBLIC_SUFFIX_LIST, LinksConfig
 from data.errors import InputError
 from data.schema import LinkStatus
-from data.variants import desktop_host, may_be_rewritten, publisher_url
+from data.urls.blocklists import PROFILES, REDDIT_HOSTS
+from data.urls.variants import desktop_host, may_be_rewritten, publisher_url
 
 if TYPE_CHECKING:
     import tldextract

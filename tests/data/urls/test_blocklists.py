@@ -7,14 +7,14 @@ import orjson
 import pytest
 
 from data import links
-from data.blocklists import OPENWEBTEXT, PROFILES
 from data.config import LinksConfig
 from data.errors import InputError
 from data.lake.store import Lake
 from data.schema import LinkStatus
-from data.urls import block_reason, blocked_by, check_rules, read_block_list
+from data.urls.blocklists import OPENWEBTEXT, PROFILES
+from data.urls.canonical import block_reason, blocked_by, check_rules, read_block_list
 
-SHARED_LINKS = Path(__file__).parents[2].parent / "shared" / "data" / "links"
+SHARED_LINKS = Path(__file__).parents[3].parent / "shared" / "data" / "links"
 WEBTEXT, OPEN = LinksConfig(), LinksConfig(profile="openwebtext")
 DOMAIN, EXTENSION = LinkStatus.BLOCKED_DOMAIN, LinkStatus.BLOCKED_EXTENSION
 

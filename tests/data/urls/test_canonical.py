@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data import urls
 from data.config import PUBLIC_SUFFIX_LIST, LinksConfig, content_settings
 from data.errors import InputError
-from data.urls import canonical_url, domain_of, host_of, partition_of
+from data.urls import canonical as urls
+from data.urls.canonical import canonical_url, domain_of, host_of, partition_of
 
 
 @pytest.mark.parametrize(
