@@ -6,8 +6,8 @@ import base64
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from data.client import resolve_redirect
-from data.exchange import HTML_TYPES, Answer, FetchError, media_type
+from data.http.client import resolve_redirect
+from data.http.exchange import HTML_TYPES, Answer, FetchError, media_type
 from data.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus
 from data.urls.canonical import domain_of

@@ -55,10 +55,10 @@ from data.cdx import (
     wayback_headers,
     wayback_query,
 )
-from data.client import REDIRECTS, Client, origin_of
 from data.config import PagesConfig
 from data.errors import InputError
-from data.exchange import HTML_TYPES, RATIO_FROM_BYTES, Limits, Wants, media_type
+from data.http.client import REDIRECTS, Client, origin_of
+from data.http.exchange import HTML_TYPES, RATIO_FROM_BYTES, Limits, Wants, media_type
 from data.schema import PageStatus
 from data.warc import WarcWriter
 

@@ -15,10 +15,10 @@ from enum import StrEnum
 from multidict import CIMultiDictProxy
 
 from data.cdx import CaptureError
-from data.client import Client
 from data.config import PagesConfig
-from data.exchange import FetchError, Limits, Wants
-from data.retry import backoff_s, retry_after_s
+from data.http.client import Client
+from data.http.exchange import FetchError, Limits, Wants
+from data.http.retry import backoff_s, retry_after_s
 from data.schema import PageStatus
 
 _BLOCKED_SITE = "AccessControlException"  # the Wayback Machine's word for a site that it does not show

@@ -32,7 +32,7 @@ from urllib.parse import quote, urlencode
 import orjson
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from data.decode import DecodeError, decoder_of
+from data.http.decode import DecodeError, decoder_of
 from data.urls.canonical import parse_url
 
 COMMONCRAWL = "commoncrawl"

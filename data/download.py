@@ -27,14 +27,14 @@ from urllib.parse import unquote, urlsplit
 import orjson
 import pyarrow as pa
 
-from data.client import REDIRECTS, Client, Network, resolve_redirect
 from data.errors import InputError
-from data.exchange import Answer, FetchError, Limits, Wants
+from data.http.client import REDIRECTS, Client, Network, resolve_redirect
+from data.http.exchange import Answer, FetchError, Limits, Wants
+from data.http.retry import backoff_s
 from data.lake.manifest import Part
 from data.lake.store import Lake
 from data.live import MAX_ATTEMPTS, TRANSIENT
 from data.records import LinkRecords
-from data.retry import backoff_s
 from data.sources import Reading, lines_of
 
 PIECE_BYTES = 2**25

@@ -22,9 +22,9 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from data.client import Client, Network
 from data.errors import first_error
 from data.frontier import Frontier, Host, Link
+from data.http.client import Client, Network
 from data.job import Job
 from data.outage import Outage, pauses
 from data.outcomes import LONG_PAUSE, Outcomes, fast_host_of

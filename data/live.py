@@ -24,13 +24,13 @@ import orjson
 import pyarrow as pa
 import zstandard
 
-from data.client import Client, Network
 from data.config import PagesConfig
 from data.errors import InputError
-from data.exchange import Answer, FetchError, Limits
+from data.http.client import Client, Network
+from data.http.exchange import Answer, FetchError, Limits
+from data.http.retry import backoff_s, retry_after_s
 from data.lake.manifest import Part
 from data.lake.store import Dataset, Lake
-from data.retry import backoff_s, retry_after_s
 from data.schema import PageStatus
 
 SETTLE_S = 36 * 3600

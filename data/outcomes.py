@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from data.answers import NOT_MODIFIED, Known, page_body, redirect_target
-from data.exchange import Answer, FetchError
 from data.frontier import Frontier, Host, Link
+from data.http.exchange import Answer, FetchError
+from data.http.retry import TRANSIENT, backoff_s, retry_after_s
 from data.job import Failure, Job
 from data.optout import header_opt_out
 from data.politeness import note_failure, note_success
-from data.retry import TRANSIENT, backoff_s, retry_after_s
 from data.robots import Robots, RobotsCache
 from data.schema import PageStatus
 from data.segments import Exchange

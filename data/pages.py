@@ -35,7 +35,7 @@ from data.crawllog import CrawlLog, CrawlStats
 from data.errors import InputError
 from data.fetch import fetch_links
 from data.frontier import Link
-from data.guard import Guard
+from data.http.guard import Guard
 from data.job import Budget, Job
 from data.known import earlier_pages, known_pages
 from data.lake.manifest import Manifest, Part

@@ -19,8 +19,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from data.archive import DEAD, Archives, Capture
 from data.archivehost import ArchiveUnavailable
-from data.client import Client, Network
 from data.errors import first_error
+from data.http.client import Client, Network
 from data.job import Job
 from data.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus

@@ -28,9 +28,9 @@ from dataclasses import dataclass, field
 
 from protego import Protego
 
-from data.client import REDIRECTS, resolve_redirect
 from data.config import PagesConfig
-from data.exchange import Answer, FetchError
+from data.http.client import REDIRECTS, resolve_redirect
+from data.http.exchange import Answer, FetchError
 from data.optout import Refusal, allows_training
 from data.schema import PageStatus
 

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from data.answers import NOT_MODIFIED, wants_html, wants_success
-from data.client import REDIRECTS, Client
-from data.exchange import Answer, FetchError, Limits, Wants
 from data.frontier import Domain, Frontier, Host, Link
+from data.http.client import REDIRECTS, Client
+from data.http.exchange import Answer, FetchError, Limits, Wants
 from data.job import Failure, Job
 from data.optout import TdmRule, parse_tdmrep, tdmrep_opt_out
 from data.outage import Outage

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.config import PagesConfig
 from data.errors import InputError
-from data.guard import Guard
+from data.http.guard import Guard
 from data.lake.manifest import add_counts
 from data.lake.store import Lake, base_snapshot, is_part_name
 from data.segments import PREFIX

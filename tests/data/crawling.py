@@ -23,7 +23,7 @@ from data.politeness import HostMemory
 from data.schema import LINKS
 from data.segments import Segments
 from data.warc import read_payload
-from tests.data.hostile import NET, Handler, Names, Web
+from tests.data.http.hostile import NET, Handler, Names, Web
 
 FAST = {"host_delay_s": 0.0, "backoff_s": 0.0, "breaker_pause_s": 0.0, "total_timeout_s": 20.0, "read_timeout_s": 10.0}
 SHORT = {"total_timeout_s": 1.5, "read_timeout_s": 0.8}

@@ -14,8 +14,8 @@ from aiohttp import web
 
 from data.archive import Archives
 from data.archivehost import ArchiveUnavailable
-from data.client import Client, Network
 from data.config import PagesConfig
+from data.http.client import Client, Network
 from tests.data.archives import ArchiveServer, Held, timestamp_of
 
 URL = "http://www.gone.example/story?a=1&b=2"

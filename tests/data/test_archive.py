@@ -17,9 +17,9 @@ from fastwarc.warc import ArchiveIterator
 from data import archive
 from data.archive import Archives
 from data.archivehost import ArchiveUnavailable, Fault
-from data.client import Client, Network
 from data.config import PagesConfig
 from data.errors import InputError
+from data.http.client import Client, Network
 from data.schema import PageStatus
 from data.warc import WarcWriter, read_payload
 from tests.data.archives import DATA, INDEX, WAYBACK, ArchiveServer, Held, memento, timestamp_of

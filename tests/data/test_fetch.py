@@ -19,13 +19,13 @@ from warcio.archiveiterator import ArchiveIterator
 
 from data.answers import Known
 from data.errors import InputError
-from data.guard import Guard
+from data.http.guard import Guard
 from data.lake.store import Lake
 from data.schema import VOLATILE
 from data.segments import Segments
 from data.warc import payload_digest
 from tests.data.crawling import URL, Crawler, as_link, fill, host_urls
-from tests.data.hostile import HTML, PAGE, TDMREP, Request, Web, in_turn, raw, redirect, reply
+from tests.data.http.hostile import HTML, PAGE, TDMREP, Request, Web, in_turn, raw, redirect, reply
 
 
 def _records(crawl: Crawler, kind: str) -> list[tuple[dict[str, str], dict[str, str], bytes]]:

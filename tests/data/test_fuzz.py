@@ -27,7 +27,7 @@ from warcio.archiveiterator import ArchiveIterator
 from data.schema import PageStatus
 from data.warc import payload_digest
 from tests.data.crawling import Crawler
-from tests.data.hostile import PAGE, TDMREP, Web, raw, serving
+from tests.data.http.hostile import PAGE, TDMREP, Web, raw, serving
 
 N_ANSWERS = 24
 LIMITS = {

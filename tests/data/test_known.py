@@ -16,7 +16,7 @@ from data.lake.store import Lake
 from data.pages import run
 from data.warc import read_payload
 from tests.data.crawling import fill, host_urls, publish_links
-from tests.data.hostile import ADDRESSES, Handler, Request, Web, raw, redirect, reply
+from tests.data.http.hostile import ADDRESSES, Handler, Request, Web, raw, redirect, reply
 
 
 def _tagged(body: bytes, tag: str) -> Handler:

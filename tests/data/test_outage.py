@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from data.client import Client, Network
 from data.config import PagesConfig
+from data.http.client import Client, Network
 from data.outage import MAX_HELD, MIN_GOOD, Outage, pauses
-from tests.data.hostile import ADDRESSES, NET, Names, Web
+from tests.data.http.hostile import ADDRESSES, NET, Names, Web
 
 
 def _outage(*reachable: str) -> Outage[str]:

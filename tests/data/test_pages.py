@@ -26,7 +26,7 @@ from data.segments import HANDOFF
 from data.stage import MakePart
 from data.warc import read_payload
 from tests.data.crawling import publish_links
-from tests.data.hostile import ADDRESSES, Request, Web, raw, redirect, reply
+from tests.data.http.hostile import ADDRESSES, Request, Web, raw, redirect, reply
 
 
 def _config(web: Web, **settings: Any) -> PagesConfig:

@@ -15,7 +15,7 @@ import pytest
 
 from data.job import Budget
 from tests.data.crawling import SHORT, URL, Crawler, fill, host_urls
-from tests.data.hostile import (
+from tests.data.http.hostile import (
     BUSY,
     PAGE,
     TDMREP,

@@ -17,7 +17,7 @@ import pytest
 
 from data.lake.store import Lake
 from tests.data.crawling import fill, host_urls, publish_links
-from tests.data.hostile import BUSY, TDMREP, Web, in_turn, prove_polite, redirect, reply, rules
+from tests.data.http.hostile import BUSY, TDMREP, Web, in_turn, prove_polite, redirect, reply, rules
 
 ROOT = Path(__file__).parents[2]
 

@@ -26,7 +26,7 @@ from data.pages import run
 from data.segments import Exchange, Segments, remove_segments
 from data.warc import IDENTICAL_PAYLOAD, payload_digest, read_payload
 from tests.data.crawling import fill, host_urls, publish_links
-from tests.data.hostile import ADDRESSES, PAGE, Web, redirect, reply
+from tests.data.http.hostile import ADDRESSES, PAGE, Web, redirect, reply
 
 AT = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from tests.data.crawling import SHORT, URL, Case, Crawler, host_urls
-from tests.data.hostile import (
+from tests.data.http.hostile import (
     HTML,
     PAGE,
     TDMREP,

@@ -2,7 +2,7 @@
 
 Addresses are checked where the socket is made, whether they were written in the URL or came from a name server. There
 is no proxy, no cookie, no credential, no redirect and no second attempt here. Bodies are decompressed as they come
-(data/exchange.py), so a compression bomb ends at its limit and not in memory. A body is held in memory up to
+(data/http/exchange.py), so a compression bomb ends at its limit and not in memory. A body is held in memory up to
 ``SPOOL_BYTES`` and beyond that in a file of the scratch directory: memory is bounded by connections x SPOOL_BYTES, and
 no slow server makes a fast one wait for memory.
 
@@ -32,11 +32,11 @@ import aiohappyeyeballs
 import aiohttp
 
 from data.config import PagesConfig
-from data.connection import Connection, Watch
-from data.decode import ACCEPT_ENCODING
 from data.errors import InputError
-from data.exchange import BROKEN, Answer, Exchange, FetchError, Limits, Traffic, Wants
-from data.guard import ForbiddenAddress, Guard, Resolver
+from data.http.connection import Connection, Watch
+from data.http.decode import ACCEPT_ENCODING
+from data.http.exchange import BROKEN, Answer, Exchange, FetchError, Limits, Traffic, Wants
+from data.http.guard import ForbiddenAddress, Guard, Resolver
 from data.lake.store import code_version
 from data.schema import PageStatus
 from data.warc import HeaderList

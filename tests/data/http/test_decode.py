@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.decode import ACCEPT_ENCODING, DecodeError, decoder_of
+from data.http.decode import ACCEPT_ENCODING, DecodeError, decoder_of
 
 
 def _raw_deflate(data: bytes) -> bytes:

@@ -6,7 +6,7 @@ the limits. aiohttp's client session costs three times as much for it (docs/benc
 proxies, cookies and second attempts to be switched off; here they do not exist.
 
 Every limit on what comes stands here: header size and number, wire bytes, decoded bytes, their ratio, silence,
-slowness, total time (data/connection.py says when the times are looked at).
+slowness, total time (data/http/connection.py says when the times are looked at).
 
 Sources: RFC 9112; the leniencies are those of browsers and of aiohttp.
 """
@@ -26,7 +26,7 @@ import httptools
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from data.config import PagesConfig
-from data.decode import DecodeError, Decoder, decoder_of
+from data.http.decode import DecodeError, Decoder, decoder_of
 from data.schema import PageStatus
 from data.warc import HeaderList
 

@@ -10,7 +10,7 @@ import pytest
 
 from data.config import PagesConfig
 from data.errors import InputError
-from data.guard import ConnectTo, ForbiddenAddress, Guard, Resolver, is_public
+from data.http.guard import ConnectTo, ForbiddenAddress, Guard, Resolver, is_public
 from data.urls.canonical import canonical_url
 
 PUBLIC = [

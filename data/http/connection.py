@@ -1,4 +1,5 @@
-"""A connection, on which exchanges (data/exchange.py) take place one after the other, and the watch over their times.
+"""A connection, on which exchanges (data/http/exchange.py) take place one after the other, and the watch over their
+times.
 
 The times are looked at for all exchanges at once, ten times a second, instead of by timers.
 """
@@ -10,7 +11,7 @@ import time
 from typing import cast
 
 from data.config import PagesConfig
-from data.exchange import Exchange
+from data.http.exchange import Exchange
 
 LOOK_S = 0.1  # how often exchanges that take too long are looked for
 
