@@ -1,4 +1,4 @@
-"""The archive round of pages: links that ended dead are looked up in web archives (data/archive.py).
+"""The archive round of pages: links that ended dead are looked up in web archives (data/archives/lookup.py).
 
 The page of a capture is kept like any other, marked in the ``archive`` column; what the page's own server said about
 its use when it was captured is honoured. A link that no archive has keeps its row, and the row's reason says whether
@@ -17,8 +17,8 @@ from typing import Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from data.archive import DEAD, Archives, Capture
-from data.archivehost import ArchiveUnavailable
+from data.archives.host import ArchiveUnavailable
+from data.archives.lookup import DEAD, Archives, Capture
 from data.errors import first_error
 from data.http.client import Client, Network
 from data.job import Job

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.archive import Capture
+from data.archives.lookup import Capture
 from data.config import PagesConfig
 from data.frontier import Link
 from data.lake.manifest import Part

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.archives import ArchiveServer, serving_archives
+from tests.data.archives.finding import CRAWL, FAR, LATER_CRAWL, NEAR, Finder
+from tests.data.archives.server import ArchiveServer, serving_archives
 from tests.data.crawling import Crawler
-from tests.data.finding import CRAWL, FAR, LATER_CRAWL, NEAR, Finder
 from tests.data.http.hostile import Web, serving
 from tests.data.services import Services
 from tests.data.services import serving as serving_services

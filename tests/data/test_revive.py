@@ -12,14 +12,14 @@ import pyarrow as pa
 import pytest
 
 from data import text
-from data.archive import Archives
+from data.archives.lookup import Archives
 from data.config import PagesConfig, TextConfig
 from data.lake.manifest import Manifest
 from data.lake.store import Lake, part_name, write_parquet
 from data.pages import run
 from data.schema import LINKS
 from data.warc import read_payload
-from tests.data.archives import ArchiveServer, Held, serving_archives, timestamp_of
+from tests.data.archives.server import ArchiveServer, Held, serving_archives, timestamp_of
 
 SUBMITTED = datetime(2014, 5, 20, tzinfo=UTC)
 NEAR, FAR = datetime(2014, 5, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)

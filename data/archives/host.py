@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from multidict import CIMultiDictProxy
 
-from data.cdx import CaptureError
+from data.archives.cdx import CaptureError
 from data.config import PagesConfig
 from data.http.client import Client
 from data.http.exchange import FetchError, Limits, Wants

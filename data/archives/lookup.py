@@ -1,6 +1,7 @@
 """A dead page out of a web archive: the capture nearest to the time its link was submitted.
 
-    find(url, submitted_at)   every archive of the settings is asked for its captures of the page (data/cdx.py), and the
+    find(url, submitted_at)   every archive of the settings is asked for its captures of the page
+    (data/archives/cdx.py), and the
                               nearest three of them all are tried until one can be used
       -> Capture              200 and HTML, with the headers of the page's own server, so that its opt-outs can be read
       -> None                 no archive has one
@@ -18,7 +19,7 @@ the captured page itself says about its use is for the caller to honour.
 
 Cost: the Wayback Machine is asked twice for a page and Common Crawl's index up to ``archive_crawls`` times, so at a
 delay of one second 900 to 1,800 links are settled in an hour. Memory: an answer, its record and its body.
-Sources: see data/cdx.py; RFC 9110, section 14 (Range).
+Sources: see data/archives/cdx.py; RFC 9110, section 14 (Range).
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ from functools import partial
 
 from multidict import CIMultiDictProxy
 
-from data.archivehost import ArchiveHost, ArchiveUnavailable, Fault, Reply
-from data.cdx import (
+from data.archives.cdx import (
     COMMONCRAWL,
     WAYBACK,
     Candidate,
@@ -55,6 +55,7 @@ from data.cdx import (
     wayback_headers,
     wayback_query,
 )
+from data.archives.host import ArchiveHost, ArchiveUnavailable, Fault, Reply
 from data.config import PagesConfig
 from data.errors import InputError
 from data.http.client import REDIRECTS, Client, origin_of

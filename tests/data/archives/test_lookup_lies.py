@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from data.archivehost import ArchiveUnavailable, Fault
-from tests.data.archives import DATA, WAYBACK, ArchiveServer, memento, our_member, timestamp_of, warcio_member
-from tests.data.finding import BODY, CRAWL, FAR, URL, WHEN, Finder, answering, held
+from data.archives.host import ArchiveUnavailable, Fault
+from tests.data.archives.finding import BODY, CRAWL, FAR, URL, WHEN, Finder, answering, held
+from tests.data.archives.server import DATA, WAYBACK, ArchiveServer, memento, our_member, timestamp_of, warcio_member
 
 NO_CDX = {
     "html": answering("<html>hello"),

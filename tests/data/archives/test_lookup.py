@@ -14,16 +14,16 @@ import pytest
 from aiohttp import web
 from fastwarc.warc import ArchiveIterator
 
-from data import archive
-from data.archive import Archives
-from data.archivehost import ArchiveUnavailable, Fault
+from data.archives import lookup as archive
+from data.archives.host import ArchiveUnavailable, Fault
+from data.archives.lookup import Archives
 from data.config import PagesConfig
 from data.errors import InputError
 from data.http.client import Client, Network
 from data.schema import PageStatus
 from data.warc import WarcWriter, read_payload
-from tests.data.archives import DATA, INDEX, WAYBACK, ArchiveServer, Held, memento, timestamp_of
-from tests.data.finding import BODY, CRAWL, FAR, LATER_CRAWL, NEAR, URL, WHEN, Finder, answering, held
+from tests.data.archives.finding import BODY, CRAWL, FAR, LATER_CRAWL, NEAR, URL, WHEN, Finder, answering, held
+from tests.data.archives.server import DATA, INDEX, WAYBACK, ArchiveServer, Held, memento, timestamp_of
 
 # What is found
 

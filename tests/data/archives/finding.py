@@ -1,4 +1,4 @@
-"""Looking one dead page up in the archives of tests/data/archives.py, with a clock that does not wait."""
+"""Looking one dead page up in the archives of tests/data/archives/server.py, with a clock that does not wait."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from data.archive import Archives
-from data.archivehost import ArchiveUnavailable
+from data.archives.host import ArchiveUnavailable
+from data.archives.lookup import Archives
 from data.config import PagesConfig
 from data.http.client import Client, Network
-from tests.data.archives import ArchiveServer, Held, timestamp_of
+from tests.data.archives.server import ArchiveServer, Held, timestamp_of
 
 URL = "http://www.gone.example/story?a=1&b=2"
 BODY = "<!doctype html><title>Gone</title><p>It was here, ünd more.".encode()

@@ -13,10 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import cdx
-from data.cdx import Candidate, CaptureError, CdxError, parse_commoncrawl, parse_crawls, parse_wayback, unpack_record
-from tests.data.archives import our_member
-from tests.data.finding import URL, held
+from data.archives import cdx
+from data.archives.cdx import (
+    Candidate,
+    CaptureError,
+    CdxError,
+    parse_commoncrawl,
+    parse_crawls,
+    parse_wayback,
+    unpack_record,
+)
+from tests.data.archives.finding import URL, held
+from tests.data.archives.server import our_member
 
 PLAIN = gzip.decompress(our_member(held()))
 
