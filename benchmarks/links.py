@@ -38,8 +38,8 @@ CACHE = Path(tempfile.gettempdir()) / "webtext-bench"
 
 def parse(path: Path, workers: int) -> dict[str, Any]:
     """Lines, kept submissions and seconds of doing what the peer does."""
-    from data.blocks import BlockReader
-    from data.judging import map_blocks
+    from data.links.blocks import BlockReader
+    from data.links.workers import map_blocks
 
     started = _now()
     n_lines, kept = 0, []
@@ -52,7 +52,7 @@ def parse(path: Path, workers: int) -> dict[str, Any]:
 
 
 def _pick(lines: bytes | None) -> tuple[int, list[tuple[Any, ...]]]:
-    from data.records import decode_rows
+    from data.links.records import decode_rows
 
     rows = decode_rows(lines or b"")[0]
     kept = [
@@ -65,8 +65,8 @@ def _pick(lines: bytes | None) -> tuple[int, list[tuple[Any, ...]]]:
 
 def judge(path: Path, workers: int) -> dict[str, Any]:
     """Lines, outbound links and seconds of decompressing and judging a dump."""
-    from data.blocks import BlockReader
-    from data.judging import judge_blocks
+    from data.links.blocks import BlockReader
+    from data.links.workers import judge_blocks
 
     started = _now()
     n_lines = n_links = 0
@@ -80,9 +80,9 @@ def judge(path: Path, workers: int) -> dict[str, Any]:
 
 def run_stage(path: Path, workers: int) -> dict[str, Any]:
     """Lines, kept links and seconds of the whole links stage."""
-    from data import links
     from data.config import LinksConfig
     from data.lake.store import Lake
+    from data.links import stage as links
 
     started = _now()
     with tempfile.TemporaryDirectory(dir=path.parent) as lake:

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data import links as links_stage
 from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
 from data.lake.store import Lake
+from data.links import stage as links_stage
 
 if TYPE_CHECKING:
     from model.config import Preset

@@ -13,8 +13,8 @@ from tests.data.archives.finding import CRAWL, FAR, LATER_CRAWL, NEAR, Finder
 from tests.data.archives.server import ArchiveServer, serving_archives
 from tests.data.crawling import Crawler
 from tests.data.http.hostile import Web, serving
-from tests.data.services import Services
-from tests.data.services import serving as serving_services
+from tests.data.links.services import Services
+from tests.data.links.services import serving as serving_services
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from data.errors import InputError
 from data.lake.store import Lake, write_parquet
 from data.schema import PAGES
-from tests.data.services import Services, links_of, refresh, submission
+from tests.data.links.services import Services, links_of, refresh, submission
 
 # ---------------------------------------------------------------------------------------------------- patterns
 

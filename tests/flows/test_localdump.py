@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import zstandard
 
-from data import links
 from data.config import LinksConfig
 from data.lake.store import Lake
+from data.links import stage as links
 from data.urls.canonical import canonical_url
 from flows.localbuild import Built, build
 from flows.localdump import LOW_KARMA_PAGES, ORIGINAL_SCORE, write_dump

@@ -6,10 +6,10 @@ from typing import Any
 import orjson
 import pytest
 
-from data import links
 from data.config import LinksConfig
 from data.errors import InputError
 from data.lake.store import Lake
+from data.links import stage as links
 from data.schema import LinkStatus
 from data.urls.blocklists import OPENWEBTEXT, PROFILES
 from data.urls.canonical import block_reason, blocked_by, check_rules, read_block_list

@@ -22,9 +22,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
-from data.blocks import MAX_LINE_BYTES, Block, BlockReader, Buffer, buffer_bytes
+from data.links.blocks import MAX_LINE_BYTES, Block, BlockReader, Buffer, buffer_bytes
+from data.links.records import LinkRecords, judge_dump, judge_urls, too_long
 from data.process import die_with_main_process, die_with_parent
-from data.records import LinkRecords, judge_dump, judge_urls, too_long
 
 MAX_WORKERS = 4  # as many as one that decompresses keeps busy
 FEW_BLOCKS = 8  # up to so many no children are started

@@ -7,9 +7,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from data import download
 from data.errors import InputError
-from tests.data.services import Services, links_of, refresh, submission
+from data.links import download
+from tests.data.links.services import Services, links_of, refresh, submission
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data import sources
 from data.config import PagesConfig
 from data.errors import InputError
 from data.lake.store import Lake
+from data.links import sources
 from data.urls.canonical import partition_of
-from tests.data.dumps import COMPRESSORS, CONFIG, build, dump, ndjson, post, rows_of, zstd
+from tests.data.links.dumps import COMPRESSORS, CONFIG, build, dump, ndjson, post, rows_of, zstd
 
 
 def reading(folder: Path) -> sources.Reading:

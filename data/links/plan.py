@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from data.deferred import KEY, DeferredLinks, unclaimed
-from data.download import UrlSource
 from data.errors import InputError
-from data.hackernews import HackerNewsSearch, items_source, search_source
 from data.lake.store import Lake
-from data.live import FIRST_WINDOW_S, Window
-from data.reddit import RedditListing, listing_sources
-from data.sources import FileSource, LinkSource, Reading, file_source
+from data.links.deferred import KEY, DeferredLinks, unclaimed
+from data.links.download import UrlSource
+from data.links.hackernews import HackerNewsSearch, items_source, search_source
+from data.links.live import FIRST_WINDOW_S, Window
+from data.links.reddit import RedditListing, listing_sources
+from data.links.sources import FileSource, LinkSource, Reading, file_source
 
 
 @dataclass(frozen=True)

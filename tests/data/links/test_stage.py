@@ -10,16 +10,16 @@ from typing import Any
 import orjson
 import pytest
 
-from data import links
 from data.config import LinksConfig
 from data.errors import InputError
 from data.lake.store import Lake
+from data.links import stage as links
 from data.schema import LINKS, LinkStatus
 from data.stage import MakePart
 from data.urls.canonical import canonical_url, domain_of, partition_of
-from tests.data.dumps import build, dump, one_link, post, rows_of
+from tests.data.links.dumps import build, dump, one_link, post, rows_of
 
-SHARED_LINKS = Path(__file__).parents[2].parent / "shared" / "data" / "links"
+SHARED_LINKS = Path(__file__).parents[3].parent / "shared" / "data" / "links"
 
 
 def real(name: str) -> Path:

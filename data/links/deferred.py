@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 
 from data.errors import InputError
 from data.lake.store import Dataset, Lake
-from data.records import SUBMISSIONS, LinkRecords
+from data.links.records import SUBMISSIONS, LinkRecords
+from data.links.sources import Reading, Unsliced
 from data.schema import PageStatus
-from data.sources import Reading, Unsliced
 from data.urls.canonical import partition_of
 
 KEY = "deferred:"

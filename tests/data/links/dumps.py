@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 import zstandard
 
-from data import links
 from data.config import LinksConfig
 from data.lake.manifest import Manifest
 from data.lake.store import Lake
+from data.links import stage as links
 
 CONFIG = LinksConfig()
 

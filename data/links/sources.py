@@ -3,12 +3,12 @@
     PATH                    a dump: .zst .xz .bz2 .gz or plain, one JSON object a line
     DIR/RS_*.zst            the dumps of that pattern; those that an earlier published snapshot has read are left out
     urls:PATH               one URL a line, compressed or not
-    https://../RS.zst       a dump, downloaded (data/download.py)
-    hn:2026-11, hn:         Hacker News: a month, or what is new (data/hackernews.py)
+    https://../RS.zst       a dump, downloaded (data/links/download.py)
+    hn:2026-11, hn:         Hacker News: a month, or what is new (data/links/hackernews.py)
     hn-items:FROM-[TO]      items of Hacker News by number
-    reddit:news,science     new submissions of subreddits (data/reddit.py), what is new
+    reddit:news,science     new submissions of subreddits (data/links/reddit.py), what is new
     https://../top.json     a listing of Reddit's API
-    (implicit)              links that earlier snapshots deferred (data/deferred.py)
+    (implicit)              links that earlier snapshots deferred (data/links/deferred.py)
 
 An adapter gives LinkRecords, whatever it reads. What it reads is known before it reads: ``inputs`` names a file by its
 sha256 and a live source by its window of time, and both are recorded when the dataset is begun. So a run that was
@@ -28,13 +28,13 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
-from data.blocks import BlockReader, compression
 from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
-from data.judging import judge_blocks
 from data.lake.manifest import Part
 from data.lake.store import Dataset
-from data.records import LinkRecords, judge_dump
+from data.links.blocks import BlockReader, compression
+from data.links.records import LinkRecords, judge_dump
+from data.links.workers import judge_blocks
 
 
 @dataclass(frozen=True)

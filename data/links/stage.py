@@ -4,7 +4,7 @@ Three rounds. The first reads the slices of live sources, which are asked once a
 a stream; submissions with an outbound link are written sorted by the hash of their registrable domain (an external
 sort: runs of ``spill_rows``, then ranges of the hash). The third makes the link parts: part k of 2**b holds the domains
 whose hash starts with the b bits of k, so whole domains, and reads only the row groups of its range. It merges the
-submissions of a canonical URL (data/merge.py).
+submissions of a canonical URL (data/links/merge.py).
 
     live-00001-00000.*            what a slice of source 1 answered, or a dump by URL
     source-00000.parquet          records.SUBMISSIONS: those with an outbound link
@@ -16,7 +16,8 @@ Every line is counted once: in its source, or, if it has an outbound link, in th
 an earlier snapshot is one line.
 
 Cost: benchmarks/links.py. Memory: ``spill_rows`` submissions, or those of the largest domain of a source where that is
-more; a part's submissions as Arrow columns; data/judging.py. The order in which the sources are given does not matter.
+more; a part's submissions as Arrow columns; data/links/workers.py. The order in which the sources are given does not
+matter.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data import watermarks
 from data.config import LinksConfig, PagesConfig
 from data.lake.manifest import Part
 from data.lake.store import Dataset, Lake, part_name, write_parquet
-from data.linkplan import Plan, make_plan
-from data.merge import merged_links, n_lines
-from data.records import NAMED_LINES, SUBMISSIONS, LinkRecords, Malformed
+from data.links import watermarks
+from data.links.merge import merged_links, n_lines
+from data.links.plan import Plan, make_plan
+from data.links.records import NAMED_LINES, SUBMISSIONS, LinkRecords, Malformed
+from data.links.sources import LinkSource, Reading
 from data.schema import LinkStatus
-from data.sources import LinkSource, Reading
 from data.stage import Mapper, Outcome, in_turn, run_stage
 from data.urls.canonical import canonical_url, check_rules, domain_of, partition_of
 
@@ -61,7 +62,7 @@ def run(
     state: Lake | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Outcome:
-    """Read ``sources`` (see data/sources.py) and what earlier snapshots deferred into ``links/<snapshot>``.
+    """Read ``sources`` (see data/links/sources.py) and what earlier snapshots deferred into ``links/<snapshot>``.
 
     Live sources are asked as ``network`` says, and their watermarks advanced when the dataset is published. ``state``
     is the lake whose earlier snapshots and watermarks count, by default the same; another one is only read (dry runs).

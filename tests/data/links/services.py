@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from data import links
 from data.config import LinksConfig, PagesConfig
 from data.lake.manifest import Manifest
 from data.lake.store import Lake
+from data.links import stage as links
 
 NETWORK = PagesConfig(allow_net=("127.0.0.0/8",), host_delay_s=0.0, backoff_s=0.01)
 DAY = 86_400

@@ -10,10 +10,10 @@ import orjson
 import pytest
 import zstandard
 
-from data import blocks
 from data.errors import InputError
 from data.lake.store import Lake
-from tests.data.dumps import COMPRESSORS, build, dump, ndjson, post
+from data.links import blocks
+from tests.data.links.dumps import COMPRESSORS, build, dump, ndjson, post
 
 
 def test_a_line_without_end_is_malformed_and_not_held_in_memory(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ Fields come and go over twenty years of Reddit: ``created_utc`` is a number, a f
 Hacker News are recognised line by line: they have ``points``, ``time`` or ``dt`` and never ``created_utc``; Firebase's
 items, the hits of Algolia's search and older dumps are read. ``retrieved_on`` is when we read them ourselves.
 
-These functions are exact and slow, 15 to 20 microseconds a line; data/records.py has a fast path for the plain lines.
+These functions are exact and slow, 15 to 20 microseconds a line; data/links/records.py has a fast path for the plain
+lines.
 
 Sources: the dumps of Pushshift and Arctic Shift (file_content_explanations.md), github.com/HackerNews/API,
 hn.algolia.com/api, www.reddit.com/dev/api.

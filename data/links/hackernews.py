@@ -25,9 +25,9 @@ from urllib.parse import urlencode
 
 from data.errors import InputError
 from data.lake.manifest import Part
-from data.live import Service, Window, items_file, month_window, seal_items
-from data.records import LinkRecords
-from data.sources import Reading, sealed_records
+from data.links.live import Service, Window, items_file, month_window, seal_items
+from data.links.records import LinkRecords
+from data.links.sources import Reading, sealed_records
 
 MAX_HITS = 1_000
 ITEMS_A_SLICE = 500

@@ -14,12 +14,13 @@ from typing import Any
 import orjson
 import pytest
 
-from data import links, reddit, watermarks
 from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
 from data.lake.store import Lake
-from data.live import SETTLE_S, Window
-from tests.data.services import DAY, DEC_1, NETWORK, NOV_1, NOW, Services, links_of, refresh, story, submission
+from data.links import reddit, watermarks
+from data.links import stage as links
+from data.links.live import SETTLE_S, Window
+from tests.data.links.services import DAY, DEC_1, NETWORK, NOV_1, NOW, Services, links_of, refresh, story, submission
 
 # ---------------------------------------------------------------------------------------------------- windows
 
@@ -107,12 +108,13 @@ def test_kill_9_in_the_middle_loses_the_slice_in_flight_only(services: Services,
     whole = refresh(tmp_path / "whole", "s", ["hn:2026-11"], services)
     services.asked.clear()
     program = (
-        "import sys; from data import links; from data.config import LinksConfig; from data.lake.store import Lake; "
-        "from tests.data.services import NETWORK; "
+        "import sys; from data.links import stage as links; from data.config import LinksConfig; "
+        "from data.lake.store import Lake; "
+        "from tests.data.links.services import NETWORK; "
         f"links.run(Lake(sys.argv[1]), 's', ['hn:2026-11'], LinksConfig(hn_search_url={services.base + '/api/v1'!r}), "
         f"network=NETWORK, clock=lambda: {NOW})"
     )
-    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "cut")], cwd=Path(__file__).parents[2])
+    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "cut")], cwd=Path(__file__).parents[3])
 
     def kill(_: str) -> tuple[int, dict[str, str]] | None:
         if len(services.asked) == 12:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from data.lake.store import Lake
-from tests.data.dumps import build, dump, one_link, post
+from tests.data.links.dumps import build, dump, one_link, post
 
 
 def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:

@@ -33,9 +33,9 @@ from data.http.exchange import Answer, FetchError, Limits, Wants
 from data.http.retry import backoff_s
 from data.lake.manifest import Part
 from data.lake.store import Lake
-from data.live import MAX_ATTEMPTS, TRANSIENT
-from data.records import LinkRecords
-from data.sources import Reading, lines_of
+from data.links.live import MAX_ATTEMPTS, TRANSIENT
+from data.links.records import LinkRecords
+from data.links.sources import Reading, lines_of
 
 PIECE_BYTES = 2**25
 WHOLE_BYTES = 2**28  # held in memory

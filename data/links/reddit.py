@@ -25,9 +25,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from data.errors import InputError
 from data.lake.manifest import Part
-from data.live import Service, Window, items_file, seal_items
-from data.records import LinkRecords
-from data.sources import Reading, sealed_records
+from data.links.live import Service, Window, items_file, seal_items
+from data.links.records import LinkRecords
+from data.links.sources import Reading, sealed_records
 
 MAX_PAGES = 200  # far beyond what Reddit shows; a listing without end is an error
 PAGE = 100

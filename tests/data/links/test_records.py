@@ -16,19 +16,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import judging
-from data.blocks import BlockReader
-from data.judging import judge_blocks
-from data.records import LinkRecords, judge_dump, plain_url
+from data.links import workers as judging
+from data.links.blocks import BlockReader
+from data.links.records import LinkRecords, judge_dump, plain_url
+from data.links.submissions import Submission, parse_dump_line
+from data.links.workers import judge_blocks
 from data.schema import LinkStatus
-from data.submissions import Submission, parse_dump_line
 from data.urls.canonical import canonical_url, domain_of, host_of, is_below, partition_of
 
-SHARED_LINKS = Path(__file__).parents[2].parent / "shared" / "data" / "links"
+SHARED_LINKS = Path(__file__).parents[3].parent / "shared" / "data" / "links"
 
 
 def exact(lines: list[bytes]) -> tuple[list[tuple[Any, ...]], Counter[LinkStatus], int]:
-    """What data/submissions.py says of lines: submissions, counts, blank lines."""
+    """What data/links/submissions.py says of lines: submissions, counts, blank lines."""
     submissions: list[tuple[Any, ...]] = []
     counts: Counter[LinkStatus] = Counter()
     for line in lines:
@@ -249,9 +249,9 @@ def _many(path: Path, n: int) -> Path:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.blocks.BLOCK_BYTES", 2**14)
-    monkeypatch.setattr("data.blocks.READ_BYTES", 2**12)
-    monkeypatch.setattr("data.blocks.MAX_LINE_BYTES", 2**15)
+    monkeypatch.setattr("data.links.blocks.BLOCK_BYTES", 2**14)
+    monkeypatch.setattr("data.links.blocks.READ_BYTES", 2**12)
+    monkeypatch.setattr("data.links.blocks.MAX_LINE_BYTES", 2**15)
 
 
 def _records(path: Path, scratch: Path, workers: int) -> Iterator[LinkRecords]:
