@@ -12,7 +12,7 @@ from data.errors import InputError
 from data.http.guard import Guard
 from data.lake.manifest import add_counts
 from data.lake.store import Lake, base_snapshot, is_part_name
-from data.segments import PREFIX
+from data.pages.segments import PREFIX
 from flows.crawlview import Whole
 from flows.settings import Settings
 
@@ -22,7 +22,7 @@ FILES_RESERVED = 500  # for all else: the lake, Prefect, libraries
 
 
 def log_path(settings: Settings, snapshot: str) -> Path:
-    """Where the crawl of a snapshot is logged; see data/crawllog.py."""
+    """Where the crawl of a snapshot is logged; see data/pages/crawllog.py."""
     return settings.home.absolute() / "logs" / f"crawl-{base_snapshot(snapshot)}.jsonl"
 
 

@@ -1,7 +1,8 @@
 """A crawl while it runs: live numbers on a terminal, a plain line now and then elsewhere, and artifacts in Prefect.
 
-Everything shown is read from the crawl's log (data/crawllog.py), as `tail -f` would, so it makes no difference whether
-the crawl tasks are threads or other processes. ``CrawlState`` adds up what the tasks say; ``CrawlView`` shows it.
+Everything shown is read from the crawl's log (data/pages/crawllog.py), as `tail -f` would, so it makes no difference
+whether the crawl tasks are threads or other processes. ``CrawlState`` adds up what the tasks say; ``CrawlView`` shows
+it.
 
 What is counted are links of the stage: a link handed off to another domain's part is settled when it has its row there.
 Rates are of this run; what earlier runs settled counts as settled and says nothing of the rate.
@@ -26,7 +27,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from data.crawllog import HOST_EVENTS
+from data.pages.crawllog import HOST_EVENTS
 from flows.progress import LINE_EVERY_S, console, duration, say, size
 
 REFRESH_S = 0.5

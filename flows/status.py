@@ -6,8 +6,8 @@ from typing import Any
 
 from data.errors import InputError
 from data.lake.store import Lake
+from data.pages.segments import PREFIX as SEGMENT_PREFIX
 from data.schema import STAGES
-from data.segments import PREFIX as SEGMENT_PREFIX
 from flows import services
 from flows.settings import Settings
 from model import runs

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from data.config import PagesConfig
-from data.crawllog import HOST_EVENTS, TASK_EVENTS
+from data.pages.crawllog import HOST_EVENTS, TASK_EVENTS
 from data.schema import PageStatus
 from flows import cli
 

@@ -15,10 +15,10 @@ import pandas  # noqa: F401  # pyarrow imports it at its first comparison, which
 import tldextract  # noqa: F401  # imported at the first URL
 
 from benchmarks.crawl_peers.meter import Meter
-from data import pages
 from data.config import LinksConfig, PagesConfig
 from data.lake.store import Lake
 from data.links import stage as links
+from data.pages import stage as pages
 from data.process import die_with_parent
 
 SNAPSHOT = "bench"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.config import PagesConfig
 from data.lake.store import Lake
-from data.pages import run
+from data.pages.stage import run
 
 if __name__ == "__main__":
     lake, settings, *log = sys.argv[1:]

@@ -11,10 +11,10 @@ import pytest
 
 from tests.data.archives.finding import CRAWL, FAR, LATER_CRAWL, NEAR, Finder
 from tests.data.archives.server import ArchiveServer, serving_archives
-from tests.data.crawling import Crawler
 from tests.data.http.hostile import Web, serving
 from tests.data.links.services import Services
 from tests.data.links.services import serving as serving_services
+from tests.data.pages.crawling import Crawler
 
 
 @pytest.fixture

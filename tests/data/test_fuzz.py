@@ -26,8 +26,8 @@ from warcio.archiveiterator import ArchiveIterator
 
 from data.schema import PageStatus
 from data.warc import payload_digest
-from tests.data.crawling import Crawler
 from tests.data.http.hostile import PAGE, TDMREP, Web, raw, serving
+from tests.data.pages.crawling import Crawler
 
 N_ANSWERS = 24
 LIMITS = {

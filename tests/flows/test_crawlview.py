@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data.crawllog import CrawlLog, CrawlStats
+from data.pages.crawllog import CrawlLog, CrawlStats
 from flows import crawlview, services
 from flows.crawlview import CrawlState, CrawlView, Tail, Whole
 from flows.progress import duration, size

@@ -11,7 +11,6 @@ import brotli
 import pytest
 import zstandard
 
-from tests.data.crawling import SHORT, URL, Case, Crawler, host_urls
 from tests.data.http.hostile import (
     HTML,
     PAGE,
@@ -27,6 +26,7 @@ from tests.data.http.hostile import (
     reply,
     rules,
 )
+from tests.data.pages.crawling import SHORT, URL, Case, Crawler, host_urls
 
 SMALL = {"max_wire_bytes": 50_000, "max_decoded_bytes": 100_000}
 SLOW = {"slow_after_s": 0.4, "min_bytes_per_s": 500}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.data.crawling import URL, Crawler, fill, host_urls
 from tests.data.http.hostile import HTML, PAGE, TDMREP, Handler, Names, Web, in_turn, raw, reply, rules, serving
 from tests.data.http.tls import issue_certificate
+from tests.data.pages.crawling import URL, Crawler, fill, host_urls
 
 BROKEN = "not valid HTTP, or cut off"
 

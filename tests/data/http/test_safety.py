@@ -18,8 +18,8 @@ import pytest
 from data.http import guard
 from data.http.client import resolve_redirect
 from data.urls.canonical import canonical_url
-from tests.data.crawling import URL, Crawler, Fetched, as_link, host_urls
 from tests.data.http.hostile import HTML, PAGE, TDMREP, Names, Web, in_turn, redirect, reply, rules
+from tests.data.pages.crawling import URL, Crawler, Fetched, as_link, host_urls
 
 NOT_PUBLIC, BAD_PORT = "the address is not public", "the port is not 80 or 443"
 INSIDE = ("127.0.0.1", "127.66.0.1")

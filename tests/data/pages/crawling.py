@@ -13,15 +13,15 @@ from typing import Any
 import pyarrow as pa
 
 from data.config import PagesConfig
-from data.crawllog import CrawlLog, CrawlStats
-from data.fetch import fetch_links
-from data.frontier import Link
-from data.job import Budget, Job
 from data.lake.manifest import Manifest
 from data.lake.store import Lake, part_name, write_parquet
-from data.politeness import HostMemory
+from data.pages.crawl import fetch_links
+from data.pages.crawllog import CrawlLog, CrawlStats
+from data.pages.frontier import Link
+from data.pages.job import Budget, Job
+from data.pages.politeness import HostMemory
+from data.pages.segments import Segments
 from data.schema import LINKS
-from data.segments import Segments
 from data.warc import read_payload
 from tests.data.http.hostile import NET, Handler, Names, Web
 

@@ -8,16 +8,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from data.answers import NOT_MODIFIED, wants_html, wants_success
-from data.frontier import Domain, Frontier, Host, Link
 from data.http.client import REDIRECTS, Client
 from data.http.exchange import Answer, FetchError, Limits, Wants
-from data.job import Failure, Job
-from data.optout import TdmRule, parse_tdmrep, tdmrep_opt_out
-from data.outage import Outage
-from data.outcomes import Outcomes, fast_host_of
-from data.politeness import note_success
-from data.robots import Robots, RobotsCache, fetch_robots
+from data.pages.answers import NOT_MODIFIED, wants_html, wants_success
+from data.pages.frontier import Domain, Frontier, Host, Link
+from data.pages.job import Failure, Job
+from data.pages.optout import TdmRule, parse_tdmrep, tdmrep_opt_out
+from data.pages.outage import Outage
+from data.pages.outcomes import Outcomes, fast_host_of
+from data.pages.politeness import note_success
+from data.pages.robots import Robots, RobotsCache, fetch_robots
 from data.schema import PageStatus
 
 MAX_TDMREP_BYTES = 16_384  # a longer one is not understood, and so reserves everything

@@ -17,15 +17,15 @@ import brotli
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
-from data.answers import Known
 from data.errors import InputError
 from data.http.guard import Guard
 from data.lake.store import Lake
+from data.pages.answers import Known
+from data.pages.segments import Segments
 from data.schema import VOLATILE
-from data.segments import Segments
 from data.warc import payload_digest
-from tests.data.crawling import URL, Crawler, as_link, fill, host_urls
 from tests.data.http.hostile import HTML, PAGE, TDMREP, Request, Web, in_turn, raw, redirect, reply
+from tests.data.pages.crawling import URL, Crawler, as_link, fill, host_urls
 
 
 def _records(crawl: Crawler, kind: str) -> list[tuple[dict[str, str], dict[str, str], bytes]]:

@@ -31,7 +31,7 @@ from protego import Protego
 from data.config import PagesConfig
 from data.http.client import REDIRECTS, resolve_redirect
 from data.http.exchange import Answer, FetchError
-from data.optout import Refusal, allows_training
+from data.pages.optout import Refusal, allows_training
 from data.schema import PageStatus
 
 MAX_REDIRECTS = 5

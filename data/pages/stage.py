@@ -11,8 +11,8 @@ is shared. A redirect to another domain therefore leaves its part: it is handed 
 archives are named, one in which dead links are looked up. Over all rounds each link has exactly one row, so ``rows_in``
 of pages is ``rows_out`` of links.
 
-A part is made in segments, which survive a kill (data/segments.py). The byte budget is divided among the parts by their
-number of links, so that parts need not know of each other.
+A part is made in segments, which survive a kill (data/pages/segments.py). The byte budget is divided among the parts
+by their number of links, so that parts need not know of each other.
 
 Cost: see docs/benchmarks.md; a round's part reads the whole round's handoffs once, file by file.
 """
@@ -29,20 +29,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.answers import BlockReason, Known
 from data.config import LinksConfig, PagesConfig
-from data.crawllog import CrawlLog, CrawlStats
 from data.errors import InputError
-from data.fetch import fetch_links
-from data.frontier import Link
 from data.http.guard import Guard
-from data.job import Budget, Job
-from data.known import earlier_pages, known_pages
 from data.lake.manifest import Manifest, Part
 from data.lake.store import Dataset, Lake, is_part_name, parse_part_name, part_name
-from data.politeness import HostMemory
-from data.revive import LOOKED_UP, look_up
-from data.segments import Segments, remove_segments
+from data.pages.answers import BlockReason, Known
+from data.pages.crawl import fetch_links
+from data.pages.crawllog import CrawlLog, CrawlStats
+from data.pages.frontier import Link
+from data.pages.job import Budget, Job
+from data.pages.known import earlier_pages, known_pages
+from data.pages.politeness import HostMemory
+from data.pages.revive import LOOKED_UP, look_up
+from data.pages.segments import Segments, remove_segments
 from data.stage import Mapper, Outcome, in_turn, run_stage
 from data.urls.canonical import block_reason, domain_of, partition_of
 

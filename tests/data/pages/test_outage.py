@@ -10,7 +10,7 @@ import pytest
 
 from data.config import PagesConfig
 from data.http.client import Client, Network
-from data.outage import MAX_HELD, MIN_GOOD, Outage, pauses
+from data.pages.outage import MAX_HELD, MIN_GOOD, Outage, pauses
 from tests.data.http.hostile import ADDRESSES, NET, Names, Web
 
 

@@ -16,17 +16,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data import segments as segments_module
 from data.config import PagesConfig
 from data.errors import InputError
-from data.frontier import Link
 from data.lake.manifest import Manifest
 from data.lake.store import Dataset, Lake
-from data.pages import run
-from data.segments import Exchange, Segments, remove_segments
+from data.pages import segments as segments_module
+from data.pages.frontier import Link
+from data.pages.segments import Exchange, Segments, remove_segments
+from data.pages.stage import run
 from data.warc import IDENTICAL_PAYLOAD, payload_digest, read_payload
-from tests.data.crawling import fill, host_urls, publish_links
 from tests.data.http.hostile import ADDRESSES, PAGE, Web, redirect, reply
+from tests.data.pages.crawling import fill, host_urls, publish_links
 
 AT = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from data.job import Budget
-from tests.data.crawling import SHORT, URL, Crawler, fill, host_urls
+from data.pages.job import Budget
 from tests.data.http.hostile import (
     BUSY,
     PAGE,
@@ -32,6 +31,7 @@ from tests.data.http.hostile import (
     reply,
     rules,
 )
+from tests.data.pages.crawling import SHORT, URL, Crawler, fill, host_urls
 
 LONG_PAUSE = "the host asked for a longer pause than max_retry_after_s"
 

@@ -21,8 +21,8 @@ import orjson
 
 from data.config import PagesConfig
 from data.errors import InputError
-from data.frontier import Host
 from data.lake.store import Lake
+from data.pages.frontier import Host
 from data.schema import PageStatus
 
 _WEIGHTS = {

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from aiohttp.abc import AbstractResolver
 
-from data.answers import BlockReason, Known
 from data.config import PagesConfig
-from data.crawllog import CrawlLog, CrawlStats
-from data.outage import UNREACHED
-from data.politeness import HostMemory
-from data.robots import Robots
+from data.pages.answers import BlockReason, Known
+from data.pages.crawllog import CrawlLog, CrawlStats
+from data.pages.outage import UNREACHED
+from data.pages.politeness import HostMemory
+from data.pages.robots import Robots
+from data.pages.segments import Segments
 from data.schema import PageStatus
-from data.segments import Segments
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from data.frontier import Frontier, Host, Link
+from data.pages.frontier import Frontier, Host, Link
 
 DELAY_S = 1.0
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data import crawllog
-from data.crawllog import CrawlLog, CrawlStats
+from data.pages import crawllog
+from data.pages.crawllog import CrawlLog, CrawlStats
 from data.schema import PageStatus
 
 NOW = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)

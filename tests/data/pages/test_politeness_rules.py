@@ -11,10 +11,10 @@ import pytest
 
 from data.config import PagesConfig
 from data.errors import InputError
-from data.frontier import Domain, Host
 from data.http.retry import backoff_s, retry_after_s
 from data.lake.store import Lake
-from data.politeness import HostMemory, note_failure, note_success
+from data.pages.frontier import Domain, Host
+from data.pages.politeness import HostMemory, note_failure, note_success
 from data.schema import PageStatus
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)

@@ -4,7 +4,7 @@ Every host with links left is in exactly one place:
 
     ready     its turn may come now; the host with the most links left is first (it takes longest to finish)
     waiting   not before some time: politeness delay, back-off, Retry-After, an open breaker
-    busy      an exchange with it is under way, or its failure is held back (data/outage.py)
+    busy      an exchange with it is under way, or its failure is held back (data/pages/outage.py)
     pending   as many hosts, of its registrable domain or in all, as are allowed are worked on already
 
 So a host that waits holds nobody up, and a slow one holds one connection. A host that is parked (a long wait) leaves
@@ -21,8 +21,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from data.optout import TdmRule
-from data.robots import Robots
+from data.pages.optout import TdmRule
+from data.pages.robots import Robots
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +60,7 @@ class Host:
     queue: list[Link] = field(default_factory=list)  # the next one is last
     is_placed: bool = False  # ready, waiting, busy or pending
     is_active: bool = False  # counted in its domain
-    failures: int = 0  # in a row; see data/politeness.py
+    failures: int = 0  # in a row; see data/pages/politeness.py
     was_opened: bool = False  # its breaker, since the last success
     robots_attempts: int = 0
     reservations: dict[str, tuple[TdmRule, ...]] | None = None  # by origin, of those that were asked

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from data.http.client import resolve_redirect
 from data.http.exchange import HTML_TYPES, Answer, FetchError, media_type
-from data.optout import header_opt_out, meta_opt_out
+from data.pages.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus
 from data.urls.canonical import domain_of
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from data.config import PagesConfig
-from data.known import earlier_pages, known_pages
 from data.lake.manifest import Manifest
 from data.lake.store import Lake
-from data.pages import run
+from data.pages.known import earlier_pages, known_pages
+from data.pages.stage import run
 from data.warc import read_payload
-from tests.data.crawling import fill, host_urls, publish_links
 from tests.data.http.hostile import ADDRESSES, Handler, Request, Web, raw, redirect, reply
+from tests.data.pages.crawling import fill, host_urls, publish_links
 
 
 def _tagged(body: bytes, tag: str) -> Handler:

@@ -15,18 +15,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data import pages, segments
 from data.config import PagesConfig
 from data.errors import InputError
 from data.lake.manifest import Manifest, Part
 from data.lake.store import Lake
-from data.pages import make_part, run
+from data.pages import segments
+from data.pages import stage as pages
+from data.pages.segments import HANDOFF
+from data.pages.stage import make_part, run
 from data.schema import PAGES
-from data.segments import HANDOFF
 from data.stage import MakePart
 from data.warc import read_payload
-from tests.data.crawling import publish_links
 from tests.data.http.hostile import ADDRESSES, Request, Web, raw, redirect, reply
+from tests.data.pages.crawling import publish_links
 
 
 def _config(web: Web, **settings: Any) -> PagesConfig:

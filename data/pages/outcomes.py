@@ -7,16 +7,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from data.answers import NOT_MODIFIED, Known, page_body, redirect_target
-from data.frontier import Frontier, Host, Link
 from data.http.exchange import Answer, FetchError
 from data.http.retry import TRANSIENT, backoff_s, retry_after_s
-from data.job import Failure, Job
-from data.optout import header_opt_out
-from data.politeness import note_failure, note_success
-from data.robots import Robots, RobotsCache
+from data.pages.answers import NOT_MODIFIED, Known, page_body, redirect_target
+from data.pages.frontier import Frontier, Host, Link
+from data.pages.job import Failure, Job
+from data.pages.optout import header_opt_out
+from data.pages.politeness import note_failure, note_success
+from data.pages.robots import Robots, RobotsCache
+from data.pages.segments import Exchange
 from data.schema import PageStatus
-from data.segments import Exchange
 from data.urls.canonical import domain_of, host_of
 from data.warc import NOT_MODIFIED as SERVER_NOT_MODIFIED
 from data.warc import payload_digest

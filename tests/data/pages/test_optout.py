@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from data import optout
-from data.optout import HEAD_BYTES, allows_training, header_opt_out, meta_opt_out, parse_tdmrep, tdmrep_opt_out
+from data.pages import optout
+from data.pages.optout import HEAD_BYTES, allows_training, header_opt_out, meta_opt_out, parse_tdmrep, tdmrep_opt_out
 from data.schema import PageStatus
 
 BOT = "WebTextBot"
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
-SHARED_PAGES = Path(__file__).parents[2].parent / "shared" / "data" / "pages" / "html"
+SHARED_PAGES = Path(__file__).parents[3].parent / "shared" / "data" / "pages" / "html"
 
 
 def _header(*fields: tuple[str, str]) -> tuple[str, str] | None:

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from data.lake.store import Lake
-from tests.data.crawling import fill, host_urls, publish_links
 from tests.data.http.hostile import BUSY, TDMREP, Web, in_turn, prove_polite, redirect, reply, rules
+from tests.data.pages.crawling import fill, host_urls, publish_links
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Crawling:

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.answers import Known
 from data.lake.manifest import Manifest
 from data.lake.store import Dataset, Lake, base_snapshot, parse_part_name
+from data.pages.answers import Known
 from data.schema import PageStatus
 
 COLUMNS = [

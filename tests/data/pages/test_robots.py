@@ -13,7 +13,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from data.config import PagesConfig
 from data.errors import InputError
 from data.http.exchange import Answer, FetchError
-from data.robots import ENTRY_BYTES, MAX_REDIRECTS, Robots, RobotsCache, fetch_robots, parse_robots
+from data.pages.robots import ENTRY_BYTES, MAX_REDIRECTS, Robots, RobotsCache, fetch_robots, parse_robots
 from data.schema import PageStatus
 
 CONFIG = PagesConfig()

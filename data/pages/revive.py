@@ -21,8 +21,8 @@ from data.archives.host import ArchiveUnavailable
 from data.archives.lookup import DEAD, Archives, Capture
 from data.errors import first_error
 from data.http.client import Client, Network
-from data.job import Job
-from data.optout import header_opt_out, meta_opt_out
+from data.pages.job import Job
+from data.pages.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus
 from data.urls.canonical import domain_of
 from data.warc import payload_digest

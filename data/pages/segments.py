@@ -29,9 +29,9 @@ import pyarrow.compute as pc
 
 from data.archives.lookup import Capture
 from data.config import PagesConfig
-from data.frontier import Link
 from data.lake.manifest import Part
 from data.lake.store import Dataset, code_version, write_parquet
+from data.pages.frontier import Link
 from data.schema import PAGES
 from data.warc import IDENTICAL_PAYLOAD, HeaderList, WarcWriter
 

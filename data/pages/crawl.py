@@ -1,14 +1,14 @@
 """Fetching one part's links: politely, in parallel over hosts, within limits. Every link settles in a row or a handoff.
 
 A turn is one exchange with one host: its robots.txt, its reservations (tdmrep.json), or a page. After it the host waits
-its delay while others take their turns (data/frontier.py). So at most one connection a host is busy, at most
+its delay while others take their turns (data/pages/frontier.py). So at most one connection a host is busy, at most
 ``max_hosts_per_domain`` hosts of a registrable domain are worked on and at most ``max_connections`` in all, and no host
 that is slow, failing or resting holds up another.
 
 A request is sent only if the robots.txt of its origin allows it. A redirect within the domain becomes a turn of the
 target's host; one that leaves it is handed off, to be fetched in the part that holds the target's domain. A host that
-fails is treated by data/politeness.py, a network that fails by data/outage.py. At the start of a part every host waits
-one delay, as a run that was killed may have asked it just before.
+fails is treated by data/pages/politeness.py, a network that fails by data/pages/outage.py. At the start of a part
+every host waits one delay, as a run that was killed may have asked it just before.
 
 Cost: see docs/benchmarks.md.
 Sources: RFC 9309; the politeness rules of Apache Nutch and StormCrawler.
@@ -23,14 +23,14 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from data.errors import first_error
-from data.frontier import Frontier, Host, Link
 from data.http.client import Client, Network
-from data.job import Job
-from data.outage import Outage, pauses
-from data.outcomes import LONG_PAUSE, Outcomes, fast_host_of
-from data.robots import RobotsCache
+from data.pages.frontier import Frontier, Host, Link
+from data.pages.job import Job
+from data.pages.outage import Outage, pauses
+from data.pages.outcomes import LONG_PAUSE, Outcomes, fast_host_of
+from data.pages.robots import RobotsCache
+from data.pages.turns import Held, Turns
 from data.schema import PageStatus
-from data.turns import Held, Turns
 from data.urls.canonical import registrable_domain
 
 GC_THRESHOLD = 20_000  # new objects between collections; an exchange leaves none for them, and Python's 700 cost 1 %
