@@ -27,8 +27,8 @@ import psutil
 
 from benchmarks.machine import machine
 from data.config import TextConfig
-from data.extract import Extracted, extract
-from data.text import extract_all
+from data.text.extract import Extracted, extract
+from data.text.stage import extract_all
 
 PAGES = Path(__file__).parents[1].parent / "shared" / "data" / "pages"
 _WORD = re.compile(r"\w+")

@@ -12,7 +12,6 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data import select as select_stage
-from data import text as text_stage
 from data import tokens as tokens_stage
 from data.config import LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
 from data.lake.manifest import Manifest
@@ -21,6 +20,7 @@ from data.links import stage as links_stage
 from data.pages import stage as pages_stage
 from data.schema import STAGES
 from data.stage import Mapper, Outcome
+from data.text import stage as text_stage
 from flows import artifacts
 from flows.crawl import CRAWL_TASKS, allow_files, lacks_contact, log_path, whole_crawl
 from flows.crawlview import CrawlView

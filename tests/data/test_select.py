@@ -7,12 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data import minhash, select, signals, text
+from data import minhash, select
 from data.config import SelectConfig, TextConfig, content_settings
 from data.errors import InputError
 from data.lake.store import Lake, write_parquet
 from data.schema import TEXT
 from data.stage import MakePart
+from data.text import signals
+from data.text import stage as text
 
 CONFIG = SelectConfig()
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "bdfgklmnprst"]

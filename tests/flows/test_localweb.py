@@ -22,8 +22,8 @@ import pytest_asyncio
 import zstandard
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from data.extract import extract
 from data.schema import PageStatus
+from data.text.extract import extract
 from data.urls.canonical import canonical_url, domain_of
 from flows import localbuild, localdocs, localpages, localplan, localtexts
 from flows.localprose import plain

@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data import text
 from data.archives.lookup import Archives
 from data.config import PagesConfig, TextConfig
 from data.lake.manifest import Manifest
 from data.lake.store import Lake, part_name, write_parquet
 from data.pages.stage import run
 from data.schema import LINKS
+from data.text import stage as text
 from data.warc import read_payload
 from tests.data.archives.server import ArchiveServer, Held, serving_archives, timestamp_of
 

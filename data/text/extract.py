@@ -12,7 +12,7 @@ text, and where spam lives). Dates come from the page's own metadata only: trafi
 and depend on today's date.
 
 About 25-35 pages a second and core, nearly all of it trafilatura. It runs in a child process that can be killed,
-see data/text.py.
+see data/text/stage.py.
 
 Sources: WHATWG Encoding (labels) and HTML 13.2.3 (order of sniffing); Barbaresi 2021, "Trafilatura".
 """
@@ -31,8 +31,8 @@ import charset_normalizer.md
 import trafilatura
 from trafilatura.settings import Document
 
-from data import language, signals
 from data.schema import TextStatus
+from data.text import language, signals
 
 # Share of suspicious characters by charset_normalizer's measure, over the passages that are not ASCII. Found on 13
 # languages in their right and in five wrong charsets: right ones reached 0.05, other alphabets began at 0.15.

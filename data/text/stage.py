@@ -35,15 +35,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pebble import ProcessExpired, ProcessPool
 
-from data import language
 from data.config import TextConfig
-from data.extract import Extracted, extract
 from data.lake.manifest import Part
 from data.lake.store import Lake, base_snapshot, write_parquet
 from data.process import die_with_main_process, die_with_parent
 from data.schema import TEXT, PageStatus, TextStatus
-from data.signals import Signals
 from data.stage import Mapper, Outcome, in_turn, run_stage
+from data.text import language
+from data.text.extract import Extracted, extract
+from data.text.signals import Signals
 from data.urls.canonical import domain_of
 from data.warc import read_payload
 
@@ -170,7 +170,7 @@ def _row(page: Page, extracted: Extracted) -> Page:
 def _children(n_workers: int, config: TextConfig) -> Iterator[ProcessPool]:
     context = multiprocessing.get_context("forkserver")
     # __main__ too: each child would import the caller's script anew otherwise
-    context.set_forkserver_preload(["__main__", "data.text"])
+    context.set_forkserver_preload(["__main__", "data.text.stage"])
     pool = ProcessPool(
         max_workers=n_workers,
         max_tasks=config.pages_per_child,

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import extraction
-from data import extract as module
-from data import signals
 from data.config import TextConfig
-from data.extract import decode, extract, normalise
+from data.text import extract as module
+from data.text import signals
+from data.text.extract import decode, extract, normalise
 
-PAGES = Path(__file__).parents[2].parent / "shared" / "data" / "pages"
+PAGES = Path(__file__).parents[3].parent / "shared" / "data" / "pages"
 
 PROSE = {
     "fr": "Le gouvernement a annoncé mercredi des mesures destinées à réduire le déficit public, après l’échec "

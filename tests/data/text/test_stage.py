@@ -14,13 +14,13 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from data import text
 from data.config import PagesConfig, TextConfig, content_settings
 from data.errors import InputError
 from data.lake.manifest import Part
 from data.lake.store import Lake, write_parquet
 from data.schema import PAGES
 from data.stage import MakePart
+from data.text import stage as text
 from data.warc import WarcWriter
 
 CONFIG = TextConfig(workers=2)
@@ -186,10 +186,11 @@ def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
     make_lake(tmp_path / "lake", {"part-00000": {"http://a.example/": ("ok", SLOW)}})
     script = tmp_path / "stage.py"
     script.write_text(
-        "import sys\nfrom data import text\nfrom data.config import TextConfig\nfrom data.lake.store import Lake\n"
+        "import sys\nfrom data.text import stage as text\nfrom data.config import TextConfig\n"
+        "from data.lake.store import Lake\n"
         "if __name__ == '__main__':\n    text.run(Lake(sys.argv[1]), 's', TextConfig(workers=2))\n"
     )
-    process = subprocess.Popen([sys.executable, script, tmp_path / "lake"], cwd=Path(__file__).parents[2])
+    process = subprocess.Popen([sys.executable, script, tmp_path / "lake"], cwd=Path(__file__).parents[3])
     try:
         stage = psutil.Process(process.pid)
         deadline = time.monotonic() + 30
