@@ -11,7 +11,6 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from data import select as select_stage
 from data import tokens as tokens_stage
 from data.config import LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
 from data.lake.manifest import Manifest
@@ -19,6 +18,7 @@ from data.lake.store import Lake, base_snapshot, check_name
 from data.links import stage as links_stage
 from data.pages import stage as pages_stage
 from data.schema import STAGES
+from data.select import stage as select_stage
 from data.stage import Mapper, Outcome
 from data.text import stage as text_stage
 from flows import artifacts

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data import minhash, select
 from data.config import SelectConfig, TextConfig, content_settings
 from data.errors import InputError
 from data.lake.store import Lake, write_parquet
 from data.schema import TEXT
+from data.select import minhash
+from data.select import stage as select
 from data.stage import MakePart
 from data.text import signals
 from data.text import stage as text

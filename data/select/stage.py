@@ -1,5 +1,5 @@
 """Select: a verdict on every text. First the filters, in the order of SelectStatus, then near-duplicates
-(data/minhash.py) within the snapshot and against every earlier one.
+(data/select/minhash.py) within the snapshot and against every earlier one.
 
 Three rounds of parts, each sealed, so that a killed run loses one part at most:
 
@@ -29,12 +29,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import minhash
 from data.config import SelectConfig
 from data.errors import InputError
 from data.lake.manifest import Manifest, Part, settings_diff
 from data.lake.store import Dataset, Lake, base_snapshot, write_parquet
 from data.schema import SELECT, SelectStatus, TextStatus
+from data.select import minhash
 from data.stage import Mapper, Outcome, in_turn, run_stage
 from data.urls.canonical import domain_of
 
