@@ -55,8 +55,8 @@ def make_corpus(lake_root: Path, n_tokens: int) -> None:
     from data.bpe import END_OF_TEXT, encode
     from data.lake.store import Lake, write_parquet
     from data.schema import TOKENS
-    from flows.localdocs import choose_articles
-    from flows.localprose import plain
+    from flows.localweb.docs import choose_articles
+    from flows.localweb.prose import plain
 
     documents, held = [], 0
     for article in choose_articles():

@@ -8,8 +8,8 @@ from typing import Any
 
 from data.config import LinksConfig, PagesConfig, TokensConfig
 from data.lake.store import Lake
-from flows import localweb
 from flows.evaluate import evaluate
+from flows.localweb import server as localweb
 from flows.pretrain import pretrain
 from flows.progress import say
 from flows.refresh import refresh

@@ -17,9 +17,10 @@ import zstandard
 
 from data.config import LinksConfig, TokensConfig
 from data.urls.canonical import canonical_url
-from flows import localweb, services
-from flows.localplan import KINDS
-from flows.localsite import Site
+from flows import services
+from flows.localweb import server as localweb
+from flows.localweb.plan import KINDS
+from flows.localweb.site import Site
 from flows.settings import Settings
 
 

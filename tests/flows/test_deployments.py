@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from data.lake.store import Lake
-from flows import localweb, services
+from flows import services
+from flows.localweb import server as localweb
 from tests.flows.conftest import Pipeline
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from data.lake.store import Lake
-from flows import localweb, services
+from flows import services
+from flows.localweb import server as localweb
 from model import checkpoint
 from tests.flows.conftest import TINY, Pipeline, webtext
 

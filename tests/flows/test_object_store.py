@@ -6,7 +6,7 @@ import pytest
 
 from data.config import LinksConfig, TokensConfig
 from data.lake.store import Lake
-from flows import localweb
+from flows.localweb import server as localweb
 from tests.flows.conftest import TINY, Pipeline
 
 LAKE = "s3://corpus/pipeline"

@@ -253,7 +253,7 @@ def test_doctor_and_status_of_what_is_broken(
 
 def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: Path) -> None:
     """A snapshot whose pages are all known from an earlier one keeps none of them."""
-    from flows import localweb
+    from flows.localweb import server as localweb
 
     known = [
         url

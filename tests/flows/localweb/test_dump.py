@@ -15,8 +15,8 @@ from data.config import LinksConfig
 from data.lake.store import Lake
 from data.links import stage as links
 from data.urls.canonical import canonical_url
-from flows.localbuild import Built, build
-from flows.localdump import LOW_KARMA_PAGES, ORIGINAL_SCORE, write_dump
+from flows.localweb.build import Built, build
+from flows.localweb.dump import LOW_KARMA_PAGES, ORIGINAL_SCORE, write_dump
 
 pytestmark = pytest.mark.xdist_group("localweb")  # it is built once for all of them
 

@@ -19,11 +19,11 @@ import filelock
 import orjson
 import zstandard
 
-from flows import localdocs
-from flows.localdocs import Article
-from flows.localdump import DumpCounts, write_dump
-from flows.localplan import plan
-from flows.localsite import Expected, Host, Route, Site
+from flows.localweb import docs as localdocs
+from flows.localweb.docs import Article
+from flows.localweb.dump import DumpCounts, write_dump
+from flows.localweb.plan import plan
+from flows.localweb.site import Expected, Host, Route, Site
 
 DUMP_NAME = "RS_2026-10.zst"
 _INDEX_NAME = "site.json.zst"
@@ -58,7 +58,7 @@ def build(home: Path) -> Built:
 def _digest(versions: dict[str, str]) -> str:
     digest = hashlib.sha256(orjson.dumps(versions, option=orjson.OPT_SORT_KEYS))
     here = Path(__file__).parent
-    for path in sorted([*here.glob("local*.py"), *here.glob("templates/local_*")]):
+    for path in sorted([*here.glob("*.py"), *here.glob("templates/*")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -1,10 +1,10 @@
 """The local web's server: a few hundred host names on one loopback port.
 
-    python -m flows.localweb --home DIR [--port 0]     prints {"port": N, "dump": PATH} when it is ready
+    python -m flows.localweb.server --home DIR [--port 0]     prints {"port": N, "dump": PATH} when it is ready
 
 A crawler is led here by ``--connect-to '*.example=127.0.0.1:PORT'`` and told apart by the Host header, so neither port
-nor address is in any URL. Answers follow from the plan (flows/localplan.py) alone; most are pages, the others are what
-goes wrong on the web: endless bodies, bombs, silence. None of them is held in memory.
+nor address is in any URL. Answers follow from the plan (flows/localweb/plan.py) alone; most are pages, the others are
+what goes wrong on the web: endless bodies, bombs, silence. None of them is held in memory.
 
 It ends on SIGTERM, and when the process that started it dies. About 1,100 pages a second (0.75 ms of CPU each).
 """
@@ -31,9 +31,9 @@ import brotli
 from aiohttp import web
 
 from data.process import die_with_parent
-from flows.localbuild import Built, build
-from flows.localdump import DumpCounts
-from flows.localsite import Route, Site, host_of
+from flows.localweb.build import Built, build
+from flows.localweb.dump import DumpCounts
+from flows.localweb.site import Route, Site, host_of
 
 BOMB_BYTES = 160_000_000  # decoded
 SILENCE_S = 600.0  # longer than any crawler waits
@@ -69,7 +69,7 @@ def running(home: Path) -> Iterator[LocalWeb]:
     log = home / "localweb" / "server.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.localweb", "--home", str(home)],
+            [sys.executable, "-m", "flows.localweb.server", "--home", str(home)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -95,7 +95,7 @@ def running(home: Path) -> Iterator[LocalWeb]:
 
 def main() -> None:
     """The command line of the server."""
-    parser = argparse.ArgumentParser(prog="python -m flows.localweb", description="Serve the bundled local web.")
+    parser = argparse.ArgumentParser(prog="python -m flows.localweb.server", description="Serve the bundled local web.")
     parser.add_argument("--home", type=Path, required=True, help="where it is built and kept")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     arguments = parser.parse_args()

@@ -20,8 +20,8 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from flows.localdocs import Article
-from flows.localprose import plain, to_html
+from flows.localweb.docs import Article
+from flows.localweb.prose import plain, to_html
 
 LAYOUTS = ("blog", "news", "docs", "forum")
 
@@ -143,7 +143,7 @@ def _comments(rng: random.Random) -> list[dict[str, str]]:
 
 @functools.cache
 def _template(layout: str) -> jinja2.Template:
-    return _environment().get_template(f"local_{layout}.html")
+    return _environment().get_template(f"{layout}.html")
 
 
 @functools.cache

@@ -12,11 +12,11 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 from data.schema import PageStatus, SelectStatus
-from flows.localdocs import Article
-from flows.localpages import LAYOUTS
-from flows.localprose import plain, prose_chars
-from flows.localsite import Expected, Host, Route, Site, host_of
-from flows.localtexts import edited, foreign_articles, slug, thin_article, typographic
+from flows.localweb.docs import Article
+from flows.localweb.pages import LAYOUTS
+from flows.localweb.prose import plain, prose_chars
+from flows.localweb.site import Expected, Host, Route, Site, host_of
+from flows.localweb.texts import edited, foreign_articles, slug, thin_article, typographic
 
 KINDS = {
     "article": "an ordinary article; nothing is planted",

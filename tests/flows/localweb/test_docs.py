@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flows import localdocs
-from flows.localprose import blocks_of, plain, prose_chars, to_html
+from flows.localweb import docs as localdocs
+from flows.localweb.prose import blocks_of, plain, prose_chars, to_html
 
 
 def test_numpydoc() -> None:

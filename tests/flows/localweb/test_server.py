@@ -25,10 +25,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from data.schema import PageStatus
 from data.text.extract import extract
 from data.urls.canonical import canonical_url, domain_of
-from flows import localbuild, localdocs, localpages, localplan, localtexts
-from flows.localprose import plain
-from flows.localsite import Site, host_of
-from flows.localweb import BOMB_BYTES, LocalWeb, running
+from flows.localweb import build as localbuild
+from flows.localweb import docs as localdocs
+from flows.localweb import pages as localpages
+from flows.localweb import plan as localplan
+from flows.localweb import texts as localtexts
+from flows.localweb.prose import plain
+from flows.localweb.server import BOMB_BYTES, LocalWeb, running
+from flows.localweb.site import Site, host_of
 
 pytestmark = pytest.mark.xdist_group("localweb")  # it is built once for all of them
 
@@ -67,7 +71,7 @@ async def client(web: LocalWeb) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def _server() -> psutil.Process:
-    (server,) = [child for child in psutil.Process().children() if "flows.localweb" in child.cmdline()]
+    (server,) = [child for child in psutil.Process().children() if "flows.localweb.server" in child.cmdline()]
     return server
 
 
@@ -373,7 +377,7 @@ def test_it_ends_with_the_block(home: Path) -> None:
 def test_it_ends_when_its_parent_is_killed(home: Path) -> None:
     code = (
         "import os, pathlib, psutil, signal, sys\n"
-        "from flows.localweb import running\n"
+        "from flows.localweb.server import running\n"
         "with running(pathlib.Path(sys.argv[1])):\n"
         "    print(psutil.Process().children()[0].pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

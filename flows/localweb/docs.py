@@ -32,7 +32,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.process import die_with_parent
-from flows.localprose import Block, blocks_of, plain, prose_chars
+from flows.localweb.prose import Block, blocks_of, plain, prose_chars
 
 SOURCES = (
     ("numpy", "numpy"),

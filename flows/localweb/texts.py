@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from flows.localdocs import Article
+from flows.localweb.docs import Article
 
 THANKS = (
     "With thanks to José Nuñez, Zoë Müller and Françoise Lefèvre, who asked naïve questions in a café – over “coffee”."
@@ -59,8 +59,8 @@ def _curly(text: str) -> str:
 
 
 def foreign_articles() -> Iterator[Article]:
-    """The texts of templates/local_languages.txt: ``@ language | title``, then paragraphs."""
-    path = Path(__file__).parent / "templates" / "local_languages.txt"
+    """The texts of templates/languages.txt: ``@ language | title``, then paragraphs."""
+    path = Path(__file__).parent / "templates" / "languages.txt"
     for part in path.read_text(encoding="utf-8").split("@ ")[1:]:
         head, _, body = part.partition("\n")
         language, _, title = head.partition(" | ")

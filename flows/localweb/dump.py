@@ -23,7 +23,7 @@ import orjson
 import zstandard
 
 from data.schema import LinkStatus
-from flows.localsite import Site, host_of
+from flows.localweb.site import Site, host_of
 
 LOW_KARMA_PAGES = 40
 ORIGINAL_SCORE = 1_000

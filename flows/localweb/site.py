@@ -1,6 +1,6 @@
 """The local web as data: hosts, what each URL answers, and what the pipeline must make of it.
 
-flows/localbuild.py makes and keeps it, flows/localweb.py serves it.
+flows/localweb/build.py makes and keeps it, flows/localweb/server.py serves it.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from flows import localpages
-from flows.localdocs import Article
-from flows.localpages import Link
+from flows.localweb import pages as localpages
+from flows.localweb.docs import Article
+from flows.localweb.pages import Link
 
 _N_RELATED = 5
 
