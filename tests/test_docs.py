@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from data.schema import STATUSES
-from flows import cli
+from flows.cli import main as cli
 from model.config import ModelConfig, TrainConfig, resolve
 
 ROOT = Path(__file__).parents[1]

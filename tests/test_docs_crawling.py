@@ -13,7 +13,7 @@ import typer.main
 from data.config import PagesConfig
 from data.pages.crawllog import HOST_EVENTS, TASK_EVENTS
 from data.schema import PageStatus
-from flows import cli
+from flows.cli import main as cli
 
 TEXT = (Path(__file__).parents[1] / "docs" / "crawling.md").read_text()
 ROWS = re.findall(r"^\| `(\w+)` \| `(.*?)` \| (yes|no) \| (.+) \|$", TEXT, re.MULTILINE)

@@ -85,7 +85,7 @@ TINY |= {"val_every": "10", "checkpoint_every": "10", "log_every": "5"}
 
 @pytest.fixture(scope="session")
 def pipeline(servers: services.Servers, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    from flows.demo import pages_config
+    from flows.cli.demo import pages_config
     from flows.evaluate import evaluate
     from flows.pretrain import pretrain
     from flows.refresh import refresh

@@ -14,7 +14,8 @@ import typer.main
 from typer.testing import CliRunner
 
 from data.config import LinksConfig, PagesConfig
-from flows import cli, services
+from flows import services
+from flows.cli import main as cli
 from flows.crawl import FILES_RESERVED, allow_files, files_needed, lacks_contact, log_path
 from flows.settings import Settings
 from tests.flows.conftest import webtext
@@ -85,7 +86,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[LinksConfig
         seen.extend((links, pages))
         return {"dry_run": True}
 
-    monkeypatch.setattr("flows.plan.refresh_plan", refresh_plan)
+    monkeypatch.setattr("flows.cli.dryrun.refresh_plan", refresh_plan)
     result = CliRunner().invoke(cli.app, ["refresh", "--links", "x.zst", "--dry-run", "--json", *arguments])
     assert result.exit_code == 0, result.output
     return seen[0], seen[1]

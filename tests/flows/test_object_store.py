@@ -16,7 +16,7 @@ LAKE = "s3://corpus/pipeline"
 def test_a_lake_on_s3_has_the_digests_of_one_on_disk(
     pipeline: Pipeline, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.demo import pages_config
+    from flows.cli.demo import pages_config
     from flows.evaluate import evaluate
     from flows.pretrain import pretrain
     from flows.refresh import refresh

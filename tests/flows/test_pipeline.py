@@ -15,9 +15,9 @@ from data.errors import InputError
 from data.lake.store import Lake
 from data.schema import STAGES, STATUSES
 from flows import services
-from flows.doctor import examine
+from flows.cli.doctor import examine
+from flows.cli.status import collect
 from flows.settings import Settings
-from flows.status import collect
 from tests.flows.conftest import Pipeline, webtext
 from tests.flows.test_parts import task_states
 
@@ -80,7 +80,7 @@ def test_near_copies_are_dropped_and_point_at_what_was_kept(pipeline: Pipeline) 
 
 
 def refresh_again(pipeline: Pipeline) -> dict[str, Any]:
-    from flows.demo import pages_config
+    from flows.cli.demo import pages_config
     from flows.refresh import refresh
 
     return refresh(

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from data.errors import InputError
-from flows import cli
+from flows.cli import main as cli
 from flows.supervise import run_child
 
 

@@ -18,7 +18,7 @@ from typer import BadParameter
 
 from data.config import LinksConfig, PagesConfig
 from data.errors import FULL, InputError, told
-from flows import options
+from flows.cli import options
 from flows.settings import Settings
 
 app = typer.Typer(
@@ -58,7 +58,7 @@ def demo(lake: options.Lake = None, as_json: options.Json = False) -> None:
     """
     settings = _settings(lake)
     with _session(settings):
-        from flows.demo import run_demo
+        from flows.cli.demo import run_demo
 
         result = run_demo(settings)
     _result(result, as_json, lambda: _show().demo(result, settings))
@@ -104,7 +104,7 @@ def refresh(
         connect_to=tuple(connect_to or ()),
     )
     if dry_run:
-        from flows.plan import refresh_plan
+        from flows.cli.dryrun import refresh_plan
 
         planned = refresh_plan(sources, links, pages, settings.lake)
         _result(planned, as_json, lambda: _show().plan(planned))
@@ -160,7 +160,7 @@ def train(
     except InputError as error:
         raise BadParameter(str(error)) from error
     if dry_run:
-        from flows.plan import train_plan
+        from flows.cli.dryrun import train_plan
 
         planned = train_plan(preset, changes, steps, processes)
         _result(planned, as_json, lambda: _show().training_plan(planned))
@@ -233,7 +233,7 @@ def sample(
     as_json: options.Json = False,
 ) -> None:
     """Let a run's newest checkpoint go on from a prompt."""
-    from flows.models import sample_text
+    from flows.cli.models import sample_text
     from model.generate import Sampling
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -250,7 +250,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write a directory that transformers loads: weights, configuration, tokenizer."""
-    from flows.models import export_model
+    from flows.cli.models import export_model
 
     result = export_model(_settings(lake), run, to, step)
     _result(result, as_json, lambda: print(f"{to}: step {result['step']} of run {run}, for transformers"))
@@ -271,7 +271,7 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """An HTML page with the funnel, the plots and the tables."""
-    from flows.report import write_report
+    from flows.cli.report import write_report
 
     result = write_report(_settings(lake), snapshot, run, to)
     _result(result, as_json, lambda: print(f"{to}: {len(result['snapshots'])} snapshots, {len(result['runs'])} runs"))
@@ -296,7 +296,7 @@ def why(
 @app.command()
 def status(lake: options.Lake = None, as_json: options.Json = False) -> None:
     """What is done and what is running: snapshots by stage, training runs, servers."""
-    from flows.status import collect
+    from flows.cli.status import collect
 
     result = collect(_settings(lake))
     _result(result, as_json, lambda: _show().status(result))
@@ -329,7 +329,7 @@ def ui(
 @app.command()
 def doctor(lake: options.Lake = None, as_json: options.Json = False) -> None:
     """Look for what is wrong with this set-up; exit code 1 if something is."""
-    from flows.doctor import examine
+    from flows.cli.doctor import examine
 
     checks = examine(_settings(lake))
     _result({"checks": checks}, as_json, lambda: _show().doctor(checks))
@@ -360,7 +360,7 @@ def _session(settings: Settings) -> Iterator[None]:
 
 
 def _show() -> Any:
-    from flows import show
+    from flows.cli import show
 
     return show
 

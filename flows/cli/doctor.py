@@ -19,9 +19,9 @@ from data.errors import InputError
 from data.lake.store import Lake
 from data.schema import STAGES
 from flows import services
+from flows.cli.status import server_state
 from flows.crawl import files_needed
 from flows.settings import Settings
-from flows.status import server_state
 
 MIN_FREE_BYTES = 5_000_000_000
 

@@ -31,7 +31,7 @@ def write_report(settings: Settings, snapshot: str | None, run: str | None, to: 
     begun = [name for name in lake.datasets("checkpoints") if lake.exists("checkpoints", name, "run.json")]
     runs = [run] if run else begun if everything else []
     page = (
-        jinja2.Environment(loader=jinja2.PackageLoader("flows"), autoescape=True, undefined=jinja2.StrictUndefined)
+        jinja2.Environment(loader=jinja2.PackageLoader("flows.cli"), autoescape=True, undefined=jinja2.StrictUndefined)
         .get_template("report.html")
         .render(
             lake=lake.root,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows import show
+from flows.cli import show
 
 
 def test_titles_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """Options of the command line: what they are called, what ``--help`` says of them, and what their words mean.
 
 Here are those that several commands have and all of ``refresh``, in the groups in which its help shows them. Another
-option of one command stands with the command (flows/cli.py), and so do all defaults.
+option of one command stands with the command (flows/cli/main.py), and so do all defaults.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from data.errors import InputError
-from flows import cli, show
-from flows.plan import train_plan
+from flows.cli import main as cli
+from flows.cli import show
+from flows.cli.dryrun import train_plan
 from model import config
 
 PARAMETERS = {"124M": 124_439_808, "355M": 354_823_168, "774M": 774_030_080, "1558M": 1_557_611_200}
