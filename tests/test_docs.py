@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import shlex
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -70,15 +69,6 @@ def test_no_path_of_a_machine_is_in_the_tree() -> None:
                 or len(relative.parts) == 1
             ):
                 assert not pattern.search(path.read_text()), relative
-
-
-def test_what_the_model_may_import_of_data_is_listed_by_exception() -> None:
-    """A new module of data is forbidden to the model until someone decides otherwise."""
-    allowed = {"lake", "locks", "manifest", "schema", "bpe", "evalsets", "errors", "process", "report"}
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (rule,) = (contract for contract in contracts if contract["name"].startswith("of data, the model"))
-    modules = {path.stem for path in (ROOT / "data").glob("*.py")} - {"__init__"}
-    assert {name.removeprefix("data.") for name in rule["forbidden_modules"]} == modules - allowed
 
 
 def test_every_setting_of_training_is_documented() -> None:
