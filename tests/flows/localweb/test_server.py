@@ -189,7 +189,7 @@ def test_the_plan_and_the_dump_do_not_depend_on_the_process(web: LocalWeb, tmp_p
     """Planned again from the same articles under another hash seed: the same routes, pages and dump."""
     code = (
         "import hashlib, pathlib, sys\n"
-        "from flows import localbuild, localdump, localplan\n"
+        "from flows.localweb import build as localbuild, dump as localdump, plan as localplan\n"
         "built = localbuild.build(pathlib.Path(sys.argv[1]))\n"
         "n = max(route.article for route in built.site.routes.values() if route.kind in ('article', 'original'))\n"
         "site = localplan.plan(built.site.articles[: n + 1])\n"
