@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import ArgsKwargs
 
 from data.errors import InputError
 
 T = TypeVar("T")
-_STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
+_CONFIG = pydantic.ConfigDict(extra="forbid")
 
 
 def operational(default: Any) -> Any:
@@ -31,15 +32,18 @@ def operational(default: Any) -> Any:
 
 
 def checked(cls: type[T]) -> type[T]:
-    """A frozen dataclass that raises InputError for a value that the type of its field does not allow."""
-    made: Any = pydantic_dataclass(frozen=True, config=_STRICT)(cls)
-    made.__doc__ = cls.__doc__
-    validate = made.__init__
+    """A frozen dataclass that raises InputError for a value that the type of its field does not allow.
 
-    @functools.wraps(validate)
+    Only a call of the class is strict: where pydantic itself reads JSON into the class, as Prefect does with the
+    parameters of a deployment, a list becomes a tuple.
+    """
+    made: Any = pydantic_dataclass(frozen=True, config=_CONFIG)(cls)
+    made.__doc__ = cls.__doc__
+
+    @functools.wraps(made.__init__)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            validate(self, *args, **kwargs)
+            made.__pydantic_validator__.validate_python(ArgsKwargs(args, kwargs), strict=True, self_instance=self)
         except pydantic.ValidationError as error:
             raise InputError(_first_problem(made, error)) from error
 

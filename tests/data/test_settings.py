@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from data.errors import InputError
 from data.settings import checked, operational
@@ -81,3 +81,11 @@ def test_checked_settings_stay_a_frozen_dataclass() -> None:
     assert repr(OVEN).startswith("Oven(degrees=180, share=0.5, ")
     assert Oven.__doc__ == "Settings of a test."
     assert [field.name for field in fields(Oven) if field.metadata.get("operational")] == ["minutes"]
+
+
+def test_settings_can_come_as_json_as_prefect_passes_them() -> None:
+    adapter = TypeAdapter(Oven)
+    assert adapter.validate_python({"degrees": 200, "trays": ["top"]}) == Oven(200, trays=("top",))
+    for wrong in ({"degrees": 0}, {"degrees": 200, "light": 1}, {"degrees": 251, "mode": "grill"}):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(wrong)
