@@ -66,13 +66,15 @@ def _pick(lines: bytes | None) -> tuple[int, list[tuple[Any, ...]]]:
 def judge(path: Path, workers: int) -> dict[str, Any]:
     """Lines, outbound links and seconds of decompressing and judging a dump."""
     from data.links.blocks import BlockReader
-    from data.links.workers import judge_blocks
+    from data.links.workers import classify_blocks
 
     started = _now()
     n_lines = n_links = 0
     with tempfile.TemporaryDirectory() as scratch, path.open("rb") as file:
         blocks = BlockReader(path, file)
-        for records in judge_blocks(blocks, is_url_list=False, label=path.name, scratch=Path(scratch), workers=workers):
+        for records in classify_blocks(
+            blocks, is_url_list=False, label=path.name, scratch=Path(scratch), workers=workers
+        ):
             n_lines += records.n_read
             n_links += records.outbound
     return _measured(started, lines=n_lines, links=n_links)

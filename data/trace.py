@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from data.errors import InputError
 from data.lake.store import Dataset, Lake, base_snapshot
+from data.links.stage import find_link
 from data.urls import canonical as urls
 
 _STAGE_FIELDS = {
@@ -20,7 +21,7 @@ _STAGE_FIELDS = {
 def why(lake: Lake, url: str) -> list[dict[str, Any]]:
     """One entry per snapshot that knows the URL: ``{"snapshot", "stages": {stage: {field: value}}}``.
 
-    Raises InputError if the URL cannot be a link's.
+    Raises InputError for a URL that cannot be a link.
     """
     try:
         canonical = urls.canonical_url(url)
@@ -43,7 +44,10 @@ def _base_stages(lake: Lake, snapshot: str, canonical: str) -> dict[str, dict[st
     stages = {}
     for stage, fields in _STAGE_FIELDS.items():
         dataset = lake.dataset(stage, snapshot)
-        row = _find(dataset, "url" if stage == "text" else "canonical_url", canonical)
+        if stage == "links":
+            row = find_link(lake, snapshot, canonical)
+        else:
+            row = _find(dataset, "url" if stage == "text" else "canonical_url", canonical)
         if row is None:
             break
         stages[stage] = {name: _plain(row[name]) for name in fields}

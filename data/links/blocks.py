@@ -61,7 +61,7 @@ class Buffer(NamedTuple):
     start: int
 
 
-class Block(NamedTuple):
+class LineBlock(NamedTuple):
     """Whole lines, from ``start`` to ``end`` of the buffer's memory; one line of which nothing is kept is too long."""
 
     start: int
@@ -78,7 +78,7 @@ class BlockReader:
         self._tail = b""  # what was read behind the last block
         self._is_done = False
 
-    def fill(self, buffer: Buffer) -> Block | None:
+    def fill(self, buffer: Buffer) -> LineBlock | None:
         """The next block, in this buffer; None at the end. Every line but a file's last one ends with a newline.
 
         Raises InputError if the file is cut off or damaged.
@@ -102,12 +102,12 @@ class BlockReader:
                     newline = memory.find(b"\n", n - n_read, n)
                     if newline - start > MAX_LINE_BYTES:
                         self._tail = bytes(view[newline + 1 : n])
-                        return Block(start, start, is_too_long=True)
+                        return LineBlock(start, start, is_too_long=True)
                 end = max(end, memory.rfind(b"\n", n - n_read, n) + 1)
             self._tail = bytes(view[end:n])
-        return Block(start, end) if end > start else None
+        return LineBlock(start, end) if end > start else None
 
-    def _skip(self, memory: bytearray | mmap.mmap, view: memoryview, start: int) -> Block:
+    def _skip(self, memory: bytearray | mmap.mmap, view: memoryview, start: int) -> LineBlock:
         """Read to the end of a line that is too long."""
         newline = -1
         while newline < 0 and not self._is_done:
@@ -115,7 +115,7 @@ class BlockReader:
             self._is_done = n_read == 0
             newline = memory.find(b"\n", start, start + n_read)
             self._tail = bytes(view[newline + 1 : start + n_read]) if newline >= 0 else b""
-        return Block(start, start, is_too_long=True)
+        return LineBlock(start, start, is_too_long=True)
 
 
 def compression(path: Path, file: BinaryIO) -> str:

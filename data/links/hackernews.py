@@ -25,7 +25,7 @@ from urllib.parse import urlencode
 
 from data.errors import InputError
 from data.lake.manifest import Part
-from data.links.live import Service, Window, items_file, month_window, seal_items
+from data.links.live import JsonService, Window, items_file, month_window, seal_items
 from data.links.records import LinkRecords
 from data.links.sources import Reading, sealed_records
 
@@ -65,7 +65,7 @@ class HackerNewsSearch:
         counts: Counter[str] = Counter()
         hits: dict[str, dict[str, Any]] = {}
         todo = [day]
-        async with Service(reading.network, reading.scratch, reading.clock) as service:
+        async with JsonService(reading.network, reading.scratch, reading.clock) as service:
             while todo:
                 window = todo.pop()
                 found = await _hits(service, reading.config.hn_search_url, window, counts)
@@ -77,7 +77,9 @@ class HackerNewsSearch:
         return sorted(hits.values(), key=lambda hit: (hit["created_at_i"], int(hit["objectID"]))), counts
 
 
-async def _hits(service: Service, base: str, window: Window, counts: Counter[str]) -> dict[str, dict[str, Any]] | None:
+async def _hits(
+    service: JsonService, base: str, window: Window, counts: Counter[str]
+) -> dict[str, dict[str, Any]] | None:
     """All hits of a window by their number; None where it has to be halved.
 
     Raises InputError for a second of more hits than are shown, and for an answer that is none of Algolia's.
@@ -149,7 +151,7 @@ class HackerNewsItems:
 
     async def _read(self, reading: Reading, numbers: range) -> tuple[list[dict[str, Any]], Counter[str]]:
         items, counts = [], Counter(requests=len(numbers))
-        async with Service(reading.network, reading.scratch, reading.clock) as service:
+        async with JsonService(reading.network, reading.scratch, reading.clock) as service:
             for number in numbers:
                 url = f"{reading.config.hn_items_url}/item/{number}.json"
                 item, read_at = await service.get_json(url)
@@ -199,7 +201,7 @@ def items_source(spec: str, recorded: str | None, reading: Reading) -> HackerNew
 
 async def _newest(reading: Reading) -> int:
     url = f"{reading.config.hn_items_url}/maxitem.json"
-    async with Service(reading.network, reading.scratch, reading.clock) as service:
+    async with JsonService(reading.network, reading.scratch, reading.clock) as service:
         value, _ = await service.get_json(url)
     if not isinstance(value, int):
         raise InputError(f"{url}: not a number; check hn_items_url")

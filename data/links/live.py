@@ -72,7 +72,7 @@ class Window:
         return [Window(start, end) for start, end in pairwise(cuts) if start < end]
 
 
-class Service:
+class JsonService:
     """Polite requests for JSON to one host. Used inside an event loop, as an asynchronous context."""
 
     def __init__(self, network: PagesConfig, scratch: Path, clock: Callable[[], float]) -> None:

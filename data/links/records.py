@@ -1,4 +1,4 @@
-"""Lines of a dump, judged: link records as columns, and counts of all that is no link.
+"""Lines of a dump, classified: link records as columns, and counts of all that is no link.
 
 Most lines of a dump are plain: ``is_self`` is a boolean, the URL is canonical already, numbers are numbers. Those take
 the fast path: only the fields needed are decoded, a whole block of lines in one call (msgspec), and a strict pattern
@@ -80,7 +80,7 @@ class LinkRecords(NamedTuple):
         return self._replace(malformed=[Malformed(n_before + line, reason) for line, reason in self.malformed])
 
 
-class Row(msgspec.Struct, gc=False):
+class RedditFields(msgspec.Struct, gc=False):
     """The fields of a Reddit submission whose ``is_self`` is a boolean. Absent ones are null, as in parse_reddit."""
 
     url: Any = None
@@ -95,7 +95,7 @@ class Row(msgspec.Struct, gc=False):
     meta: Any = msgspec.field(name="_meta", default=None)
 
 
-_DECODER = msgspec.json.Decoder(Row)
+_DECODER = msgspec.json.Decoder(RedditFields)
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _OPEN, _CLOSE = b"{}"
 
@@ -150,7 +150,7 @@ def plain_url(url: str) -> tuple[str, _Host] | None:
     return f"{origin}{path or '/'}", host
 
 
-class _Judged:
+class _Classified:
     """Collects what lines turn out to be."""
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ class _Judged:
             if found.status is LinkStatus.MALFORMED_LINE and len(self.malformed) < NAMED_LINES:
                 self.malformed.append(Malformed(number, found.reason))
 
-    def add_outbound(self, row: Row) -> None:
+    def add_outbound(self, row: RedditFields) -> None:
         """A row with ``is_self`` false; not parsed where its URL is plain and its fields have the usual types."""
         url, score, created, identity, subreddit = row.url, row.score, row.created_utc, row.id, row.subreddit
         plain = None
@@ -210,45 +210,45 @@ class _Judged:
 
 def too_long(max_bytes: int, label: str) -> LinkRecords:
     """The record of a line that was not kept because of its length."""
-    judged = _Judged()
-    judged.add(1, [Rejected(LinkStatus.MALFORMED_LINE, f"longer than {max_bytes:,} bytes")])
-    return judged.records(label, 1)
+    classified = _Classified()
+    classified.add(1, [Rejected(LinkStatus.MALFORMED_LINE, f"longer than {max_bytes:,} bytes")])
+    return classified.records(label, 1)
 
 
-def judge_urls(lines: bytes, label: str) -> LinkRecords:
+def classify_urls(lines: bytes, label: str) -> LinkRecords:
     """Whole lines of a URL list."""
-    judged = _Judged()
+    classified = _Classified()
     every = lines.removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(every, 1):
         if line.strip():
-            judged.add(number, [parse_url_line(line)])
+            classified.add(number, [parse_url_line(line)])
         else:
-            judged.blank += 1
-    return judged.records(label, len(every))
+            classified.blank += 1
+    return classified.records(label, len(every))
 
 
-def judge_dump(lines: bytes, label: str) -> LinkRecords:
+def classify_dump(lines: bytes, label: str) -> LinkRecords:
     """Whole lines of a dump."""
-    judged = _Judged()
+    classified = _Classified()
     rows, ends = decode_rows(lines)
     n_self = 0
     for index, row in enumerate(rows):
         if row is None or row.created_utc is msgspec.UNSET or type(row.is_self) is not bool:
             line = lines[ends[index - 1] + 1 if index else 0 : ends[index]]
             if line.strip():
-                judged.add(index + 1, parse_dump_line(line))
+                classified.add(index + 1, parse_dump_line(line))
             else:
-                judged.blank += 1
+                classified.blank += 1
         elif row.is_self:
             n_self += 1
         else:
-            judged.add_outbound(row)
+            classified.add_outbound(row)
     if n_self:
-        judged.counts[LinkStatus.SELF_POST] += n_self
-    return judged.records(label, len(ends))
+        classified.counts[LinkStatus.SELF_POST] += n_self
+    return classified.records(label, len(ends))
 
 
-def decode_rows(lines: bytes) -> tuple[Sequence[Row | None], list[int]]:
+def decode_rows(lines: bytes) -> tuple[Sequence[RedditFields | None], list[int]]:
     """A row for each line, None for a line that is not one whole object; and where each line ends.
 
     The decoder takes objects apart at any white space or none. Where as many objects as lines come out, and every line
@@ -277,7 +277,7 @@ def _line_ends(lines: bytes) -> list[int]:
     return ends if ends and ends[-1] == len(lines) - 1 else [*ends, len(lines)]
 
 
-def _decode_one(line: bytes) -> Row | None:
+def _decode_one(line: bytes) -> RedditFields | None:
     try:
         return _DECODER.decode(line)
     except _UNDECODABLE:

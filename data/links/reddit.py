@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from data.errors import InputError
 from data.lake.manifest import Part
-from data.links.live import Service, Window, items_file, seal_items
+from data.links.live import JsonService, Window, items_file, seal_items
 from data.links.records import LinkRecords
 from data.links.sources import Reading, sealed_records
 
@@ -64,7 +64,7 @@ class RedditListing:
         counts: Counter[str] = Counter()
         items: dict[str, dict[str, Any]] = {}
         after, n_posts = None, 0
-        async with Service(reading.network, reading.scratch, reading.clock) as service:
+        async with JsonService(reading.network, reading.scratch, reading.clock) as service:
             while True:
                 url = _page_url(self.url, after)
                 answer, read_at = await service.get_json(url)

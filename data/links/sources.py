@@ -33,8 +33,8 @@ from data.errors import InputError
 from data.lake.manifest import Part
 from data.lake.store import Dataset
 from data.links.blocks import BlockReader, compression
-from data.links.records import LinkRecords, judge_dump
-from data.links.workers import judge_blocks
+from data.links.records import LinkRecords, classify_dump
+from data.links.workers import classify_blocks
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def lines_of(
 ) -> Iterator[LinkRecords]:
     """The records of an opened file of lines. Raises InputError if it is damaged or holds no lines."""
     n_read = 0
-    for records in judge_blocks(
+    for records in classify_blocks(
         BlockReader(path, file),
         is_url_list=is_url_list,
         label=label,
@@ -141,7 +141,7 @@ def sealed_records(reading: Reading, label: str, files: list[str]) -> Iterator[L
         with reading.dataset.lake.open(*reading.dataset.names(name)) as file:
             lines = zstandard.ZstdDecompressor().decompress(file.read())
         if lines:
-            records = judge_dump(lines, label)
+            records = classify_dump(lines, label)
             yield records.after(n_before)
             n_before += records.n_read
 

@@ -36,9 +36,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.config import LinksConfig, PagesConfig
+from data.config import PUBLIC_SUFFIX_LIST, LinksConfig, PagesConfig
 from data.lake.manifest import Part
-from data.lake.store import Dataset, Lake, part_name, write_parquet
+from data.lake.store import Dataset, Lake, is_part_name, part_name, write_parquet
 from data.links import watermarks
 from data.links.merge import merged_links, n_lines
 from data.links.plan import Plan, make_plan
@@ -46,7 +46,7 @@ from data.links.records import NAMED_LINES, SUBMISSIONS, LinkRecords, Malformed
 from data.links.sources import LinkSource, Reading
 from data.schema import LinkStatus
 from data.stage import Mapper, Outcome, in_turn, run_stage
-from data.urls.canonical import canonical_url, check_rules, domain_of, partition_of
+from data.urls.canonical import canonical_url, check_rules, domain_of, part_of
 
 _ROW_GROUP = 10_000
 
@@ -117,15 +117,24 @@ def make_part(
 def find_link(lake: Lake, snapshot: str, url: str) -> dict[str, Any] | None:
     """The row of schema.LINKS of a URL, in any spelling; None if no source had it.
 
-    Raises ValueError for what is no URL of a link, InputError if the links are not published.
+    Reads the one part that holds the URL's domain. Where the links were made with another public suffix list, domains
+    may differ, so it reads every part.
+
+    Raises ValueError for a URL that cannot be a link, InputError if the links are not published.
     """
     canonical = canonical_url(url)
     dataset = lake.dataset("links", snapshot)
-    n_parts = sum(part.name.startswith("part-") for part in dataset.require().parts)
-    index = partition_of(domain_of(canonical)) * n_parts >> 64
-    table = dataset.read(f"{part_name(index)}.parquet")
-    rows: list[dict[str, Any]] = table.filter(pc.equal(table["canonical_url"], canonical)).to_pylist()
-    return rows[0] if rows else None
+    manifest = dataset.require()
+    names = [part.name for part in manifest.parts if is_part_name(part.name)]
+    if manifest.settings["public_suffix_list"] == PUBLIC_SUFFIX_LIST:
+        names = [names[part_of(domain_of(canonical), len(names))]]
+    for name in names:
+        urls = dataset.read(f"{name}.parquet", ["canonical_url"])["canonical_url"]
+        index = pc.index(urls, canonical).as_py()
+        if index >= 0:
+            row: dict[str, Any] = dataset.read(f"{name}.parquet").slice(index, 1).to_pylist()[0]
+            return row
+    return None
 
 
 def _source_name(index: int) -> str:
@@ -144,7 +153,7 @@ def _slice_names(index: int, source: LinkSource) -> list[str]:
 
 
 def _make_source(reading: Reading, source: LinkSource, slices: list[str], name: str) -> Part:
-    """One source's lines, judged; those with an outbound link are sorted and kept."""
+    """One source's lines, classified; those with an outbound link are sorted and kept."""
     counts: Counter[LinkStatus] = Counter()
     malformed: list[Malformed] = []
     blank = outbound = 0

@@ -1,9 +1,9 @@
-"""Blocks of lines judged by several processes, their records in the order of the lines.
+"""Several processes classify the lines of a file; their records come in the order of the lines.
 
-This process decompresses, which only one can, into slots of a file that is mapped into its children too, so a block is
-written once and read where it lies; records come back as Arrow columns. When the children are busy, or not up yet, it
-judges a block itself. At most ``_SLOTS`` slots a child are full, so memory is bounded by the number of children and not
-by how far reading is ahead. Small files get no children.
+Only one process can decompress a file. It writes each block once, into a slot of a file that its children map too, and
+they read the block in place and send its records back as Arrow columns. While the children are busy or still starting,
+this process classifies blocks itself. At most ``_SLOTS`` slots per child are full, so memory depends on the number of
+children and not on how far reading is ahead. Small files get no children.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
-from data.links.blocks import MAX_LINE_BYTES, Block, BlockReader, Buffer, buffer_bytes
-from data.links.records import LinkRecords, judge_dump, judge_urls, too_long
+from data.links.blocks import MAX_LINE_BYTES, BlockReader, Buffer, LineBlock, buffer_bytes
+from data.links.records import LinkRecords, classify_dump, classify_urls, too_long
 from data.process import die_with_main_process, die_with_parent
 
-MAX_WORKERS = 4  # as many as one that decompresses keeps busy
-FEW_BLOCKS = 8  # up to so many no children are started
-_SLOTS = 4  # blocks that wait for a child: with 2 it is idle while this process judges one
+MAX_WORKERS = 4  # as many as one decompressing process keeps busy
+FEW_BLOCKS = 8  # a file of at most this many starts no children
+_SLOTS = 4  # blocks waiting per child; with 2, a child idles while this process classifies a block
 
 
 T = TypeVar("T")
 Work = Callable[[bytes | None], T]
-"""What is done with the lines of a block; None stands for one line that was too long to keep. Picklable."""
+"""A function of the lines of a block, or of None for one line that was too long to keep. Picklable."""
 
 
-def judge_blocks(
+def classify_blocks(
     reader: BlockReader, *, is_url_list: bool, label: str, scratch: Path, workers: int = 0
 ) -> Iterator[LinkRecords]:
     """The records of each block; ``workers`` as for ``map_blocks``."""
     n_before = 0
-    for records in map_blocks(reader, functools.partial(_judge, is_url_list, label), scratch, workers):
+    for records in map_blocks(reader, functools.partial(_classify, is_url_list, label), scratch, workers):
         yield records.after(n_before)
         n_before += records.n_read
 
 
 def map_blocks(reader: BlockReader, work: Work[T], scratch: Path, workers: int = 0) -> Iterator[T]:
-    """``work`` of each block, in their order.
+    """``work`` of each block, in the order of the blocks.
 
-    ``workers`` processes, this one among them; 0: one a core, up to MAX_WORKERS. ``scratch`` is a directory.
+    ``workers`` counts this process too; 0: one per core, up to MAX_WORKERS. ``scratch`` is a directory.
     """
     n_children = (workers or min(os.cpu_count() or 1, MAX_WORKERS)) - 1
     buffer = Buffer(bytearray(buffer_bytes()), 0)
@@ -63,18 +63,20 @@ def map_blocks(reader: BlockReader, work: Work[T], scratch: Path, workers: int =
     yield from _map_in_children(reader, work, scratch, n_children)
 
 
-def _judge(is_url_list: bool, label: str, lines: bytes | None) -> LinkRecords:
+def _classify(is_url_list: bool, label: str, lines: bytes | None) -> LinkRecords:
     if lines is None:
         return too_long(MAX_LINE_BYTES, label)
-    return judge_urls(lines, label) if is_url_list else judge_dump(lines, label)
+    return classify_urls(lines, label) if is_url_list else classify_dump(lines, label)
 
 
 def _map_in_children(reader: BlockReader, work: Work[T], scratch: Path, n_children: int) -> Iterator[T]:
-    path, size, n_slots = scratch / "blocks", buffer_bytes(), _SLOTS * n_children + 1
+    path = scratch / "blocks"
+    size = buffer_bytes()
+    n_slots = _SLOTS * n_children + 1
     with path.open("w+b") as file:
-        file.truncate(n_slots * size)  # as sparse as lines are short
+        file.truncate(n_slots * size)  # sparse: short lines take little of it
         memory = mmap.mmap(file.fileno(), 0)
-    # Spawned, not forked from the fork server, which has the text stage's libraries to import first.
+    # Spawned: the fork server would import the libraries of the text stage first.
     pool = ProcessPoolExecutor(n_children, multiprocessing.get_context("spawn"), _start_child, (str(path),))
     waiting: deque[tuple[Future[T], int | None]] = deque()  # in the order of the blocks, with the slot they are in
     free = list(range(n_slots))
@@ -97,7 +99,7 @@ def _map_in_children(reader: BlockReader, work: Work[T], scratch: Path, n_childr
         while waiting:
             yield _next(waiting, free)
     except BrokenProcessPool as error:
-        raise RuntimeError("a process that judges lines was killed (out of memory?)") from error
+        raise RuntimeError("a process that classifies lines was killed (out of memory?)") from error
     finally:
         pool.shutdown(cancel_futures=True)
         memory.close()
@@ -112,7 +114,7 @@ def _next(waiting: deque[tuple[Future[T], int | None]], free: list[int]) -> T:
     return result
 
 
-def _lines(buffer: Buffer, block: Block) -> bytes | None:
+def _lines(buffer: Buffer, block: LineBlock) -> bytes | None:
     return None if block.is_too_long else bytes(memoryview(buffer.memory)[block.start : block.end])
 
 
@@ -130,6 +132,6 @@ def _start_child(path: str) -> None:
         _memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _work_on_slot(work: Work[T], block: Block) -> T:
+def _work_on_slot(work: Work[T], block: LineBlock) -> T:
     assert _memory is not None, "runs in a child only"
     return work(_memory[block.start : block.end])

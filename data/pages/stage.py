@@ -44,7 +44,7 @@ from data.pages.politeness import HostMemory
 from data.pages.revive import LOOKED_UP, look_up
 from data.pages.segments import Segments, remove_segments
 from data.stage import Mapper, Outcome, in_turn, run_stage
-from data.urls.canonical import block_reason, domain_of, partition_of
+from data.urls.canonical import block_reason, domain_of, part_of
 
 ROUND_PART_LINKS = 20_000  # handed-off links a part of a later round aims at, as LinksConfig.part_links for the first
 
@@ -174,7 +174,7 @@ def _tasks(dataset: Dataset, links: Manifest, name: str) -> tuple[list[Link], in
     found = []
     for part in sources:
         for row in dataset.read(f"handoff/{part.name}.parquet").to_pylist():
-            if _partition(domain_of(row["target_url"]), n_parts) == index:
+            if part_of(domain_of(row["target_url"]), n_parts) == index:
                 found.append(Link(row["canonical_url"], row["target_url"], row["karma"], tuple(row["seen"])))
     found.sort(key=lambda link: (-(link.karma or 0), link.canonical_url))
     return found, n_parts, len(found) / max(1, sum(part.extra["handed_off"] for part in sources))
@@ -193,7 +193,7 @@ def _dead_rows(dataset: Dataset, config: PagesConfig, name: str) -> list[dict[st
     for part in _parts(dataset):
         if parse_part_name(part.name)[0] <= config.max_redirects and part.extra["dead"]:
             found = dataset.read(f"dead/{part.name}.parquet").to_pylist()
-            rows += [row for row in found if _partition(domain_of(row["canonical_url"]), n_parts) == index]
+            rows += [row for row in found if part_of(domain_of(row["canonical_url"]), n_parts) == index]
     return sorted(rows, key=lambda row: (-(row["karma"] or 0), row["canonical_url"]))
 
 
@@ -201,7 +201,7 @@ def _submitted(dataset: Dataset, rows: list[dict[str, Any]]) -> dict[str, dateti
     """When the links of rows were first submitted, by canonical URL, where that is known."""
     links = dataset.lake.dataset("links", dataset.snapshot)
     names = _link_parts(links.require())
-    wanted = {partition_of(domain_of(row["canonical_url"])) * len(names) >> 64 for row in rows}
+    wanted = {part_of(domain_of(row["canonical_url"]), len(names)) for row in rows}
     urls = pa.array([row["canonical_url"] for row in rows], pa.string())
     found: dict[str, datetime] = {}
     for index in sorted(wanted):
@@ -228,11 +228,6 @@ def _parts_of_round(dataset: Dataset, round_: int) -> list[Part]:
 def _n_parts(sources: list[Part]) -> int:
     """How many parts a later round has, from the parts of the round before it."""
     return -(-sum(part.extra["handed_off"] for part in sources) // ROUND_PART_LINKS)
-
-
-def _partition(domain: str, n_parts: int) -> int:
-    """The part of a later round that a domain belongs to, the same everywhere."""
-    return partition_of(domain) * n_parts >> 64
 
 
 def _budget(

@@ -160,6 +160,11 @@ def partition_of(domain: str) -> int:
     return int.from_bytes(hashlib.blake2b(domain.encode(), digest_size=8).digest(), "big")
 
 
+def part_of(domain: str, n_parts: int) -> int:
+    """Which of ``n_parts`` parts holds a registrable domain; each part is an equal range of the hash."""
+    return partition_of(domain) * n_parts >> 64
+
+
 def is_below(host: str, hosts: frozenset[str]) -> str | None:
     """The member of ``hosts`` that the host is or is a subdomain of; None if there is none."""
     while host not in hosts:

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.links import workers as judging
+from data.links import workers
 from data.links.blocks import BlockReader
-from data.links.records import LinkRecords, judge_dump, plain_url
+from data.links.records import LinkRecords, classify_dump, plain_url
 from data.links.submissions import Submission, parse_dump_line
-from data.links.workers import judge_blocks
+from data.links.workers import classify_blocks
 from data.schema import LinkStatus
 from data.urls.canonical import canonical_url, domain_of, host_of, is_below, partition_of
 
@@ -189,9 +189,9 @@ _LINES = st.one_of(
 
 @given(st.lists(_LINES, min_size=1, max_size=6), st.booleans())
 @settings(max_examples=400, deadline=None)
-def test_every_line_is_judged_as_the_exact_way_judges_it(lines: list[bytes], ends_with_newline: bool) -> None:
+def test_every_line_is_classified_as_the_exact_way_does(lines: list[bytes], ends_with_newline: bool) -> None:
     block = b"\n".join(lines) + b"\n" * (ends_with_newline or not lines[-1])
-    same(judge_dump(block, "x"), lines)
+    same(classify_dump(block, "x"), lines)
 
 
 @pytest.mark.parametrize(
@@ -205,23 +205,23 @@ def test_every_line_is_judged_as_the_exact_way_judges_it(lines: list[bytes], end
     ],
 )
 def test_lines_that_are_no_single_objects(lines: list[bytes]) -> None:
-    same(judge_dump(b"".join(line + b"\n" for line in lines), "x"), lines)
+    same(classify_dump(b"".join(line + b"\n" for line in lines), "x"), lines)
 
 
 def test_malformed_lines_keep_their_numbers() -> None:
-    records = judge_dump(b'{"is_self":true,"created_utc":1}\n{\n\n{"is_self":true,"created_utc":1}\n[]\n', "x")
+    records = classify_dump(b'{"is_self":true,"created_utc":1}\n{\n\n{"is_self":true,"created_utc":1}\n[]\n', "x")
     assert [line for line, _ in records.malformed] == [2, 5]
     assert [line for line, _ in records.after(10).malformed] == [12, 15]
     assert records.counts == {LinkStatus.SELF_POST: 2, LinkStatus.MALFORMED_LINE: 2}
     assert (records.n_read, records.blank) == (5, 1)
 
 
-def test_real_dumps_are_judged_as_the_exact_way_judges_them() -> None:
+def test_real_dumps_are_classified_as_the_exact_way_does() -> None:
     path = SHARED_LINKS / "RS_v2_2005-07.xz"
     if not path.exists():
         pytest.skip("RS_v2_2005-07.xz is not at ../shared/data/links")
     body = lzma.decompress(path.read_bytes())
-    records = judge_dump(body, "x")
+    records = classify_dump(body, "x")
     assert records.n_read == 1_079
     same(records, body.splitlines())
 
@@ -257,10 +257,10 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def _records(path: Path, scratch: Path, workers: int) -> Iterator[LinkRecords]:
     with path.open("rb") as file:
         reader = BlockReader(path, file)
-        yield from judge_blocks(reader, is_url_list=False, label="x", scratch=scratch, workers=workers)
+        yield from classify_blocks(reader, is_url_list=False, label="x", scratch=scratch, workers=workers)
 
 
-def _judging_children() -> list[psutil.Process]:
+def _children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
@@ -271,7 +271,7 @@ def test_children_give_the_same_records_in_the_same_order(tmp_path: Path) -> Non
     here, there = list(_records(path, tmp_path, 1)), []
     for records in _records(path, tmp_path, 3):
         there.append(records)
-        n_seen = max(n_seen, len(_judging_children()))
+        n_seen = max(n_seen, len(_children()))
         time.sleep(0.005)  # so that the children come up while there are blocks left
     assert n_seen == 2
     assert len(here) == len(there) > 300
@@ -280,18 +280,18 @@ def test_children_give_the_same_records_in_the_same_order(tmp_path: Path) -> Non
         assert one[1:] == other[1:]
     assert [line.line for records in there for line in records.malformed] == [40_001, 40_003]
     assert not (tmp_path / "blocks").exists()
-    assert not _judging_children()
+    assert not _children()
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_children_end_with_a_reader_that_stops_early(tmp_path: Path) -> None:
     records = _records(_many(tmp_path / "dump.ndjson", 20_000), tmp_path, 2)
-    for _ in range(judging.FEW_BLOCKS + 2):
+    for _ in range(workers.FEW_BLOCKS + 2):
         next(records)
-    assert _judging_children()
+    assert _children()
     records.close()  # type: ignore[attr-defined]
     for _ in range(100):
-        if not _judging_children():
+        if not _children():
             break
         time.sleep(0.1)
-    assert not _judging_children()
+    assert not _children()

@@ -2,20 +2,22 @@
 
 import functools
 import lzma
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
 
 from data.config import LinksConfig
 from data.errors import InputError
-from data.lake.store import Lake
+from data.lake.store import Dataset, Lake
 from data.links import stage as links
 from data.schema import LINKS, LinkStatus
 from data.stage import MakePart
+from data.trace import why
 from data.urls.canonical import canonical_url, domain_of, partition_of
 from tests.data.links.dumps import build, dump, one_link, post, rows_of
 
@@ -283,6 +285,50 @@ def test_find_link_by_any_spelling_and_in_every_part(two_dumps: list[str], tmp_p
         links.find_link(lake, "demo", "ftp://site1.example/")
     with pytest.raises(InputError, match="no such dataset"):
         links.find_link(lake, "other", "https://site1.example/")
+
+
+def test_find_link_reads_the_part_of_the_domain_only(
+    two_dumps: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path / "lake", two_dumps, SMALL)
+    lake = Lake(tmp_path / "lake")
+    row = rows_of(tmp_path / "lake")[-1]
+    url = f"https://www.google.com/amp/s/{row['canonical_url'].removeprefix('https://')}"  # its domain is another
+    assert len(files_read(monkeypatch, lambda: links.find_link(lake, "demo", url))) == 1
+    monkeypatch.setattr(links, "PUBLIC_SUFFIX_LIST", "a later list")  # so the domains of the lake may be others
+    assert links.find_link(lake, "demo", url) == row
+    nowhere = "https://nowhere.example/"
+    assert len(files_read(monkeypatch, lambda: links.find_link(lake, "demo", nowhere))) == 8
+
+
+def files_read(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> set[str]:
+    """The Parquet files of datasets that a call reads."""
+    names: set[str] = set()
+    read = Dataset.read
+
+    def noting(self: Dataset, relative: str, columns: list[str] | None = None) -> pa.Table:
+        names.add(relative)
+        return read(self, relative, columns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "read", noting)
+        call()
+    return names
+
+
+def test_why_reads_one_part_of_the_links(two_dumps: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path / "lake", two_dumps, SMALL)
+    lake = Lake(tmp_path / "lake")
+    row = rows_of(tmp_path / "lake")[-1]
+    found: list[dict[str, Any]] = []
+    names = files_read(monkeypatch, lambda: found.extend(why(lake, f"{row['canonical_url']}#top")))
+    assert len(names) == 1
+    (entry,) = found
+    assert entry["canonical_url"] == row["canonical_url"]
+    assert entry["stages"]["links"] == {
+        name: row[name] for name in ("status", "reason", "karma", "karma_sum", "submission_ids", "subreddits")
+    }
+    assert why(lake, "https://nowhere.example/") == []
 
 
 def test_sources_without_any_outbound_link_give_one_empty_part(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import hashlib
 import socket
 from pathlib import Path
 from random import Random
+from urllib.parse import urlsplit
 
+import ada_url
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from data.config import PUBLIC_SUFFIX_LIST, LinksConfig, content_settings
 from data.errors import InputError
 from data.urls import canonical as urls
-from data.urls.canonical import canonical_url, domain_of, host_of, partition_of
+from data.urls.canonical import canonical_url, domain_of, host_of, part_of, partition_of
+from data.urls.variants import may_be_rewritten
 
 
 @pytest.mark.parametrize(
@@ -150,8 +153,7 @@ def test_plain_parameters_are_the_same_in_any_order(fields: dict[str, str], rand
 def test_certain_amp_and_mobile_variants_are_rewritten(url: str, expected: str) -> None:
     assert canonical_url(url) == expected
     assert canonical_url(expected) == expected
-    parts = urls._split(url)
-    assert urls.may_be_rewritten(parts.host, parts.path)
+    assert may_be_rewritten(host_of(url), urlsplit(url).path)
 
 
 @pytest.mark.parametrize(
@@ -233,10 +235,12 @@ def test_canonical_url_is_idempotent_and_ascii(url: str) -> None:
     assert canonical_url(once) == once
     assert once.isascii()
     assert "#" not in once
-    parts, named = urls.parse_url(url), urls._split(url)
+    parts = urls.parse_url(url)
     assert (host_of(once), parts.url) == (parts.host, once)
-    if not urls.may_be_rewritten(named.host, named.path):
-        assert parts == named
+    named = ada_url.URL(url)
+    path, query = urls.normal_percents(named.pathname), urls.normal_query(named.search.removeprefix("?"))
+    if not may_be_rewritten(host_of(url), path):
+        assert parts == (named.protocol.removesuffix(":"), host_of(url), named.port, path, query)
 
 
 def test_the_generated_urls_are_mostly_valid() -> None:
@@ -245,14 +249,14 @@ def test_the_generated_urls_are_mostly_valid() -> None:
 
     @settings(max_examples=300, deadline=None, database=None)
     @given(_URLS)
-    def judge(url: str) -> None:
+    def note(url: str) -> None:
         try:
             canonical_url(url)
             outcomes.append(True)
         except ValueError:
             outcomes.append(False)
 
-    judge()
+    note()
     assert sum(outcomes) > len(outcomes) / 3
 
 
@@ -304,6 +308,14 @@ def test_partition_of_is_a_fixed_64_bit_hash_that_spreads() -> None:
     assert partition_of("example.com") == 0x13C51305C1CF2666  # printf example.com | b2sum -l 64
     halves = [partition_of(f"site{number}.example") >> 63 for number in range(2_000)]
     assert 900 < sum(halves) < 1_100
+
+
+def test_parts_are_equal_ranges_of_the_hash() -> None:
+    for n_parts in (1, 3, 8, 1_000):
+        parts = [part_of(f"site{number}.example", n_parts) for number in range(200)]
+        assert parts == [partition_of(f"site{number}.example") * n_parts // 2**64 for number in range(200)]
+        assert set(parts) <= set(range(n_parts))
+    assert part_of("example.com", 16) == 0x1  # the first digit of its hash
 
 
 def test_the_public_suffix_list_is_pinned() -> None:
