@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
-import socket
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import InputError
+from data.lake import disk
 from data.lake.locks import Lease, file_lock
 from data.lake.manifest import (
     File,
@@ -45,7 +43,6 @@ from data.lake.manifest import (
     settings_diff,
 )
 
-_HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
 _PART_NAME = re.compile(r"part-(?:(\d+)-)?(\d{5,})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?")
 
@@ -136,60 +133,37 @@ class Lake:
 
         For a lake on disk it lies in the lake, so that publishing is a rename on one file system.
         """
-        parent = Path(self.base) / "tmp" if self.is_local else None
-        if parent is not None:
-            parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_HOST}-{os.getpid()}-", dir=parent))
+        folder = disk.new_scratch(Path(self.base) / "tmp" if self.is_local else None)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove the scratch directories of this host's processes that are no more (they were killed).
-
-        Those of other hosts and containers, which may share the lake, are left alone.
-        """
-        if not self.is_local:
-            return
-        for folder in (Path(self.base) / "tmp").glob(f"{_HOST}-*"):
-            if not _alive(int(folder.name.removeprefix(f"{_HOST}-").partition("-")[0])):
-                shutil.rmtree(folder, ignore_errors=True)
+        """Remove the scratch directories that killed processes of this host left."""
+        if self.is_local:
+            disk.sweep_scratch(Path(self.base) / "tmp")
 
     def publish(self, local: Path, *names: str) -> None:
         """Make a local file durable and move it to its name in the lake, whole or not at all."""
         target = self.path(*names)
-        if not self.is_local:
-            self.fs.put_file(str(local), target)
-            local.unlink()
+        if self.is_local:
+            disk.move_file(local, Path(target))
             return
-        with local.open("rb") as file:
-            os.fsync(file.fileno())
-        folder = Path(target).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        local.replace(target)
-        _sync_directory(folder)
+        self.fs.put_file(str(local), target)
+        local.unlink()
 
     def publish_directory(self, local: Path, *names: str) -> None:
-        """As ``publish``, for a directory; on an object store its files go up one by one and a marker file is last.
+        """Publish a local directory. On disk it appears whole; in an object store its files appear one by one.
 
-        Files are published in the order of their names, but ``_``-prefixed ones (markers) come last.
+        Files go up in the order of their names, but those that begin with ``_`` (markers) come last.
         """
         files = sorted((p for p in local.rglob("*") if p.is_file()), key=lambda p: (p.name.startswith("_"), str(p)))
-        if not self.is_local:
-            for file in files:
-                self.publish(file, *names, *file.relative_to(local).parts)
+        if self.is_local:
+            disk.move_folder(local, Path(self.path(*names)), files)
             return
         for file in files:
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        target = Path(self.path(*names))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _sync_directory(local)
-        if target.exists():
-            shutil.rmtree(target)
-        local.replace(target)
-        _sync_directory(target.parent)
+            self.publish(file, *names, *file.relative_to(local).parts)
 
     def publish_json(self, value: Any, *names: str) -> None:
         with self.scratch() as folder:
@@ -397,21 +371,3 @@ def is_part_name(name: str) -> bool:
 def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
