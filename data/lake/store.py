@@ -16,7 +16,6 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -76,6 +75,7 @@ class Lake:
         except (ImportError, ValueError) as error:
             raise InputError(f"--lake {self.root}: {error}") from error
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self._leases: list[Lease] = []  # that are held through this object
         if self.is_local:
             try:
                 Path(self.base).mkdir(parents=True, exist_ok=True)
@@ -145,11 +145,16 @@ class Lake:
             disk.sweep_scratch(Path(self.base) / "tmp")
 
     def publish(self, local: Path, *names: str) -> None:
-        """Make a local file durable and move it to its name in the lake, whole or not at all."""
+        """Make a local file durable and move it to its name in the lake, whole or not at all.
+
+        Raises InputError if this lake held a lock that another process has taken over meanwhile.
+        """
         target = self.path(*names)
         if self.is_local:
             disk.move_file(local, Path(target))
             return
+        for lease in tuple(self._leases):
+            lease.check()
         self.fs.put_file(str(local), target)
         local.unlink()
 
@@ -171,11 +176,19 @@ class Lake:
             path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
             self.publish(path, *names)
 
-    def lock(self, name: str) -> AbstractContextManager[None]:
-        """One writer at a time. Raises InputError if another process holds it (data/lake/locks.py)."""
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """One writer at a time. Raises InputError if another process holds the lock, or took it over (locks.py)."""
         if self.is_local:
-            return file_lock(Path(self.base) / "locks", name)
-        return Lease(self.fs, self.path("locks"), name)
+            with file_lock(Path(self.base) / "locks", name):
+                yield
+            return
+        with Lease(self.fs, self.path("locks"), name) as lease:
+            self._leases.append(lease)
+            try:
+                yield
+            finally:
+                self._leases.remove(lease)
 
 
 @dataclass(frozen=True)

@@ -3,33 +3,13 @@
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from data.errors import InputError
-from data.lake.manifest import Part
-from data.lake.store import Dataset, Lake, base_snapshot, check_name, part_name, write_parquet
-
-
-def make_part(dataset: Dataset, values: list[int], name: str) -> Part:
-    table = pa.table({"value": pa.array(values, pa.int64())})
-    with dataset.lake.scratch() as folder:
-        file = folder / "rows.parquet"
-        write_parquet(table, file)
-        return dataset.seal(
-            name, {f"{name}.parquet": file}, table, counts={"ok": len(values)}, extra={"total": sum(values)}
-        )
-
-
-@pytest.fixture(params=["disk", "s3"])
-def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
-    if request.param == "disk":
-        return Lake(tmp_path / "lake")
-    request.getfixturevalue("s3")
-    return Lake(f"s3://corpus/{request.node.name.translate(str.maketrans('[]', '--'))}")
+from data.lake.store import Lake, base_snapshot, check_name, part_name
+from tests.data.lake.parts import make_part
 
 
 def test_a_dataset_exists_only_once_its_manifest_is_published(lake: Lake) -> None:
@@ -99,16 +79,6 @@ def test_a_sealed_part_whose_file_is_gone_is_not_sealed(lake: Lake) -> None:
     assert list(dataset.sealed()) == ["part-00001"]
 
 
-def test_a_lock_is_held_by_one_and_released(lake: Lake) -> None:
-    with lake.lock("refresh-demo"):
-        with pytest.raises(InputError, match="another webtext process"), lake.lock("refresh-demo"):
-            pass
-        with lake.lock("refresh-other"):
-            pass
-    with lake.lock("refresh-demo"):
-        assert True
-
-
 def test_a_directory_is_published_whole(lake: Lake, tmp_path: Path) -> None:
     local = tmp_path / "step-1"
     (local / "sub").mkdir(parents=True)
@@ -149,7 +119,7 @@ def test_a_killed_process_releases_its_lock_and_loses_only_the_part_in_flight(tm
     program = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-from tests.data.lake.test_store import make_part
+from tests.data.lake.parts import make_part
 from data.lake.store import Lake
 lake = Lake({str(tmp_path)!r})
 dataset = lake.dataset("text", "demo")
@@ -179,7 +149,7 @@ def test_names_that_are_no_names_are_refused(name: str) -> None:
 def test_names() -> None:
     assert base_snapshot("2026-11@gopher") == base_snapshot("2026-11") == "2026-11"
     assert [part_name(3), part_name(3, 1)] == ["part-00003", "part-1-00003"]
-    assert partial(check_name, "run")("124M_a-b.c") == "124M_a-b.c"
+    assert check_name("run", "124M_a-b.c") == "124M_a-b.c"
 
 
 def test_records_that_are_not_wanted_are_not_read(lake: Lake) -> None:
