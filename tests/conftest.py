@@ -41,6 +41,7 @@ def s3() -> Iterator[dict[str, str]]:
                 time.sleep(0.2)
         import fsspec
 
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # of an earlier server
         fsspec.filesystem("s3").mkdir("corpus")
         yield environment
     finally:

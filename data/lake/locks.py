@@ -1,8 +1,13 @@
-"""Locks of the lake: one writer at a time, whatever the process or the machine.
+"""Locks of the lake: one writer at a time, across processes and machines.
 
-On disk a file lock, which the kernel releases with its process, so that one that was killed holds up nobody. An object
-store has no such thing: there it is a lease, an object that is created only if it is absent, renewed from a thread, and
-taken over when it was not renewed for ``LEASE_S``. After a kill the next writer there is refused for that long at most.
+A lake on disk uses a file lock. The kernel releases it when its process ends, so a killed process blocks nobody.
+
+An object store has no such lock, so there it is a lease: an object that names its owner and the time of its last
+renewal. The owner renews it from a thread. Anyone may take over a lease that was not renewed for ``LEASE_S``, so after
+a kill the next writer waits that long at most. An owner reads the lease before it writes it, and gives up once it
+finds another owner there. On S3 the write also carries the ETag that was read, so the store refuses it if the lease
+changed in between; elsewhere two processes that take over the same stale lease at the same instant may both succeed,
+and the first one learns of it at its next renewal. A lease is never deleted, only marked as released.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import filelock
 import fsspec
@@ -21,7 +27,7 @@ import orjson
 from data.errors import InputError
 from data.lake.manifest import canonical_json
 
-LEASE_S = 60.0  # a lease that was not renewed for this long is taken over
+LEASE_S = 60.0  # a lease that was not renewed for this long may be taken over
 
 
 @contextlib.contextmanager
@@ -40,36 +46,89 @@ def file_lock(folder: Path, name: str) -> Iterator[None]:
 
 
 class Lease:
-    """As ``file_lock``, for a folder of an object store."""
+    """A lock in a folder of an object store. Raises InputError if another process holds it.
+
+    Once another process took it over, ``check`` and the end of the ``with`` block raise InputError.
+    """
 
     def __init__(self, fs: fsspec.AbstractFileSystem, folder: str, name: str) -> None:
-        self.fs, self.path, self.name, self.owner = fs, f"{folder}/{name}.json", name, uuid.uuid4().hex
-
-    def __enter__(self) -> None:
-        for attempt in (0, 1):
-            try:
-                self.fs.pipe_file(self.path, self._body(), mode="create")
-                break
-            except FileExistsError as error:
-                self.fs.invalidate_cache()
-                age = time.time() - float(orjson.loads(self.fs.cat_file(self.path))["renewed"])
-                if attempt or age < LEASE_S:
-                    message = f"{self.name}: another webtext process is writing it (lease {age:.0f} s old)"
-                    raise InputError(message) from error
-                self.fs.rm_file(self.path)
+        self.fs = fs
+        self.path = f"{folder}/{name}.json"
+        self.name = name
+        self.owner = uuid.uuid4().hex
+        self.renewed = 0.0
+        self.is_lost = False
+        self.mutex = threading.Lock()
         self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._renew, daemon=True)
-        self.thread.start()
+        self.thread = threading.Thread(target=self._keep, daemon=True)
 
-    def __exit__(self, *_: object) -> None:
+    def __enter__(self) -> Self:
+        try:
+            self._take()
+        except OSError:  # another process may have been faster; if so, the second look finds its lease
+            self._take()
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop.set()
         self.thread.join()
-        self.fs.rm_file(self.path)
+        self._renew(time_=0.0)
+        if kind is None:
+            self._refuse_lost()
 
-    def _renew(self) -> None:
-        while not self.stop.wait(LEASE_S / 4):
+    def check(self) -> None:
+        """Raise InputError if another process took the lease. Asks the store only if a renewal is overdue."""
+        if time.time() - self.renewed > LEASE_S:  # this process may have been suspended
+            self._renew(time.time())
+        self._refuse_lost()
+
+    def _refuse_lost(self) -> None:
+        if self.is_lost:
+            raise InputError(
+                f"{self.name}: this process lost its lock, because it could not renew it for {LEASE_S:.0f} s; another "
+                "webtext process may be writing there: wait for it to end, then run the same command again"
+            )
+
+    def _take(self) -> None:
+        now = time.time()
+        found = self._read()
+        if found is None:
+            self._write(now, mode="create")
+            return
+        lease, condition = found
+        age = now - float(lease["renewed"])
+        if age < LEASE_S:
+            raise InputError(
+                f"{self.name}: another webtext process is writing it (its lock is {age:.0f} s old); wait for it or "
+                "stop it"
+            )
+        self._write(now, **condition)
+
+    def _keep(self) -> None:
+        while not self.is_lost and not self.stop.wait(LEASE_S / 4):
             with contextlib.suppress(OSError):  # tried again: the lease outlives three failures
-                self.fs.pipe_file(self.path, self._body())
+                self._renew(time.time())
 
-    def _body(self) -> bytes:
-        return canonical_json({"owner": self.owner, "renewed": time.time()})
+    def _renew(self, time_: float) -> None:
+        """Set the time of renewal (0 releases the lease), or find that it was lost."""
+        with self.mutex:
+            found = self._read()
+            if found is None or found[0]["owner"] != self.owner:
+                self.is_lost = True
+            if not self.is_lost and found is not None:
+                self._write(time_, **found[1])
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, str]] | None:
+        """The lease, and the condition under which a write replaces exactly this version; None if there is no lease."""
+        self.fs.invalidate_cache(self.path)
+        try:
+            info = self.fs.info(self.path)
+            lease = orjson.loads(self.fs.cat_file(self.path))
+        except FileNotFoundError:
+            return None
+        return lease, {"IfMatch": info["ETag"]} if "s3" in self.fs.protocol else {}
+
+    def _write(self, time_: float, **condition: str) -> None:
+        self.fs.pipe_file(self.path, canonical_json({"owner": self.owner, "renewed": time_}), **condition)
+        self.renewed = time_

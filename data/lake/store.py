@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
-import socket
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import InputError
+from data.lake import disk
 from data.lake.locks import Lease, file_lock
 from data.lake.manifest import (
     File,
@@ -45,7 +42,6 @@ from data.lake.manifest import (
     settings_diff,
 )
 
-_HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
 _PART_NAME = re.compile(r"part-(?:(\d+)-)?(\d{5,})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?")
 
@@ -79,6 +75,7 @@ class Lake:
         except (ImportError, ValueError) as error:
             raise InputError(f"--lake {self.root}: {error}") from error
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self._leases: list[Lease] = []  # that are held through this object
         if self.is_local:
             try:
                 Path(self.base).mkdir(parents=True, exist_ok=True)
@@ -136,60 +133,42 @@ class Lake:
 
         For a lake on disk it lies in the lake, so that publishing is a rename on one file system.
         """
-        parent = Path(self.base) / "tmp" if self.is_local else None
-        if parent is not None:
-            parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_HOST}-{os.getpid()}-", dir=parent))
+        folder = disk.new_scratch(Path(self.base) / "tmp" if self.is_local else None)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove the scratch directories of this host's processes that are no more (they were killed).
-
-        Those of other hosts and containers, which may share the lake, are left alone.
-        """
-        if not self.is_local:
-            return
-        for folder in (Path(self.base) / "tmp").glob(f"{_HOST}-*"):
-            if not _alive(int(folder.name.removeprefix(f"{_HOST}-").partition("-")[0])):
-                shutil.rmtree(folder, ignore_errors=True)
+        """Remove the scratch directories that killed processes of this host left."""
+        if self.is_local:
+            disk.sweep_scratch(Path(self.base) / "tmp")
 
     def publish(self, local: Path, *names: str) -> None:
-        """Make a local file durable and move it to its name in the lake, whole or not at all."""
+        """Make a local file durable and move it to its name in the lake, whole or not at all.
+
+        Raises InputError if this lake held a lock that another process has taken over meanwhile.
+        """
         target = self.path(*names)
-        if not self.is_local:
-            self.fs.put_file(str(local), target)
-            local.unlink()
+        if self.is_local:
+            disk.move_file(local, Path(target))
             return
-        with local.open("rb") as file:
-            os.fsync(file.fileno())
-        folder = Path(target).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        local.replace(target)
-        _sync_directory(folder)
+        for lease in tuple(self._leases):
+            lease.check()
+        self.fs.put_file(str(local), target)
+        local.unlink()
 
     def publish_directory(self, local: Path, *names: str) -> None:
-        """As ``publish``, for a directory; on an object store its files go up one by one and a marker file is last.
+        """Publish a local directory. On disk it appears whole; in an object store its files appear one by one.
 
-        Files are published in the order of their names, but ``_``-prefixed ones (markers) come last.
+        Files go up in the order of their names, but those that begin with ``_`` (markers) come last.
         """
         files = sorted((p for p in local.rglob("*") if p.is_file()), key=lambda p: (p.name.startswith("_"), str(p)))
-        if not self.is_local:
-            for file in files:
-                self.publish(file, *names, *file.relative_to(local).parts)
+        if self.is_local:
+            disk.move_folder(local, Path(self.path(*names)), files)
             return
         for file in files:
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        target = Path(self.path(*names))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _sync_directory(local)
-        if target.exists():
-            shutil.rmtree(target)
-        local.replace(target)
-        _sync_directory(target.parent)
+            self.publish(file, *names, *file.relative_to(local).parts)
 
     def publish_json(self, value: Any, *names: str) -> None:
         with self.scratch() as folder:
@@ -197,11 +176,19 @@ class Lake:
             path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
             self.publish(path, *names)
 
-    def lock(self, name: str) -> AbstractContextManager[None]:
-        """One writer at a time. Raises InputError if another process holds it (data/lake/locks.py)."""
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """One writer at a time. Raises InputError if another process holds the lock, or took it over (locks.py)."""
         if self.is_local:
-            return file_lock(Path(self.base) / "locks", name)
-        return Lease(self.fs, self.path("locks"), name)
+            with file_lock(Path(self.base) / "locks", name):
+                yield
+            return
+        with Lease(self.fs, self.path("locks"), name) as lease:
+            self._leases.append(lease)
+            try:
+                yield
+            finally:
+                self._leases.remove(lease)
 
 
 @dataclass(frozen=True)
@@ -335,25 +322,36 @@ class Dataset:
         """Hash every file of the parts (by default the manifest's); raises InputError naming the first that differs."""
         for part in self.require().parts if parts is None else parts:
             for file in part.files:
-                where = self.lake.path(*self.names(file.path))
-                with self.lake.open(*self.names(file.path)) as opened:
-                    found = hashlib.file_digest(opened, "sha256").hexdigest()
-                if found != file.sha256:
-                    raise InputError(
-                        f"{where}: sha256 is {found[:16]}.., its record says {file.sha256[:16]}..: "
-                        f"the file was damaged after it was published; remove {self.label} and what was made from it, "
-                        "and run again"
-                    )
+                with self._open(file.path) as opened:
+                    self._compare(file, hashlib.file_digest(opened, "sha256").hexdigest())
+
+    def read_verified(self, file: File) -> bytes:
+        """The content of a file; raises InputError if its sha256 differs from its record."""
+        with self._open(file.path) as opened:
+            content = opened.read()
+        self._compare(file, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _compare(self, file: File, sha256: str) -> None:
+        if sha256 != file.sha256:
+            where = self.lake.path(*self.names(file.path))
+            raise InputError(
+                f"{where}: sha256 is {sha256[:16]}.., its record says {file.sha256[:16]}..: the file was damaged after "
+                f"it was published; remove {self.label} and what was made from it, and run again"
+            )
 
     def read(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file of the dataset."""
-        with self.lake.open(*self.names(*relative.split("/"))) as file:
+        with self._open(relative) as file:
             try:
                 # No read-ahead: Arrow's threads may still hold the file when a short command ends, and abort it then.
                 return pq.ParquetFile(file, pre_buffer=False).read(columns=columns, use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
                 where = self.lake.path(*self.names(relative))
                 raise InputError(f"{where}: not readable as Parquet ({error})") from error
+
+    def _open(self, relative: str) -> BufferedReader:
+        return self.lake.open(*self.names(*relative.split("/")))
 
     def _size(self, relative: str) -> int:
         try:
@@ -386,21 +384,3 @@ def is_part_name(name: str) -> bool:
 def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -9,7 +9,7 @@ from data.config import TokensConfig
 from data.errors import InputError
 from data.lake.store import Lake
 from data.stage import run_stage
-from tests.data.lake.test_store import make_part
+from tests.data.lake.parts import make_part
 
 
 def test_later_rounds_see_the_earlier_ones_and_a_second_run_makes_nothing(tmp_path: Path) -> None:

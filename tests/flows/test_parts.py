@@ -14,7 +14,7 @@ from data.lake.manifest import Part
 from data.lake.store import Lake
 from data.stage import run_stage
 from flows import services
-from tests.data.lake.test_store import make_part
+from tests.data.lake.parts import make_part
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
 
