@@ -156,6 +156,10 @@ class TrainConfig:
         starts = (-(-self.batch_warmup_steps * part // parts) for part in range(parts))
         return sum(max(0, step - start) for start in starts) * (self.batch_size // parts)
 
+    def is_permanent(self, step: int) -> bool:
+        """Whether the checkpoint of a step is kept for good."""
+        return self.keep_every > 0 and step % self.keep_every == 0
+
     def require_divisible(self, processes: int) -> None:
         """Raises InputError if the batch, or the first one of a warm-up, is not whole micro-batches of each process."""
         batch, what = self.batch_at(0), f"batch_size={self.batch_size}"

@@ -68,7 +68,7 @@ def require_finite(loss: float, grad_norm: float) -> None:
         raise FailedStepError("not_finite", f"loss {loss}, gradient norm {grad_norm}")
 
 
-def judge(losses: Sequence[float], loss: float, grad_norm: float) -> None:
+def refuse_divergence(losses: Sequence[float], loss: float, grad_norm: float) -> None:
     """Raises FailedStepError if the step with this loss must not update the weights; ``losses`` are those before it."""
     require_finite(loss, grad_norm)
     window = losses[-SPIKE_WINDOW:]
@@ -99,7 +99,7 @@ def kind_of(error: Exception) -> Kind | None:
 
 
 def report(
-    lake: Lake, snapshots: Sequence[str], state: State, sampler: Sampler, kind: Kind, what: str, is_left_out: bool
+    lake: Lake, snapshots: Sequence[str], state: State, sampler: Sampler, kind: Kind, what: str, *, is_left_out: bool
 ) -> str:
     """Publish the report of the step after ``state``, and return where it is."""
     config = TrainConfig.from_json(state.train, "state")

@@ -73,10 +73,10 @@ class Trainer:
         seen, batch_size = config.samples_before(self.step), config.batch_at(self.step)
         return list(rank_samples(seen, batch_size, config.micro_batch_size, self.world.rank, self.world.size))
 
-    def train_step(self, judge: Callable[[float, float], None] = require_finite) -> tuple[float, float]:
+    def train_step(self, check: Callable[[float, float], None] = require_finite) -> tuple[float, float]:
         """One update; returns the batch's mean loss (nats a token) and the gradient's norm before clipping.
 
-        ``judge`` is asked with both before the update, and raises FailedStepError to prevent it.
+        ``check`` gets both before the update, and raises FailedStepError to prevent it.
         """
         self.model.train()
         losses, micro_batches = [], self._samples()
@@ -96,7 +96,7 @@ class Trainer:
         mean = self.world.sum(sum(loss.item() for loss in losses))[0] / self.world.size
         self.timer.start("optimizer")
         norm = float(whole(nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)))
-        judge(mean, norm)
+        check(mean, norm)
         set_learning_rate(self.optimizers, learning_rate(self.step, self.config))
         for optimizer in self.optimizers:
             optimizer.step()

@@ -455,19 +455,19 @@ def test_out_of_memory_is_one_line_with_a_report(lake: Lake) -> None:
     assert resource.getrlimit(resource.RLIMIT_AS) == (resource.RLIM_INFINITY,) * 2
 
 
-def test_what_is_judged_a_spike() -> None:
+def test_what_counts_as_a_spike() -> None:
     calm = [3.0 + 0.01 * (-1) ** i for i in range(failure.SPIKE_WINDOW)]
-    failure.judge(calm, 3.99, 1.0)  # under the floor
-    failure.judge(calm[1:], 99.0, 1.0)  # too few losses to tell
+    failure.refuse_divergence(calm, 3.99, 1.0)  # under the floor
+    failure.refuse_divergence(calm[1:], 99.0, 1.0)  # too few losses to tell
     with pytest.raises(FailedStepError, match=r"loss 4\.1 after a mean of 3 over 100 steps with deviation 0\.01"):
-        failure.judge(calm, 4.1, 1.0)
+        failure.refuse_divergence(calm, 4.1, 1.0)
     noisy = [3.0 + 0.4 * (-1) ** i for i in range(failure.SPIKE_WINDOW)]
-    failure.judge(noisy, 6.9, 1.0)
+    failure.refuse_divergence(noisy, 6.9, 1.0)
     with pytest.raises(FailedStepError):
-        failure.judge(noisy, 7.1, 1.0)
+        failure.refuse_divergence(noisy, 7.1, 1.0)
     for loss, norm in ((math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)):
         with pytest.raises(FailedStepError) as error:
-            failure.judge([], loss, norm)
+            failure.refuse_divergence([], loss, norm)
         assert error.value.kind == "not_finite"
 
 
