@@ -25,12 +25,10 @@ import pyarrow.compute as pc
 from data import bpe
 from data.config import TokensConfig
 from data.errors import InputError
-from data.lake.manifest import Manifest, Part
+from data.lake.manifest import SPLITS, Part
 from data.lake.store import Lake, base_snapshot, write_parquet
 from data.schema import TOKENS, SelectStatus, TokenStatus
 from data.stage import Mapper, Outcome, in_turn, run_stage
-
-SPLITS = ("train", "val")
 
 
 def run(lake: Lake, snapshot: str, config: TokensConfig, mapper: Mapper = in_turn) -> Outcome:
@@ -50,13 +48,6 @@ def run(lake: Lake, snapshot: str, config: TokensConfig, mapper: Mapper = in_tur
         functools.partial(make_part, lake.root, snapshot, config),
         mapper,
     )
-
-
-def split_files(manifest: Manifest, split: str) -> list[str]:
-    """The Parquet files of a split, relative to the dataset, in the order of the parts."""
-    if split not in SPLITS:
-        raise InputError(f"split {split!r} is not known; a token dataset has {' and '.join(SPLITS)}")
-    return [file.path for part in manifest.parts for file in part.files if file.path.startswith(f"{split}/")]
 
 
 def is_val(doc_id: bytes, config: TokensConfig) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -22,6 +23,9 @@ from data.schema import VOLATILE
 
 FORMAT = 1
 """Raised when a field changes its meaning; an older lake is then refused with this number in the message."""
+
+SPLITS = ("train", "val")
+"""The two halves of a tokens dataset, each a folder."""
 
 
 def canonical_json(value: Any) -> bytes:
@@ -126,6 +130,10 @@ class Manifest:
     def rows_out(self) -> int:
         return self.counts.get("ok", 0)
 
+    def files_in(self, folder: str) -> list[File]:
+        """The files in one folder of the dataset, such as a split, in the order of the parts."""
+        return [file for part in self.parts for file in part.files if file.path.startswith(f"{folder}/")]
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -147,6 +155,11 @@ def dataset_digest(stage: str, settings: dict[str, Any], inputs: dict[str, str],
     """The digest of a dataset: stage, content settings, input digests and rows in the order of the parts."""
     rows = [[part.name, part.digest] for part in parts]
     return json_digest({"stage": stage, "settings": settings, "inputs": inputs, "rows": rows})
+
+
+def corpus_digest(manifests: Iterable[Manifest]) -> str:
+    """The digest of a corpus, given the manifests of its tokens datasets in order."""
+    return json_digest([manifest.digest for manifest in manifests])
 
 
 def add_counts(counts: list[dict[str, int]]) -> dict[str, int]:

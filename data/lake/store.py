@@ -335,25 +335,36 @@ class Dataset:
         """Hash every file of the parts (by default the manifest's); raises InputError naming the first that differs."""
         for part in self.require().parts if parts is None else parts:
             for file in part.files:
-                where = self.lake.path(*self.names(file.path))
-                with self.lake.open(*self.names(file.path)) as opened:
-                    found = hashlib.file_digest(opened, "sha256").hexdigest()
-                if found != file.sha256:
-                    raise InputError(
-                        f"{where}: sha256 is {found[:16]}.., its record says {file.sha256[:16]}..: "
-                        f"the file was damaged after it was published; remove {self.label} and what was made from it, "
-                        "and run again"
-                    )
+                with self._open(file.path) as opened:
+                    self._compare(file, hashlib.file_digest(opened, "sha256").hexdigest())
+
+    def read_verified(self, file: File) -> bytes:
+        """The content of a file; raises InputError if its sha256 differs from its record."""
+        with self._open(file.path) as opened:
+            content = opened.read()
+        self._compare(file, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _compare(self, file: File, sha256: str) -> None:
+        if sha256 != file.sha256:
+            where = self.lake.path(*self.names(file.path))
+            raise InputError(
+                f"{where}: sha256 is {sha256[:16]}.., its record says {file.sha256[:16]}..: the file was damaged after "
+                f"it was published; remove {self.label} and what was made from it, and run again"
+            )
 
     def read(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file of the dataset."""
-        with self.lake.open(*self.names(*relative.split("/"))) as file:
+        with self._open(relative) as file:
             try:
                 # No read-ahead: Arrow's threads may still hold the file when a short command ends, and abort it then.
                 return pq.ParquetFile(file, pre_buffer=False).read(columns=columns, use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
                 where = self.lake.path(*self.names(relative))
                 raise InputError(f"{where}: not readable as Parquet ({error})") from error
+
+    def _open(self, relative: str) -> BufferedReader:
+        return self.lake.open(*self.names(*relative.split("/")))
 
     def _size(self, relative: str) -> int:
         try:

@@ -12,6 +12,7 @@ import pytest
 from data import bpe, tokens
 from data.config import SelectConfig, TextConfig, TokensConfig, content_settings
 from data.errors import InputError
+from data.lake.manifest import SPLITS
 from data.lake.store import Dataset, Lake, write_parquet
 from data.schema import SELECT, TEXT
 
@@ -57,9 +58,10 @@ def test_every_selected_document_is_in_one_split_and_reads_back(tmp_path: Path) 
     for part, some in (("part-00000", rows[:40]), ("part-1-00000", rows[40:])):
         wanted |= {doc_id(f"{part}{n}"): text for n, (text, verdict) in enumerate(some) if verdict == "ok"}
     found: dict[str, dict[bytes, list[int]]] = {}
-    for split in tokens.SPLITS:
-        assert tokens.split_files(manifest, split) == [f"{split}/part-00000.parquet", f"{split}/part-1-00000.parquet"]
-        files = [str(tmp_path / "lake/tokens/s" / path) for path in tokens.split_files(manifest, split)]
+    for split in SPLITS:
+        paths = [file.path for file in manifest.files_in(split)]
+        assert paths == [f"{split}/part-00000.parquet", f"{split}/part-1-00000.parquet"]
+        files = [str(tmp_path / "lake/tokens/s" / path) for path in paths]
         read = duckdb.sql(f"select doc_id, tokens, n_tokens from read_parquet({files})").fetchall()  # a second reader
         found[split] = {row[0]: row[1] for row in read}
         assert all(len(row[1]) == row[2] for row in read)
@@ -70,7 +72,7 @@ def test_every_selected_document_is_in_one_split_and_reads_back(tmp_path: Path) 
     assert all(value[-1] == bpe.END_OF_TEXT for value in together.values())
 
     assert manifest.counts == {"ok": len(wanted)}
-    for split in tokens.SPLITS:
+    for split in SPLITS:
         docs = found[split]
         assert manifest.extra[f"{split}_docs"] == len(docs)
         assert manifest.extra[f"{split}_tokens"] == sum(map(len, docs.values()))
@@ -92,7 +94,7 @@ def test_an_empty_corpus_is_published(tmp_path: Path) -> None:
     manifest = tokens.run(lake, "s", HALF).manifest
     assert manifest.rows_in == 0
     assert manifest.extra["train_tokens"] == 0
-    table = lake.dataset("tokens", "s").read(tokens.split_files(manifest, "train")[0])
+    table = lake.dataset("tokens", "s").read(manifest.files_in("train")[0].path)
     assert table.schema.names == ["doc_id", "tokens", "n_tokens"]
     assert len(table) == 0
 
@@ -125,6 +127,3 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         tokens.run(lake, "s", TokensConfig(tokenizer="llama"))
     with pytest.raises(InputError, match="select/other: no such dataset"):
         tokens.run(lake, "other", HALF)
-    manifest = tokens.run(lake, "s", HALF).manifest
-    with pytest.raises(InputError, match="split 'test'"):
-        tokens.split_files(manifest, "test")

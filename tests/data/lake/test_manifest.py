@@ -8,7 +8,7 @@ import pytest
 
 from data.config import LinksConfig, SelectConfig, content_settings, operational_settings
 from data.errors import InputError
-from data.lake.manifest import Part, add_counts, rows_digest, settings_diff
+from data.lake.manifest import File, Manifest, Part, add_counts, corpus_digest, json_digest, rows_digest, settings_diff
 from data.schema import STAGES, STATUSES
 
 ROWS = {
@@ -76,6 +76,23 @@ def test_content_and_operational_settings_are_apart() -> None:
     assert content_settings(SelectConfig())["drop_domains"] == ["wikipedia.org"]
     with pytest.raises(InputError, match="bands x rows must equal permutations, got 3 x 8 != 112"):
         SelectConfig(bands=3)
+
+
+def manifest(digest: str, *paths: str) -> Manifest:
+    parts = tuple(Part(path, 0, {}, "d", (File(path, 0, 0, "s"), File(f"{path}.log", 0, 0, "s"))) for path in paths)
+    return Manifest("tokens", "s", {}, {}, {}, parts, 0, {}, {}, digest, "1", 0.0, "now")
+
+
+def test_files_in_a_folder_come_in_the_order_of_the_parts() -> None:
+    found = manifest("d", "train/b", "val/b", "train/a", "training", "train2/c")
+    assert [file.path for file in found.files_in("train")] == ["train/b", "train/b.log", "train/a", "train/a.log"]
+    assert found.files_in("test") == []
+
+
+def test_the_digest_of_a_corpus_depends_on_its_datasets_and_their_order() -> None:
+    one, two = manifest("1"), manifest("2")
+    assert corpus_digest([one, two]) == json_digest(["1", "2"])
+    assert len({corpus_digest(some) for some in ([one], [two], [one, two], [two, one])}) == 4
 
 
 def test_helpers() -> None:

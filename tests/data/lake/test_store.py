@@ -60,14 +60,17 @@ def test_other_settings_or_inputs_are_refused_with_the_difference(lake: Lake) ->
 def test_a_flipped_byte_is_found_and_named(lake: Lake) -> None:
     dataset = lake.dataset("tokens", "demo")
     dataset.begin({}, {})
-    make_part(dataset, list(range(100)), "part-00000")
+    (file,) = make_part(dataset, list(range(100)), "part-00000").files
     dataset.finish(["part-00000"], {}, 0.0)
     path = lake.path("tokens", "demo", "part-00000.parquet")
     body = bytearray(lake.fs.cat_file(path))
+    assert dataset.read_verified(file) == body
     body[len(body) // 2] ^= 1
     lake.fs.pipe_file(path, bytes(body))
     with pytest.raises(InputError, match=r"tokens/demo/part-00000\.parquet: sha256 is"):
         dataset.verify()
+    with pytest.raises(InputError, match=r"tokens/demo/part-00000\.parquet: sha256 is"):
+        dataset.read_verified(file)
 
 
 def test_the_digest_depends_on_rows_settings_and_inputs_only(lake: Lake) -> None:
