@@ -33,9 +33,11 @@ class _InBlocks(torch.autograd.Function):
     def forward(ctx: Any, q_BNTH: Tensor, k_BNTH: Tensor, v_BNTH: Tensor) -> Tensor:
         T, H = q_BNTH.shape[2:]
         q_MTH, k_MTH, v_MTH = (x.reshape(-1, T, H) for x in (q_BNTH, k_BNTH, v_BNTH))
-        y_MTH, kept = torch.empty_like(q_MTH), []
+        y_MTH = torch.empty_like(q_MTH)
+        kept = []
         with torch.autocast("cpu", enabled=False):
-            scaled_MTH, k_MHT = q_MTH.float() * H**-0.5, k_MTH.float().transpose(1, 2)
+            scaled_MTH = q_MTH.float() * H**-0.5
+            k_MHT = k_MTH.float().transpose(1, 2)
             above_RR = torch.full((BLOCK, BLOCK), float("-inf")).triu(1)
             for first in range(0, T, BLOCK):
                 end = min(first + BLOCK, T)
@@ -56,10 +58,13 @@ class _InBlocks(torch.autograd.Function):
         T, H = q_MTH.shape[1:]
         g_MTH = g_BNTH.reshape(-1, T, H)
         mean_MT1 = (g_MTH.float() * y_MTH.float()).sum(dim=2, keepdim=True).bfloat16()
-        dq_MTH, dk_MTH, dv_MTH = torch.empty_like(q_MTH), torch.zeros_like(k_MTH), torch.zeros_like(v_MTH)
+        dq_MTH = torch.empty_like(q_MTH)
+        dk_MTH = torch.zeros_like(k_MTH)
+        dv_MTH = torch.zeros_like(v_MTH)
         for first, softmax_MRS in zip(range(0, T, BLOCK), kept, strict=True):
             end = min(first + BLOCK, T)
-            q_MRH, g_MRH = q_MTH[:, first:end], g_MTH[:, first:end]
+            q_MRH = q_MTH[:, first:end]
+            g_MRH = g_MTH[:, first:end]
             ds_MRS = torch.bmm(g_MRH, v_MTH[:, :end].transpose(1, 2)).sub_(mean_MT1[:, first:end])
             ds_MRS.mul_(softmax_MRS).mul_(H**-0.5)
             dq_MTH[:, first:end] = torch.bmm(ds_MRS, k_MTH[:, :end])

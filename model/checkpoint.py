@@ -46,7 +46,10 @@ from model.world import World
 
 FORMAT = 3  # raised when an older run could not go on as it began: 2, another order of samples; 3, state.json is hashed
 LOSS_WINDOW = 20  # steps; train_loss is their mean
-WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+CONFIG = "config.json"
+STATE = "state.json"
 _STEP = re.compile(r"step-(\d{8,})")
 log = logging.getLogger(__name__)
 

@@ -162,7 +162,8 @@ class TrainConfig:
 
     def require_divisible(self, processes: int) -> None:
         """Raises InputError if the batch, or the first one of a warm-up, is not whole micro-batches of each process."""
-        batch, what = self.batch_at(0), f"batch_size={self.batch_size}"
+        batch = self.batch_at(0)
+        what = f"batch_size={self.batch_size}"
         if self.batch_warmup_steps:
             what = f"{what} warms up from {batch}, which"
         share = self.micro_batch_size * processes

@@ -68,7 +68,11 @@ class _Evaluation:
     """One model being scored. Weights and documents are loaded when the first task needs them."""
 
     def __init__(self, spec: EvalSpec, lake: Lake, model: Source, emit: Emit, clock: Callable[[], float]) -> None:
-        self.spec, self.lake, self.source, self.emit, self.clock = spec, lake, model, emit, clock
+        self.spec = spec
+        self.lake = lake
+        self.source = model
+        self.emit = emit
+        self.clock = clock
         self.began = clock()
         self.device = world.join(spec.device).device
         self.snapshots = source.corpus_of(model, spec, lake)
@@ -102,7 +106,8 @@ class _Evaluation:
         for task in tasks:
             try:
                 limit = self._limit(task)
-                key, known = self._key(task, limit), kept.get(task.name, {})
+                key = self._key(task, limit)
+                known = kept.get(task.name, {})
                 if known.get("key") == key:
                     scores[task.name] = known
                     continue
@@ -215,7 +220,8 @@ class _Evaluation:
             return attached_to
         from model.tracking import DatasetRef, open_tracker, resume_tracker  # takes seconds to import
 
-        model, uri = self.source, self.spec.tracking_uri
+        model = self.source
+        uri = self.spec.tracking_uri
         try:
             if model.mlflow_run_id:
                 tracker = resume_tracker(uri, model.mlflow_run_id)

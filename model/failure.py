@@ -103,7 +103,8 @@ def report(
 ) -> str:
     """Publish the report of the step after ``state``, and return where it is."""
     config = TrainConfig.from_json(state.train, "state")
-    first, last = state.samples_seen, state.samples_seen + config.batch_at(state.step) - 1
+    first = state.samples_seen
+    last = state.samples_seen + config.batch_at(state.step) - 1
     contents = {
         "run": state.run,
         "step": state.step + 1,

@@ -74,7 +74,8 @@ def measured_peak(device: torch.device, precision: str) -> Peak:
     dtype = torch.float32 if precision in ("float32", "tf32") else torch.bfloat16  # which autocast's products are, too
     is_cpu = device.type == "cpu"
     largest, in_a_row = (2_048, 1) if is_cpu else (8_192, 10)  # a GPU takes longer to be asked than to do a small one
-    rate, size = 0.0, 256
+    rate = 0.0
+    size = 256
     _multiply(size, dtype, device, 1)  # the first one of all makes libraries ready
     deadline = time.perf_counter() + MEASURE_S
     while True:

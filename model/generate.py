@@ -54,12 +54,14 @@ def generate(
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(sampling.seed)
     context = model.config.context
-    tokens, cache = list(prompt)[-context:], Cache()
+    tokens = list(prompt)[-context:]
+    cache = Cache()
     unread = tokens
     for _ in range(max_new_tokens):
         if cache.length + len(unread) > context:
             tokens = tokens[-max(1, context // 2) :]
-            unread, cache = tokens, Cache()
+            unread = tokens
+            cache = Cache()
         logits_V = model(torch.tensor([unread], device=device), cache)[0, -1]
         token = draw(logits_V, sampling, generator)
         if token == stop_token:

@@ -52,7 +52,8 @@ class Cache:
         """Append the new positions of a layer; returns the keys and values of all positions, ``[B, N, S, H]`` each."""
         if layer in self.layers:
             k_old, v_old = self.layers[layer]
-            k_BNTH, v_BNTH = torch.cat([k_old, k_BNTH], dim=2), torch.cat([v_old, v_BNTH], dim=2)
+            k_BNTH = torch.cat([k_old, k_BNTH], dim=2)
+            v_BNTH = torch.cat([v_old, v_BNTH], dim=2)
         self.layers[layer] = k_BNTH, v_BNTH
         return k_BNTH, v_BNTH
 
@@ -62,7 +63,9 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.heads, self.dropout = layer, config.heads, config.dropout
+        self.layer = layer
+        self.heads = config.heads
+        self.dropout = config.dropout
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
 
@@ -137,7 +140,8 @@ class GPT2(nn.Module):
 
     def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
         """The residual stream after the last normalisation, ``[B, T, C]``: what the head reads."""
-        past, T = cache.length if cache is not None else 0, ids_BT.shape[1]
+        past = cache.length if cache is not None else 0
+        T = ids_BT.shape[1]
         if past + T > self.config.context:
             raise InputError(f"{past + T} positions, but the model's context is {self.config.context}")
         positions_T = torch.arange(past, past + T, device=ids_BT.device)

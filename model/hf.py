@@ -133,7 +133,8 @@ def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """
     ranks = encoding()._mergeable_ranks
     shown = _shown_bytes()
-    vocabulary, merges = {}, []
+    vocabulary = {}
+    merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         vocabulary["".join(shown[byte] for byte in token)] = rank
         if len(token) > 1:
@@ -193,7 +194,8 @@ def _config(folder: Path) -> ModelConfig:
         known: dict[str, Any] = orjson.loads(path.read_bytes())
         differing = [name for name, allowed in _allowed(known).items() if known.get(name, allowed[0]) not in allowed]
         if differing:
-            name, (value, *_) = differing[0], _allowed(known)[differing[0]]
+            name = differing[0]
+            (value, *_) = _allowed(known)[differing[0]]
             raise InputError(f"{name}={known[name]!r}, but GPT-2 has {value!r}; this model is another one")
         for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size"):
             if type(known[name]) is not int:

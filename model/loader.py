@@ -203,7 +203,8 @@ def _permute(indices: Indices, n: int, keys: npt.NDArray[np.uint64]) -> Indices:
     values = indices.astype(np.uint64)
     outside = np.ones(len(values), dtype=bool)
     while outside.any():
-        left, right = values[outside] >> half, values[outside] & mask
+        left = values[outside] >> half
+        right = values[outside] & mask
         for key in keys:
             left, right = right, left ^ (_mix(right ^ key) & mask)
         values[outside] = (left << half) | right
@@ -250,7 +251,8 @@ def _write_split(
 ) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
     """Copy the tokens of a split; returns what is known of the file, and how often each token is in it."""
     counts = np.zeros(1 << 16, dtype=np.int64)
-    documents, hasher = 0, hashlib.sha256()
+    documents = 0
+    hasher = hashlib.sha256()
     with path.open("wb") as out:
         for snapshot, manifest in manifests.items():
             dataset = lake.dataset("tokens", snapshot)

@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CPU_ROWS, GPU_ROWS = 16, 2_048  # of logits at a time: 16 x 50,257 fp32 numbers are 3 MB
-CPU_MULTIPLE, GPU_MULTIPLE = 1, 64  # that the vocabulary of the products is one of (a GPU's gain is not measured here)
+CPU_ROWS = 16
+GPU_ROWS = 2_048  # of logits at a time: 16 x 50,257 fp32 numbers are 3 MB
+CPU_MULTIPLE = 1
+GPU_MULTIPLE = 64  # that the vocabulary of the products is one of (a GPU's gain is not measured here)
 CPU_WORDS = 8_192  # of the weight's gradient at a time: all 50,257 in one product take 1.4 times as long
 
 
@@ -68,7 +70,8 @@ def head_loss(hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor) -> Tensor
     device = hidden_RC.device.type
     if torch.is_autocast_enabled(device):  # which does not reach into the backward pass
         dtype = torch.get_autocast_dtype(device)
-        hidden_RC, weight_VC = hidden_RC.to(dtype), weight_VC.to(dtype)
+        hidden_RC = hidden_RC.to(dtype)
+        weight_VC = weight_VC.to(dtype)
     is_trained = torch.is_grad_enabled() and (hidden_RC.requires_grad or weight_VC.requires_grad)
     loss: Tensor = _HeadLoss.apply(hidden_RC, weight_VC, targets_R, is_trained)
     return loss

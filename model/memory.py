@@ -73,15 +73,18 @@ def estimate(
 
     ``is_accumulated``: a step has several micro-batches a process.
     """
-    width, tokens = model.width, micro_batch_size * model.context
-    narrow, stream = 4 if precision in ("float32", "tf32") else 2, 2 if precision == "bfloat16" else 4
+    width = model.width
+    tokens = micro_batch_size * model.context
+    narrow = 4 if precision in ("float32", "tf32") else 2
+    stream = 2 if precision == "bfloat16" else 4
     block = (2 * stream + 14 * narrow) * width
     blocks = model.layers * stream * width + block if is_recomputed else model.layers * block
     weights = (4 if precision in ("float32", "tf32") else 6) * parameters
     gradients = (6 if precision == "bfloat16" else 4) * parameters
     optimizer = optimizer_bytes(model, parameters, is_muon)
     if is_sharded:
-        unit, embeddings = 12 * width**2, (model.vocab_size + model.context) * width
+        unit = 12 * width**2
+        embeddings = (model.vocab_size + model.context) * width
         weights = 4 * parameters // processes + narrow * (2 * unit + embeddings)
         gradients = 4 * parameters // processes + (4 * parameters if is_accumulated else narrow * max(unit, embeddings))
         optimizer //= processes

@@ -51,8 +51,12 @@ class Observer(Silent):
     """Writes to the MLflow run that is tagged with ``key``."""
 
     def __init__(self, lake: Lake, run: str, tracker: Tracker, emit: Emit) -> None:
-        self._lake, self._run, self._tracker, self._emit = lake, run, tracker, emit
-        self.run_id, self.warnings = tracker.run_id, ()
+        self._lake = lake
+        self._run = run
+        self._tracker = tracker
+        self._emit = emit
+        self.run_id = tracker.run_id
+        self.warnings = ()
 
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
         with self._tolerated():

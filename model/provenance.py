@@ -71,7 +71,8 @@ def _touched(spans: Sequence[tuple[int, int]], starts: npt.NDArray[np.int64], en
     """The rows whose tokens ``[start, end)`` any span reaches into, ascending."""
     rows: set[int] = set()
     for first, end in spans:
-        low, high = np.searchsorted(ends, first, "right"), np.searchsorted(starts, end, "left")
+        low = np.searchsorted(ends, first, "right")
+        high = np.searchsorted(starts, end, "left")
         rows.update(range(int(low), int(high)))
     return sorted(rows)
 

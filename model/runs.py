@@ -19,7 +19,8 @@ from model.config import Preset, TrainSpec
 if TYPE_CHECKING:  # it brings torch, which takes seconds to import
     from model.observer import Emit
 
-RUN, SUMMARY = "run.json", "summary.json"
+RUN = "run.json"
+SUMMARY = "summary.json"
 LOCK_WAIT_S = LEASE_S + 15.0  # a process before this one may still be saving its last checkpoint
 
 Record = dict[str, Any]
@@ -97,7 +98,8 @@ def finished(lake: Lake, run: str, step: int) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def locked(lake: Lake, run: str, emit: Emit) -> Iterator[None]:
     """Hold the run's lock; a process that is just ending is waited for. Raises InputError if it does not end."""
-    deadline, is_told = time.monotonic() + LOCK_WAIT_S, False
+    deadline = time.monotonic() + LOCK_WAIT_S
+    is_told = False
     with contextlib.ExitStack() as stack:
         while True:
             try:

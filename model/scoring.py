@@ -34,8 +34,10 @@ from data.bpe import END_OF_TEXT
 from data.errors import InputError
 from model.gpt2 import GPT2
 
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 32_768  # positions in one forward pass, padding included
-CPU_HEAD_ROWS, GPU_HEAD_ROWS = 128, 4_096  # positions whose logits are held at once: 26 MB, 0.8 GB in fp32
+CPU_BATCH_TOKENS = 2_048
+GPU_BATCH_TOKENS = 32_768  # positions in one forward pass, padding included
+CPU_HEAD_ROWS = 128
+GPU_HEAD_ROWS = 4_096  # positions whose logits are held at once: 26 MB, 0.8 GB in fp32
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,12 @@ def rolling(tokens: Sequence[int], context: int, stride: int, before: int = END_
         raise ValueError(f"stride must be in 1..{context}, got {stride}")
     whole = [before, *(int(token) for token in tokens)]
     requests = []
-    start, end = 1, min(len(whole), context + 1)
+    start = 1
+    end = min(len(whole), context + 1)
     while start < end:
         requests.append(Request(whole[max(0, end - 1 - context) : start], whole[start:end]))
-        start, end = end, min(len(whole), end + stride)
+        start = end
+        end = min(len(whole), end + stride)
     return requests
 
 
@@ -174,7 +178,8 @@ def _head(model: GPT2, x_NC: Tensor, targets_N: Tensor, excluded: Tensor) -> tup
     In place, and looking for the argmax only where it matters: three times as fast on a CPU as log_softmax and argmax.
     """
     logits_NV = F.linear(x_NC, model.tokens.weight).float()
-    target_N, max_N = logits_NV.gather(1, targets_N[:, None])[:, 0], logits_NV.amax(1)
+    target_N = logits_NV.gather(1, targets_N[:, None])[:, 0]
+    max_N = logits_NV.amax(1)
     likeliest_N = allowed_N = _is_likeliest(logits_NV, max_N, target_N, targets_N)
     if len(excluded):
         allowed_NV = logits_NV.index_fill(1, excluded, float("-inf"))

@@ -31,7 +31,8 @@ class Timer:
     """Time by phase; one phase follows the other."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._device, self._clock = device, clock
+        self._device = device
+        self._clock = clock
         self._marks: list[tuple[str, Any]] = []  # a phase and when it began: seconds, or a CUDA event
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self.start("other")
@@ -86,16 +87,19 @@ class Meter:
         """``peak`` is that of all processes together."""
         self.peak = peak
         self._flop_per_token = flop_per_token
-        self._tokens, self._seconds = 0, 0.0
+        self._tokens = 0
+        self._seconds = 0.0
 
     def add(self, seconds: float, tokens: int) -> None:
         """A step of so many tokens took so long."""
-        self._tokens, self._seconds = self._tokens + tokens, self._seconds + seconds
+        self._tokens = self._tokens + tokens
+        self._seconds = self._seconds + seconds
 
     def read(self) -> dict[str, float]:
         """``tokens_per_s`` and ``mfu`` (a share of the peak) since the last call."""
         rate = self._tokens / max(self._seconds, 1e-9)
-        self._tokens, self._seconds = 0, 0.0
+        self._tokens = 0
+        self._seconds = 0.0
         return {"tokens_per_s": rate, "mfu": self.mfu(rate)}
 
     def mfu(self, tokens_per_s: float) -> float:

@@ -38,8 +38,11 @@ ARTIFACTS = ("model.safetensors", "config.json")
 
 MAX_BATCH = 1_000  # metrics in one request, MLflow's limit
 MAX_BUFFERED_S = 15.0
-AWAY_S, AWAY_SHARE = 60.0, 10.0  # a server that did not answer is left alone so long, or this many times what it took
-_KEY_TAG, _STEP_TAG, _DIGEST_TAG = "webtext.run_key", "webtext.step", "webtext.digest"
+AWAY_S = 60.0
+AWAY_SHARE = 10.0  # a server that did not answer is left alone so long, or this many times what it took
+_KEY_TAG = "webtext.run_key"
+_STEP_TAG = "webtext.step"
+_DIGEST_TAG = "webtext.digest"
 _CREDENTIALS = re.compile(r"//[^/\s]*@")  # user and password of a URI
 Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
 
@@ -75,7 +78,9 @@ class Tracker:
 
     def __init__(self, client: MlflowClient, run: Run, clock: Callable[[], float] = time.time) -> None:
         self.run_id: str = run.info.run_id
-        self._client, self._experiment_id, self._clock = client, run.info.experiment_id, clock
+        self._client = client
+        self._experiment_id = run.info.experiment_id
+        self._clock = clock
         self._buffer: list[Metric] = []
         self._flushed_at = clock()
         self._away_until = -math.inf
@@ -169,7 +174,8 @@ class Tracker:
 
     def models(self) -> dict[int, str]:
         """The ids of the run's LoggedModels by step."""
-        found, token = {}, None
+        found = {}
+        token = None
         while True:
             page = self._client.search_logged_models(
                 [self._experiment_id], filter_string=f"source_run_id = '{self.run_id}'", page_token=token

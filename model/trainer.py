@@ -24,7 +24,8 @@ from model.telemetry import Timer, time_reduction
 from model.weights import Masters, Weights
 from model.world import World
 
-CPU_VAL_TOKENS, GPU_VAL_TOKENS = 1_024, 16_384  # in one forward pass of the validation
+CPU_VAL_TOKENS = 1_024
+GPU_VAL_TOKENS = 16_384  # in one forward pass of the validation
 
 
 class _Head(nn.Module):
@@ -42,7 +43,9 @@ class Trainer:
     """A model in training: weights, optimizers, and the number of steps done, which decides what comes next."""
 
     def __init__(self, model: ModelConfig, config: TrainConfig, corpus: Corpus, peers: World) -> None:
-        self.config, self.corpus, self.world = config, corpus, peers
+        self.config = config
+        self.corpus = corpus
+        self.world = peers
         self.sampler = Sampler(corpus.digest, config.seed, len(corpus.train), model.context)
         self.step = 0
         self.timer = Timer(peers.device)
@@ -70,7 +73,8 @@ class Trainer:
     def _samples(self) -> list[Indices]:
         """This process's samples of the coming step, a micro-batch each; every process has as many."""
         config = self.config
-        seen, batch_size = config.samples_before(self.step), config.batch_at(self.step)
+        seen = config.samples_before(self.step)
+        batch_size = config.batch_at(self.step)
         return list(rank_samples(seen, batch_size, config.micro_batch_size, self.world.rank, self.world.size))
 
     def train_step(self, check: Callable[[float, float], None] = require_finite) -> tuple[float, float]:
@@ -79,7 +83,8 @@ class Trainer:
         ``check`` gets both before the update, and raises FailedStepError to prevent it.
         """
         self.model.train()
-        losses, micro_batches = [], self._samples()
+        losses = []
+        micro_batches = self._samples()
         for index, samples in enumerate(micro_batches):
             torch.manual_seed(derive_seed(self.config.seed, f"dropout/{samples[0]}"))
             self.timer.start("data")
@@ -126,7 +131,9 @@ class Trainer:
         context = self.sampler.context
         windows = val_windows(len(self.corpus.val), context, self.config.val_sequences)
         in_one = max(1, (CPU_VAL_TOKENS if self.world.device.type == "cpu" else GPU_VAL_TOKENS) // context)
-        total, tokens, size = 0.0, 0, self.world.size
+        total = 0.0
+        tokens = 0
+        size = self.world.size
         for turn in _turns(list(_batches(windows, in_one)), size):  # shards are gathered by all in every pass
             start, length, count = turn[self.world.rank]
             rows = np.stack([self.corpus.val[s : s + length + 1] for s in start]).astype(np.int64)

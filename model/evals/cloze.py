@@ -36,7 +36,8 @@ from model.scoring import Request
 
 CHOICES = 10
 CONTEXT_SENTENCES = 20
-MIN_WORDS, MAX_WORDS = 5, 40  # of the sentence
+MIN_WORDS = 5
+MAX_WORDS = 40  # of the sentence
 MAX_REST_TOKENS = 60  # after the blank
 _WORD_AFTER_SPACE = re.compile(r"(?<=\S) ([A-Za-z]+)(?![\w'’-])")
 
@@ -60,7 +61,8 @@ class Example:
 
 def examples(document: Document, tokens: Mapping[str, int], counts: Counts) -> Iterator[Example]:
     """At most one example a sentence. ``tokens`` are the words that may be choices, ``counts`` those of training."""
-    text, found = document.text, words.sentences(document.text)
+    text = document.text
+    found = words.sentences(document.text)
     for i in range(CONTEXT_SENTENCES, len(found)):
         sentence = found[i]
         if not MIN_WORDS <= sentence.n_words <= MAX_WORDS or text[sentence.end - 1] not in ".!?":
@@ -105,7 +107,8 @@ def examples(document: Document, tokens: Mapping[str, int], counts: Counts) -> I
 def _neighbours(answer: str, pool: Sequence[str], frequency: Mapping[str, int], name: str) -> tuple[str, ...] | None:
     """Ten words of the pool around the answer, in the order of their hashes; None if it has not nine on either side."""
     order = sorted(pool, key=lambda word: (frequency[word], hash_of(f"cloze/tie/{name}/{word}")))
-    at, others = order.index(answer), CHOICES - 1
+    at = order.index(answer)
+    others = CHOICES - 1
     if at < others or len(order) - 1 - at < others:
         return None
     rarer = int.from_bytes(hash_of(f"cloze/rank/{name}")[:8], "little") % CHOICES
@@ -130,7 +133,8 @@ def run(subject: Subject) -> SCORES:
     require_clusters(clusters, "with a sentence that can be asked for")
     requests = []
     for example in chosen:
-        before, rest = encode(example.before).tolist(), rests[id(example)]
+        before = encode(example.before).tolist()
+        rest = rests[id(example)]
         requests += [Request(before, [tokens[choice], *rest]) for choice in example.choices]
     scores = subject.score(requests)
     likelihoods = np.array([score.log_likelihood for score in scores]).reshape(-1, CHOICES)

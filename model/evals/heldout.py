@@ -113,7 +113,8 @@ def _text(tokens: Tokens) -> str:
 
 def _rows(table: pa.Table) -> dict[bytes, Tokens]:
     lists = table.column("tokens").combine_chunks()
-    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
+    offsets = lists.offsets.to_numpy()
+    values = lists.values.to_numpy()
     ids = table.column("doc_id").to_pylist()
     return {key: values[offsets[i] : offsets[i + 1]].copy() for i, key in enumerate(ids)}
 

@@ -50,13 +50,15 @@ class Example:
 
 def examples(document: Document) -> Iterator[Example]:
     """The document's passages, which do not overlap."""
-    text, found = document.text, words.sentences(document.text)
+    text = document.text
+    found = words.sentences(document.text)
     first = 0  # sentence at which the next passage may begin
     for i, sentence in enumerate(found):
         match = _TARGET.search(text, sentence.start, sentence.end)
         if match is None or not words.is_content(match[1]):
             continue
-        start, n_words = i, 0
+        start = i
+        n_words = 0
         while start > first and n_words < MIN_CONTEXT_WORDS:
             start -= 1
             n_words += found[start].n_words

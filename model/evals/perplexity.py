@@ -32,7 +32,8 @@ def run(subject: Subject) -> SCORES:
     n_bytes = [float(len(document.text.encode())) for document in documents]
     unigram = held_out.log_probs()
     unigram_nats = [-float(unigram[document.tokens].sum()) for document in documents]
-    per_token, baseline = ratio(nats, n_tokens), ratio(unigram_nats, n_tokens)
+    per_token = ratio(nats, n_tokens)
+    baseline = ratio(unigram_nats, n_tokens)
     shares = held_out.counts[held_out.counts > 0] / max(1, held_out.counts.sum())
     return result(
         subject,

@@ -48,7 +48,8 @@ def ratio(numerators: Sequence[float] | Floats, denominators: Sequence[float] | 
 
     Needs at least two clusters.
     """
-    top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    top = np.asarray(numerators, dtype=np.float64)
+    bottom = np.asarray(denominators, dtype=np.float64)
     clusters = len(top)
     assert clusters > 1, "a clustered standard error needs two clusters"
     value = float(top.sum() / bottom.sum())
@@ -65,7 +66,8 @@ def mean(values: Sequence[float] | Floats, clusters: Sequence[object]) -> Estima
 def accuracy(earned: Sequence[float] | Floats, clusters: Sequence[object]) -> Estimate:
     """The mean of what examples earned, each in [0, 1], with Wilson's interval; see the module."""
     clustered = mean(earned, clusters)
-    n, p = len(earned), clustered.value
+    n = len(earned)
+    p = clustered.value
     binomial = p * (1 - p) / n
     design_effect = max(1.0, clustered.stderr**2 / binomial) if binomial > 0 else 1.0
     return Estimate(p, clustered.stderr, wilson(p, n / design_effect))

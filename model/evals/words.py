@@ -47,7 +47,8 @@ class Sentence:
 
 def sentences(text: str) -> list[Sentence]:
     """The sentences of a text, in order. Lines end them too: headings, list items and code are lines of their own."""
-    found, start = [], 0
+    found = []
+    start = 0
     for following in [*(match.end() for match in _BREAK.finditer(text)), len(text)]:
         # Closing quotes and brackets, which the break begins with, belong to the sentence before.
         body = text[start:following].rstrip()
@@ -93,5 +94,6 @@ def stop_tokens() -> list[int]:
 def commonest(counts: Counts) -> str:
     """The content word whose token is the most frequent in training."""
     words = single_tokens()
-    names, tokens = list(words), np.array(list(words.values()))
+    names = list(words)
+    tokens = np.array(list(words.values()))
     return names[int(counts[tokens].argmax())]

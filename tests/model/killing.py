@@ -40,7 +40,8 @@ def die(at: str) -> NoReturn:
 
 def die_in_a_step(after: int) -> None:
     """In the middle of an accumulation, at the first such micro-batch after so many."""
-    forward, done = Trainer._forward, 0
+    forward = Trainer._forward
+    done = 0
 
     def counting(self: Trainer, *arguments: Any) -> Any:
         nonlocal done
@@ -55,8 +56,10 @@ def die_in_a_step(after: int) -> None:
 
 def die_in_a_save(after: int) -> None:
     """At the file event of that number in this process's second checkpoint, or when it is written and not yet told."""
-    save, fsync = checkpoint.save, os.fsync
-    saves, events = 0, 0
+    save = checkpoint.save
+    fsync = os.fsync
+    saves = 0
+    events = 0
 
     def event(name: str, _: Any = None) -> None:
         nonlocal events

@@ -119,7 +119,8 @@ def test_only_held_out_documents_are_read(held_out: HeldOut, texts: tuple[list[s
 
 
 def test_a_leak_is_refused(tmp_path: Path) -> None:
-    lake, every = Lake(tmp_path), prose(6, seed=2, n_sentences=2)
+    lake = Lake(tmp_path)
+    every = prose(6, seed=2, n_sentences=2)
     publish_texts(lake, "leaky", every[:4], every[3:])
     with pytest.raises(InputError, match=f"{doc_id(every[3]).hex()} is held out and in the training split"):
         heldout.load(lake, ["leaky"])
@@ -131,7 +132,8 @@ def test_a_leak_is_refused(tmp_path: Path) -> None:
 
 
 def test_damage_and_other_tokenizers_are_refused(tmp_path: Path) -> None:
-    lake, every = Lake(tmp_path), prose(3, seed=2, n_sentences=2)
+    lake = Lake(tmp_path)
+    every = prose(3, seed=2, n_sentences=2)
     publish_texts(lake, "other", every[:1], every[1:], tokenizer="bytes")
     with pytest.raises(InputError, match="tokenizer 'bytes'"):
         heldout.load(lake, ["other"])
@@ -148,7 +150,8 @@ def test_damage_and_other_tokenizers_are_refused(tmp_path: Path) -> None:
 
 
 def test_documents_are_chosen_by_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lake, every = Lake(tmp_path), prose(20, seed=3, n_sentences=2)
+    lake = Lake(tmp_path)
+    every = prose(20, seed=3, n_sentences=2)
     publish_texts(lake, "a", every[:2], every[2:])
     publish_texts(lake, "b", every[:2], every[:1:-1])  # the same, in another order
     whole = heldout.load(lake, ["a"])
@@ -216,7 +219,8 @@ def test_a_unigram_model_scores_what_the_unigram_baseline_says(held_out: HeldOut
 @pytest.fixture(scope="module")
 def many() -> tuple[HeldOut, list[cloze.Example]]:
     """A large sample of cloze examples."""
-    train_texts, val_texts = prose(60, seed=11), prose(60, seed=12)
+    train_texts = prose(60, seed=11)
+    val_texts = prose(60, seed=12)
     counts = np.bincount([token for text in train_texts for token in tokens_of(text)], minlength=50_257)
     documents = tuple(Document(doc_id(t), np.array(tokens_of(t), dtype=np.uint16), t) for t in val_texts)
     tokens = words.single_tokens()
@@ -225,7 +229,8 @@ def many() -> tuple[HeldOut, list[cloze.Example]]:
 
 def test_counting_does_not_solve_the_cloze(many: tuple[HeldOut, list[cloze.Example]]) -> None:
     held_out, examples = many
-    tokens, clusters = words.single_tokens(), [example.doc_id for example in examples]
+    tokens = words.single_tokens()
+    clusters = [example.doc_id for example in examples]
     assert len(examples) > 1_000
     frequency = [[int(held_out.counts[tokens[choice]]) for choice in e.choices] for e in examples]
     for sign in (1, -1):  # the most frequent, the rarest
@@ -263,7 +268,8 @@ def test_cloze_examples_are_well_formed(many: tuple[HeldOut, list[cloze.Example]
     places = set()
     for e in examples:
         assert len(set(e.choices)) == 10
-        answer, text = e.choices[e.answer], texts[e.doc_id]
+        answer = e.choices[e.answer]
+        text = texts[e.doc_id]
         assert f"{e.before} {answer}{e.rest}" in text
         assert text[: e.position].endswith(e.before)
         context, _, begun = e.before.rpartition(". ")

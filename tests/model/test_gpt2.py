@@ -165,7 +165,8 @@ def test_a_position_sees_nothing_after_it() -> None:
     ids = torch.randint(50, (1, 16))
     changed = ids.clone()
     changed[0, 9:] = (changed[0, 9:] + 1) % 50
-    before, after = model(ids), model(changed)
+    before = model(ids)
+    after = model(changed)
     assert torch.allclose(before[0, :9], after[0, :9], atol=1e-14)
     assert not torch.allclose(before[0, 9:], after[0, 9:], atol=1e-3)
 
@@ -187,7 +188,8 @@ def test_cached_logits_equal_uncached(alias: str, pieces: list[int]) -> None:
 
 def test_cached_logits_equal_transformers_cached_logits() -> None:
     ours, theirs = pair(ModelConfig(layers=2, heads=4, width=64, context=32, vocab_size=101), torch.float64)
-    cache, past = Cache(), None
+    cache = Cache()
+    past = None
     with torch.no_grad():
         for piece in torch.randint(101, (2, 20)).split([6, 1, 1, 4, 8], dim=1):
             there = theirs(piece, past_key_values=past, use_cache=True)

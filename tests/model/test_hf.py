@@ -54,7 +54,8 @@ def test_round_trip_is_bit_equal(exported: tuple[GPT2, Path], tmp_path: Path) ->
     model, folder = exported
     back = load_hf(folder)
     assert back.config == CONFIG
-    here, there = model.state_dict(), back.state_dict()
+    here = model.state_dict()
+    there = back.state_dict()
     assert here.keys() == there.keys()
     assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
     # and from transformers' own writing

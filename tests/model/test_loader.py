@@ -91,7 +91,8 @@ def test_sample_order_is_pinned() -> None:
 def test_order_depends_on(change: str) -> None:
     base = {"corpus_digest": "digest", "seed": 0, "n_tokens": 80_000, "context": 8}
     other = {"seed": {"seed": 1}, "corpus_digest": {"corpus_digest": "x"}, "context": {"context": 9}}.get(change, {})
-    one, two = Sampler(**base), Sampler(**{**base, **other})
+    one = Sampler(**base)
+    two = Sampler(**{**base, **other})
     samples = np.arange(1_000)
     there = two.starts(samples + (two.windows if change == "epoch" else 0))
     # where they begin differs anyway: compare the order of the windows, which a shift does not change
@@ -195,7 +196,8 @@ def test_processes_open_at_the_same_time(tmp_path: Path) -> None:
 
 
 def test_bad_corpora(tmp_path: Path) -> None:
-    lake, cache = make_lake(tmp_path / "lake"), tmp_path / "cache"
+    lake = make_lake(tmp_path / "lake")
+    cache = tmp_path / "cache"
     publish_tokens(lake, "no-val", [documents(5, 1)], [[]])
     publish_tokens(lake, "no-train", [[]], [documents(5, 1)])
     publish_tokens(lake, "one-val", [documents(5, 1)], [[np.array([63], dtype=np.uint16)]])

@@ -257,7 +257,8 @@ def test_a_run_starts_from_weights_of_transformers(texts: Lake, tmp_path: Path) 
 def test_killed_before_the_first_checkpoint_it_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
     folder = released(tmp_path / "released", 1)
     spec = begin_at(make_spec(texts, steps=2, **SMALL), init_from=str(folder))
-    whole, again = Events(), Events()
+    whole = Events()
+    again = Events()
     train(dataclasses.replace(spec, run="whole"), whole)
 
     def die() -> bool:
@@ -273,7 +274,8 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_same_weights(text
 def test_with_no_intact_checkpoint_it_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
     folder = released(tmp_path / "released", 1)
     spec = begin_at(make_spec(texts, steps=2, **SMALL), init_from=str(folder))
-    whole, again = Events(), Events()
+    whole = Events()
+    again = Events()
     train(spec, whole)
     (Path(texts.path("checkpoints", "a", "step-00000002")) / "model.safetensors").write_bytes(b"")
     train(dataclasses.replace(spec, init_from=None), again)
@@ -333,7 +335,8 @@ def test_a_spike_stops_the_run_with_a_report_and_may_be_left_out(tmp_path: Path)
     assert kept < report["step"]
     assert checkpoint.check(lake, "a", kept).left_out == []
 
-    resumed, whole = Events(), Events()
+    resumed = Events()
+    whole = Events()
     summary = train(make_spec(lake, **settings, max_steps_left_out=9), resumed)
     assert report["step"] in summary["steps_left_out"]
     warning = resumed.of("warning")[0]["message"]
@@ -356,7 +359,8 @@ def test_no_more_steps_are_left_out_than_allowed_nor_two_in_a_row(
 ) -> None:
     """Weights that are infinite fail every step."""
     train(make_spec(lake, steps=8, checkpoint_every=9), Events(), after_steps(3))
-    before, restore = files_of(lake, "a", 3), checkpoint.restore
+    before = files_of(lake, "a", 3)
+    restore = checkpoint.restore
 
     def poisoned(*arguments: Any) -> None:
         restore(*arguments)

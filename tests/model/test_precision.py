@@ -47,7 +47,8 @@ def trainer_of(lake: Lake, **settings: Any) -> Trainer:
 @pytest.mark.parametrize("rows", [1, 16, 50])
 def test_head_loss_is_cross_entropy(dtype: torch.dtype, tolerance: float, rows: int) -> None:
     torch.manual_seed(0)
-    hidden, weight = torch.randn(rows, 24, dtype=dtype), torch.randn(101, 24, dtype=dtype)
+    hidden = torch.randn(rows, 24, dtype=dtype)
+    weight = torch.randn(101, 24, dtype=dtype)
     targets = torch.randint(0, 101, (rows,))
     found = []
     for loss_of in (head_loss, lambda h, w, y: F.cross_entropy(h @ w.T, y)):
@@ -64,7 +65,8 @@ def test_head_loss_is_cross_entropy(dtype: torch.dtype, tolerance: float, rows: 
 
 def test_head_loss_in_bfloat16_is_summed_in_fp32() -> None:
     torch.manual_seed(0)
-    hidden, weight = torch.randn(64, 32).bfloat16(), torch.randn(300, 32).bfloat16()
+    hidden = torch.randn(64, 32).bfloat16()
+    weight = torch.randn(300, 32).bfloat16()
     targets = torch.randint(0, 300, (64,))
     loss = head_loss(hidden, weight, targets)
     assert loss.dtype == torch.float32
@@ -88,14 +90,16 @@ def test_attention_in_bfloat16_is_as_exact_as_torchs(positions: int) -> None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     exact = run(torch.float64, torchs)
-    theirs, ours = run(torch.bfloat16, torchs), run(torch.bfloat16, lambda q, k, v: attend(q, k, v, 0.0))
+    theirs = run(torch.bfloat16, torchs)
+    ours = run(torch.bfloat16, lambda q, k, v: attend(q, k, v, 0.0))
     for want, their, own in zip(exact, theirs, ours, strict=True):
         assert (own - want).norm() <= 1.5 * (their - want).norm() + 1e-3 * want.norm()
 
 
 def test_recomputed_activations_change_nothing(lake: Lake) -> None:
     """Dropout on: the masks of the second forward pass are those of the first."""
-    kept, recomputed = trainer_of(lake), trainer_of(lake, recompute="true")
+    kept = trainer_of(lake)
+    recomputed = trainer_of(lake, recompute="true")
     passes = {"kept": 0, "recomputed": 0}
     for name, runner in (("kept", kept), ("recomputed", recomputed)):
         for block in runner.model.blocks:
@@ -185,7 +189,8 @@ def test_gradients_of_micro_batches_are_summed_in_fp32(lake: Lake) -> None:
 )
 def test_resumed_equals_uninterrupted(lake: Lake, settings: dict[str, str]) -> None:
     name = "-".join(f"{key}-{value}" for key, value in settings.items())
-    whole, parts = Events(), Events()
+    whole = Events()
+    parts = Events()
     train(make_spec(lake, f"whole-{name}", **settings), whole)
     train(make_spec(lake, f"parts-{name}", **settings), parts, after_steps(3))
     train(make_spec(lake, f"parts-{name}", **settings), parts)

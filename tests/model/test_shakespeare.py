@@ -46,7 +46,8 @@ def test_tiny_shakespeare(tmp_path: Path, optimizer: str, bound: float) -> None:
     assert (len(corpus.train), len(corpus.val), corpus.tokenizer) == (*SPLIT, tokenizer)
     first, *rest = ids[SPLIT[0] :].tolist()
     windows = rolling(rest, RECIPE["context"], RECIPE["context"] // 2, before=first)
-    losses, by_halves = [], []
+    losses = []
+    by_halves = []
     for seed in range(3):
         settings = RECIPE | {
             "seed": seed,
@@ -55,7 +56,8 @@ def test_tiny_shakespeare(tmp_path: Path, optimizer: str, bound: float) -> None:
             "optimizer": optimizer,
         }
         overrides = {name: str(value) for name, value in settings.items()}
-        run, cache = f"seed-{seed}", str(tmp_path / "cache")
+        run = f"seed-{seed}"
+        cache = str(tmp_path / "cache")
         spec = TrainSpec(lake.root, ("shakespeare",), run, "nano", cache, overrides=overrides, steps=2_000)
         events = Events()
         summary = train(spec, events)

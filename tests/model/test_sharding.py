@@ -88,7 +88,8 @@ def test_fsdp_equals_ddp(lake: Lake, settings: dict[str, str], tolerance: float)
         for events in found.values():
             values = {event["step"]: event[name] for event in events if event["event"] == kind}
             assert values == pytest.approx(expected, abs=tolerance)
-    folder, copied = folder_of(lake, runs["fsdp"], 4), files_of(lake, runs["ddp"], 4)
+    folder = folder_of(lake, runs["fsdp"], 4)
+    copied = files_of(lake, runs["ddp"], 4)
     read = read_whole(folder, shapes(folder))
     assert read.keys() == copied.keys()
     for name, tensor in copied.items():

@@ -137,7 +137,8 @@ def test_known_gpus(name: str, tflops: float | None) -> None:
 
 def test_a_slow_first_product_is_not_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's libraries may need seconds to get ready."""
-    product, waits = torch.mm, iter([1.5])
+    product = torch.mm
+    waits = iter([1.5])
     monkeypatch.setattr("torch.mm", lambda a, b: time.sleep(next(waits, 0.0)) or product(a, b))
     measured_peak.cache_clear()
     peak = measured_peak(torch.device("cpu"), "float32")
@@ -187,7 +188,8 @@ def test_the_activations_are_those_that_autograd_keeps(precision: str, monkeypat
     """With torch's attention, which GPUs have: ours for the CPU keeps its softmax besides."""
     monkeypatch.setattr("model.gpt2.attend", lambda q, k, v, _: F.scaled_dot_product_attention(q, k, v, is_causal=True))
     config = ModelConfig(layers=3, heads=4, width=128, context=64, vocab_size=500, tokenizer="x")
-    model, batch = GPT2(config).train(), 4
+    model = GPT2(config).train()
+    batch = 4
     if precision == "bfloat16":
         model.bfloat16()
     own = {weight.data_ptr() for weight in model.parameters()}

@@ -168,7 +168,8 @@ def test_a_server_that_is_gone(server: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert "secret" not in str(error.value)
     tracker = open_tracker(server, "gone", "r", "k", {}, Clock())
     tracker.log_metrics({"loss": 1.0}, 1)
-    there, tracker._client = tracker._client, MlflowClient(nowhere)
+    there = tracker._client
+    tracker._client = MlflowClient(nowhere)
     with pytest.raises(TrackingError, match="MLflow does not take the metrics") as error:
         tracker.flush()
     assert "secret" not in str(error.value), "warnings are kept in the run's summary"
@@ -241,7 +242,8 @@ def test_a_lost_server_costs_no_point_and_little_time(
     lake: Lake = make_lake(tmp_path / "lake")
     tracked = {"tracking_uri": server, "experiment": "lost"}
     spec = TrainSpec.from_json({**make_spec(lake, steps=10, val_every=1).to_json(), **tracked}, "x")
-    real, refused = MlflowClient.log_batch, 0
+    real = MlflowClient.log_batch
+    refused = 0
 
     def refuse(*_: object, **__: object) -> None:
         nonlocal refused
@@ -279,7 +281,8 @@ def test_a_checkpoint_that_mlflow_does_not_take_keeps_its_curve(
     lake: Lake = make_lake(tmp_path / "lake")
     tracked = {"tracking_uri": server, "experiment": "between"}
     spec = TrainSpec.from_json({**make_spec(lake, steps=6, keep_every=4, val_every=1).to_json(), **tracked}, "x")
-    real, failing = Tracker._log_checkpoint, iter([True, True])
+    real = Tracker._log_checkpoint
+    failing = iter([True, True])
 
     def once(self: Tracker, *arguments: Any) -> str:
         if next(failing, False):

@@ -82,7 +82,8 @@ def test_it_learns(lake: Lake) -> None:
 
 def test_resumed_equals_uninterrupted(lake: Lake) -> None:
     """Twice stopped, between checkpoints and across an epoch's end, with dropout: parameters, optimizer, losses."""
-    whole, parts = Events(), Events()
+    whole = Events()
+    parts = Events()
     steps = 40
     assert steps * 8 * 16 > 1.5 * len(open_corpus(lake, ("2026-10",), Path(lake.base).parent / "cache").train)
     settings: dict[str, Any] = {"dropout": 0.2, "checkpoint_every": 4, "val_every": 4}
@@ -108,7 +109,8 @@ def test_watching_changes_nothing(lake: Lake) -> None:
 def test_micro_batches_change_only_rounding(lake: Lake) -> None:
     for size in (8, 2):
         train(make_spec(lake, f"micro-{size}", steps=3, dropout=0.0, micro_batch_size=size), Events())
-    one, other = files_of(lake, "micro-8", 3), files_of(lake, "micro-2", 3)
+    one = files_of(lake, "micro-8", 3)
+    other = files_of(lake, "micro-2", 3)
     assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
 
 
@@ -369,7 +371,8 @@ def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:
     losses = {line["step"]: line["loss"] for line in lines if line["event"] == "step"}
     assert next(line for line in lines if line["event"] == "start")["processes"] == 2
     assert losses == pytest.approx(events.losses(), abs=1e-6)
-    one, other = files_of(lake, "one", 4), files_of(lake, "two", 4)
+    one = files_of(lake, "one", 4)
+    other = files_of(lake, "two", 4)
     assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
 
 
@@ -431,7 +434,8 @@ def test_validation_counts_every_token_once(lake: Lake) -> None:
     preset = spec.resolve()
     runner = Trainer(preset.model, preset.train, corpus, world.join("cpu"))
     loss, tokens = runner.validate()
-    context, total = preset.model.context, 0.0
+    context = preset.model.context
+    total = 0.0
     with torch.no_grad():
         for start in range(0, len(corpus.val) - 1, context):
             window = torch.from_numpy(corpus.val[start : start + context + 1].astype(np.int64))

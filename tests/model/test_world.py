@@ -157,7 +157,8 @@ def test_every_machine_verifies_its_copy_of_the_corpus(lake: Lake, tmp_path: Pat
     assert "train.bin does not match its sha256; it is made again" in outcomes[1][1]
     assert damaged.read_bytes() == whole
     train(make_spec(lake, "one", steps=2), Events())
-    one, two = files_of(lake, "one", 2), files_of(lake, "a", 2)
+    one = files_of(lake, "one", 2)
+    two = files_of(lake, "a", 2)
     assert all(torch.allclose(tensor, two[name], atol=1e-5) for name, tensor in one.items())
 
 
