@@ -67,5 +67,5 @@ def test_the_model_may_import_only_the_rooms_that_are_named_here() -> None:
     (floors,) = (contract["layers"] for contract in CONTRACTS if contract.get("containers") == ["data"])
     rooms = {f"data.{name}" for floor in floors for name in floor.split(" | ")}
     (ban,) = (contract["forbidden_modules"] for contract in CONTRACTS if contract["name"].startswith("of data,"))
-    allowed = {f"data.{name}" for name in "lake schema bpe evalsets errors process figures".split()}
+    allowed = {f"data.{name}" for name in "lake schema bpe evalsets settings errors process figures".split()}
     assert rooms - set(ban) == allowed

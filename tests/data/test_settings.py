@@ -1,0 +1,83 @@
+"""Settings are checked strictly, and an error names the field, what is allowed and the value."""
+
+import pickle
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from data.errors import InputError
+from data.settings import checked, operational
+
+
+@checked
+@dataclass(frozen=True)
+class Oven:
+    """Settings of a test."""
+
+    degrees: PositiveInt
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    mode: Literal["fan", "grill"] = "fan"
+    trays: tuple[str, ...] = ()
+    is_on: bool = False
+    minutes: NonNegativeInt | None = operational(None)
+
+    def __post_init__(self) -> None:
+        if self.mode == "grill" and self.degrees > 250:
+            raise InputError(f"degrees must be at most 250 with mode=grill, got {self.degrees}")
+
+
+OVEN = Oven(180)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"degrees": 0}, "degrees must be greater than 0, got 0"),
+        ({"degrees": "180"}, "degrees must be a valid integer, got '180'"),
+        ({"degrees": True}, "degrees must be a valid integer, got True"),
+        ({"degrees": 180.0}, "degrees must be a valid integer, got 180.0"),
+        ({"degrees": None}, "degrees must be a valid integer, got None"),
+        ({"share": 1.0}, "share must be less than 1, got 1.0"),
+        ({"share": "0.5"}, "share must be a valid number, got '0.5'"),
+        ({"share": float("nan")}, "share must be less than 1, got nan"),
+        ({"mode": "steam"}, "mode must be 'fan' or 'grill', got 'steam'"),
+        ({"trays": ["top"]}, "trays must be a valid tuple, got ['top']"),
+        ({"trays": (1,)}, "trays must be a valid string, got 1"),
+        ({"is_on": 1}, "is_on must be a valid boolean, got 1"),
+        ({"minutes": -1}, "minutes must be greater than or equal to 0, got -1"),
+        ({"mode": "grill", "degrees": 251}, "degrees must be at most 250 with mode=grill, got 251"),
+        ({"light": 1}, "light: no such setting; there are degrees, share, mode, trays, is_on, minutes"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_an_error_in_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        replace(OVEN, **change)
+    assert str(caught.value) == message
+
+
+def test_a_setting_without_a_default_is_required() -> None:
+    with pytest.raises(InputError, match=r"^degrees is missing$"):
+        Oven()  # type: ignore[call-arg]
+
+
+def test_a_setting_given_by_position_is_named_in_the_error() -> None:
+    with pytest.raises(InputError, match=r"^share must be less than 1, got 2$"):
+        Oven(180, 2)
+
+
+def test_allowed_values_are_kept_as_they_are() -> None:
+    oven = Oven(200, share=0.25, mode="grill", trays=("top",), is_on=True, minutes=7)
+    assert (oven.degrees, oven.share, oven.mode, oven.trays, oven.minutes) == (200, 0.25, "grill", ("top",), 7)
+    assert oven.is_on is True
+
+
+def test_checked_settings_stay_a_frozen_dataclass() -> None:
+    with pytest.raises(FrozenInstanceError):
+        OVEN.degrees = 1  # type: ignore[misc]
+    assert pickle.loads(pickle.dumps(OVEN)) == OVEN == Oven(180)
+    assert hash(OVEN) == hash(Oven(180))
+    assert repr(OVEN).startswith("Oven(degrees=180, share=0.5, ")
+    assert Oven.__doc__ == "Settings of a test."
+    assert [field.name for field in fields(Oven) if field.metadata.get("operational")] == ["minutes"]
