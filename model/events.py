@@ -9,7 +9,7 @@ This module knows no torch, so that a supervisor can import it cheaply.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, TypeVar, get_args
 
@@ -232,6 +232,8 @@ TrainEvent: TypeAlias = (
     Started | Resumed | StepDone | Validated | CheckpointSaved | Warned | Stopped | Failed | TrainSummary
 )
 EvalEvent: TypeAlias = TaskProgress | Warned | Failed | EvalResult
+Emit: TypeAlias = Callable[[TrainEvent | EvalEvent], None]
+"""Reports an event to the process that supervises this one."""
 
 
 def to_json(value: object) -> Any:

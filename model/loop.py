@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from model import failure
 from model.checkpoint import State
+from model.events import Warned
 from model.failure import FailedStepError, Kind
 from model.recorder import Recorder
 from model.setup import Setup
@@ -98,7 +99,7 @@ class Loop:
         if not is_left_out:
             raise FailedStepError(kind, f"{message}; the checkpoint before is untouched: {failure.ADVICE[kind]}")
         count = f"{len(state.left_out) + 1} of {config.max_steps_left_out}"
-        self.recorder.emit("warning", message=f"{message}; the batch is left out, {count}")
+        self.recorder.emit(Warned(f"{message}; the batch is left out, {count}"))
         self.trainer.leave_out()
 
     def _report(self, kind: Kind, what: str, is_left_out: bool) -> str:

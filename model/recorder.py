@@ -7,13 +7,13 @@ one reports.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
 
 from data.errors import InputError
 from model import checkpoint, runs
 from model.checkpoint import State
+from model.events import CheckpointSaved, Emit, Started, StepDone, TrainSummary, Validated, Warned, to_json
 from model.flops import Peak, flop_per_token, peak_of
-from model.observer import Emit, Silent, observe
+from model.observer import Silent, observe
 from model.optim import learning_rate
 from model.setup import Setup
 from model.telemetry import Meter, peak_memory_bytes
@@ -63,35 +63,35 @@ class Recorder:
         corpus = self.setup.corpus
         world = self.setup.world
         self.emit(
-            "start",
-            run=self.setup.spec.run,
-            step=step,
-            steps=self.setup.preset.train.steps,
-            parameters=self.parameters,
-            train_tokens=len(corpus.train),
-            val_tokens=len(corpus.val),
-            unigram_entropy=corpus.unigram_entropy,
-            precision=self.setup.preset.train.precision,
-            device=str(world.device),
-            processes=world.size,
-            peak_flop_per_s=self.meter.peak.flop_per_s,
-            peak=self.meter.peak.source,
+            Started(
+                run=self.setup.spec.run,
+                step=step,
+                steps=self.setup.preset.train.steps,
+                parameters=self.parameters,
+                train_tokens=len(corpus.train),
+                val_tokens=len(corpus.val),
+                unigram_entropy=corpus.unigram_entropy,
+                precision=self.setup.preset.train.precision,
+                device=str(world.device),
+                processes=world.size,
+                peak_flop_per_s=self.meter.peak.flop_per_s,
+                peak=self.meter.peak.source,
+            )
         )
 
     def step(self, state: State, loss: float, grad_norm: float, eta_s: float) -> None:
         """Report a step; rates and shares of time are means since the last report."""
         config = self.setup.preset.train
-        fields = {"loss": loss, "grad_norm": grad_norm, "lr": learning_rate(state.step - 1, config)}
-        fields |= self.meter.read()
-        fields["memory_mb"] = self._memory_mb()
+        metrics = {"loss": loss, "grad_norm": grad_norm, "lr": learning_rate(state.step - 1, config)}
+        metrics |= {**self.meter.read(), "memory_mb": self._memory_mb()}
         shares = {phase: round(share, 4) for phase, share in self.trainer.timer.shares().items()}
-        self.emit("step", step=state.step, steps=config.steps, eta_s=round(eta_s, 1), **fields, time_shares=shares)
+        self.emit(StepDone(state.step, config.steps, round(eta_s, 1), **metrics, time_shares=shares))
         by_phase = {f"time_share/{phase}": share for phase, share in shares.items()}
-        self.observer.metrics({**fields, **by_phase, "steps_left_out": len(state.left_out)}, state.step)
+        self.observer.metrics({**metrics, **by_phase, "steps_left_out": len(state.left_out)}, state.step)
 
     def validation(self, step: int, val_loss: float, tokens: int, *, is_saved: bool) -> None:
         """Report a validation; ``is_saved``: a checkpoint follows, whose metrics MLflow shows as the run's too."""
-        self.emit("val", step=step, val_loss=val_loss, tokens=tokens)
+        self.emit(Validated(step, val_loss, tokens))
         if not is_saved:
             self.observer.metrics({"val_loss": val_loss}, step)
 
@@ -115,7 +115,7 @@ class Recorder:
             self.damaged.discard(state.step)
             self._prune(state)
             self.checkpoint(state)
-            self.emit("checkpoint", step=state.step, val_loss=state.val_loss, seconds=round(state.seconds, 1))
+            self.emit(CheckpointSaved(state.step, state.val_loss, round(state.seconds, 1)))
         setup.world.wait()
         return state
 
@@ -134,7 +134,7 @@ class Recorder:
         """Record a checkpoint in MLflow, with its weights if it is permanent."""
         self.observer.checkpoint(state, with_weights=self.setup.preset.train.is_permanent(state.step))
 
-    def finish(self, state: State, val_loss: float) -> dict[str, Any]:
+    def finish(self, state: State, val_loss: float) -> TrainSummary:
         """Publish the summary of a finished run and send its last and its best checkpoint to MLflow."""
         setup = self.setup
         self.observer.checkpoint(state, with_weights=True)
@@ -143,40 +143,36 @@ class Recorder:
                 best = checkpoint.check(setup.lake, setup.spec.run, state.best_step)
                 self.observer.checkpoint(best, with_weights=True)
             except InputError as error:
-                self.emit("warning", message=f"{error}; the best checkpoint is not in MLflow")
+                self.emit(Warned(f"{error}; the best checkpoint is not in MLflow"))
         tokens_per_s = state.tokens_seen / state.step_seconds
-        summary = {
-            "run": setup.spec.run,
-            "steps": state.step,
-            "first_loss": state.first_loss,
-            "train_loss": state.train_loss,
-            "val_loss": val_loss,
-            "best_step": state.best_step,
-            "best_val_loss": state.best_val_loss,
-            "unigram_entropy": setup.corpus.unigram_entropy,
-            "tokens_per_s": tokens_per_s,
-            "mfu": self.meter.mfu(tokens_per_s),
-            "peak": self.meter.peak.source,
-            "memory_mb": self._memory_mb(),
-            "seconds": state.seconds,
-            "tokens_seen": state.tokens_seen,
-            "epochs": state.tokens_seen / len(setup.corpus.train),
-            "train_share_seen": self.trainer.sampler.share_seen(state.samples_seen),
-            "steps_left_out": state.left_out,
-            "parameters": self.parameters,
-            "checkpoint": setup.lake.path("checkpoints", setup.spec.run, checkpoint.step_name(state.step)),
-            "mlflow_run_id": self.observer.run_id,
-            "skipped": False,
-            "warnings": list(self.observer.warnings),
-        }
+        summary = TrainSummary(
+            run=setup.spec.run,
+            steps=state.step,
+            first_loss=state.first_loss,
+            train_loss=state.train_loss,
+            val_loss=val_loss,
+            best_step=state.best_step,
+            best_val_loss=state.best_val_loss,
+            unigram_entropy=setup.corpus.unigram_entropy,
+            tokens_per_s=tokens_per_s,
+            mfu=self.meter.mfu(tokens_per_s),
+            peak=self.meter.peak.source,
+            memory_mb=self._memory_mb(),
+            seconds=state.seconds,
+            tokens_seen=state.tokens_seen,
+            epochs=state.tokens_seen / len(setup.corpus.train),
+            train_share_seen=self.trainer.sampler.share_seen(state.samples_seen),
+            steps_left_out=tuple(state.left_out),
+            parameters=self.parameters,
+            checkpoint=setup.lake.path("checkpoints", setup.spec.run, checkpoint.step_name(state.step)),
+            mlflow_run_id=self.observer.run_id,
+            skipped=False,
+            warnings=self.observer.warnings,
+        )
         self.observer.end("FINISHED")  # before the summary, which lists what MLflow did not take
         if setup.world.is_first:
-            setup.lake.publish_json(summary, "checkpoints", setup.spec.run, runs.SUMMARY)
+            setup.lake.publish_json(to_json(summary), "checkpoints", setup.spec.run, runs.SUMMARY)
         return summary
-
-    def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Set the status of the MLflow run."""
-        self.observer.end(status)
 
     def _memory_mb(self) -> float:
         return round(peak_memory_bytes(self.setup.world.device) / 1e6, 1)

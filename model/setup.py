@@ -14,9 +14,9 @@ from data.lake.store import Lake
 from model import checkpoint, runs, world
 from model.checkpoint import State
 from model.config import Preset, TrainSpec
+from model.events import Emit, Resumed, Warned
 from model.initial import load_initial
 from model.loader import Corpus, open_corpus
-from model.observer import Emit
 from model.trainer import Trainer
 from model.weights import Weights
 from model.world import World
@@ -60,7 +60,7 @@ class Setup:
         run = self.spec.run
         state, complaints = checkpoint.newest_intact(self.lake, run) if self.world.is_first else (None, [])
         for complaint in complaints:
-            emit("warning", message=f"{complaint}; an older one, or the start, is used")
+            emit(Warned(f"{complaint}; training goes on from an older one, or from the start"))
         step = int(self.world.sum(state.step if state else 0)[0])
         damaged = {other for other in checkpoint.steps(self.lake, run) if other > step}
         if state is None and step:
@@ -95,20 +95,20 @@ class Setup:
         wanted = {**self.preset.model.to_json(), **config.content(), "corpus": self.corpus.digest}
         if found != wanted:
             raise InputError(
-                f"checkpoint {self.spec.run}/{checkpoint.step_name(newest.step)} is of another run "
-                f"({settings_diff(found, wanted)}); choose another --run, or go on with that"
+                f"checkpoint {self.spec.run}/{checkpoint.step_name(newest.step)} belongs to another run "
+                f"({settings_diff(found, wanted)}); choose another --run, or use its settings"
             )
         if newest.step > config.steps:
             raise InputError(
-                f"--steps {config.steps}: run {self.spec.run} has done {newest.step} already; ask for "
-                "as many or more, or choose another --run"
+                f"--steps {config.steps}: run {self.spec.run} has already done {newest.step}; give at least as many, "
+                "or choose another --run"
             )
 
     def resume(self, newest: State, trainer: Trainer, emit: Emit) -> State:
         """Restore a checkpoint into the trainer; returns the state to go on from."""
         checkpoint.restore(self.lake, newest, trainer.weights, trainer.optimizers)
         trainer.step = newest.step
-        emit("resumed", step=newest.step, samples_seen=newest.samples_seen)
+        emit(Resumed(newest.step, newest.samples_seen))
         return dataclasses.replace(newest, train=self.preset.train.to_json(), manifests=self.manifests, sha256={})
 
 
@@ -132,7 +132,7 @@ def _resolve(spec: TrainSpec, lake: Lake, peers: World) -> Preset:
         steps = int(begun["train"]["steps"])
     precision = preset.train.precision
     if begun and precision == "auto":
-        precision = str(begun["train"]["precision"])
+        precision = begun["train"]["precision"]
     precision = world.precision_for(precision, peers.device, preset.train.parallel)
     return Preset(preset.model, dataclasses.replace(preset.train, steps=steps, precision=precision))
 
@@ -141,8 +141,8 @@ def _require_vocabulary(spec: TrainSpec, corpus: Corpus, preset: Preset) -> None
     model = preset.model
     if model.tokenizer != corpus.tokenizer or corpus.max_token >= model.vocab_size:
         raise InputError(
-            f"--corpus {','.join(spec.corpus)} is of tokenizer {corpus.tokenizer} with ids up to "
-            f"{corpus.max_token}, the model is for {model.tokenizer} of {model.vocab_size}; "
+            f"--corpus {','.join(spec.corpus)} has tokenizer {corpus.tokenizer} and ids up to {corpus.max_token}, "
+            f"the model has {model.tokenizer} and a vocabulary of {model.vocab_size}; "
             "set tokenizer and vocab_size to the corpus's"
         )
     if model.tokenizer == TOKENIZER_ID and model.vocab_size != VOCAB_SIZE:

@@ -1,22 +1,26 @@
-"""``python -m model.train --spec FILE.json``: train a GPT-2 on a corpus of the lake; alone or under torchrun.
+"""``python -m model.train --spec FILE.json``: train a GPT-2 on a corpus of the lake, alone or under torchrun.
 
-One step: the next ``batch_size`` samples, in micro-batches, dealt to the processes; the mean of the gradients;
-clipping; AdamW at the step's learning rate (model/trainer.py). Everything random is a function of the seed and the
-number of samples seen, so a run that was killed and resumed ends in the same bits as one that was not (same machine,
-same number of threads), neither validation nor logging can change it, and the samples of a step are the same for any
-number of processes (so are the dropout masks, if the micro-batch size is).
+A step takes the next ``batch_size`` samples, splits them into micro-batches, deals these to the processes, averages the
+gradients, clips them and updates the weights at the step's learning rate (model/trainer.py). Everything random is a
+function of the seed and the number of samples seen. So:
 
-Standard output holds one JSON object a line for the supervising process: ``start``, ``resumed``, ``step``, ``val``,
-``checkpoint``, ``warning``, and at the end one of ``done`` (with the summary), ``stopped`` (SIGTERM or SIGINT: saved,
-to be resumed) and ``error``. Exit codes: 0 done or stopped, 1 failed, 2 wrong input.
+- A run that was killed and resumed ends in the same bits as one that was not, on the same machine with the same number
+  of threads.
+- Validation and logging cannot change the result.
+- A step sees the same samples for any number of processes, and the same dropout masks if the micro-batch size stays.
 
-Cost: see model/gpt2.py; a checkpoint is 12 bytes a parameter.
+Standard output holds one JSON object per line for the supervising process (model/events.py). The last one is the
+summary, ``stopped`` after SIGTERM or SIGINT (the run is saved and can be resumed), or ``error``. Exit codes: see
+model/program.py.
+
+Cost: see model/gpt2.py. A checkpoint takes 12 bytes per parameter.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -24,19 +28,15 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import orjson
-
-from data.errors import InputError, told
 from data.lake.store import Lake
 from data.process import die_with_parent
-from model import failure, runs, world
+from model import program, runs, world
 from model.config import TrainSpec
-from model.failure import FailedStepError
+from model.events import Emit, EvalEvent, Stopped, TrainEvent, TrainSummary, to_line
 from model.launch import ENDED
 from model.loop import Loop
-from model.observer import UNSENT, Emit
+from model.observer import UNSENT
 from model.recorder import Recorder
 from model.setup import Setup
 from model.trainer import Trainer
@@ -48,21 +48,21 @@ def train(
     emit: Emit,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
-) -> dict[str, Any]:
-    """Begin or resume the run of ``spec`` and bring it to its end; returns its summary.
+) -> TrainSummary | Stopped:
+    """Start or resume the run of ``spec`` and train it to its end, or until ``should_stop``, called after each step.
 
-    The summary has ``skipped`` true if the run was finished before, and ``stopped`` true if ``should_stop`` (asked
-    after each step) ended it early. Raises InputError for bad input, before any work is lost, and FailedStepError; the
-    process must then end, for the others may be waiting for it in a collective, and only its end ends them.
+    The summary has ``skipped`` set if the run was finished before. Raises InputError for bad input, before any
+    training, and FailedStepError. After an error the process must end: others may wait for it in a collective, and only
+    its end ends them.
     """
     peers = world.join(spec.device)
     lake = Lake(spec.lake)
     with runs.locked(lake, spec.run, emit) if peers.is_first else contextlib.nullcontext():
         if peers.is_first:
-            lake.sweep()  # checkpoints that were being written when their processes were killed
-        summary = _train(spec, lake, peers, emit if peers.is_first else _quiet, should_stop, clock)
+            lake.sweep()  # removes checkpoints that were half written when their processes were killed
+        result = _train(spec, lake, peers, emit if peers.is_first else _quiet, should_stop, clock)
     peers.close()  # not after an error: with NCCL it would wait for the others
-    return summary
+    return result
 
 
 def _train(
@@ -72,7 +72,7 @@ def _train(
     emit: Emit,
     should_stop: Callable[[], bool],
     clock: Callable[[], float],
-) -> dict[str, Any]:
+) -> TrainSummary | Stopped:
     """One process's share in a run."""
     setup = Setup.of(spec, lake, peers)
     trainer = Trainer(setup.preset.model, setup.preset.train, setup.corpus, peers)
@@ -84,9 +84,9 @@ def _train(
         if lake.exists("checkpoints", spec.run, UNSENT):  # MLflow was away at the end
             late = Recorder(setup, trainer, record, state, damaged, emit)
             late.observer.checkpoint(state, with_weights=True)
-            late.end("FINISHED")
-        summary = {**summary, "skipped": True}
-        emit("done", **summary)
+            late.observer.end("FINISHED")
+        summary = dataclasses.replace(summary, skipped=True)
+        emit(summary)
         return summary
     recorder = Recorder(setup, trainer, record, state, damaged, emit)
     if state.step:  # the process may have been killed between saving the checkpoint and recording it in MLflow
@@ -94,22 +94,23 @@ def _train(
     loop = Loop(setup, trainer, recorder, state, clock)
     try:
         if loop.run(should_stop):
-            recorder.end("KILLED")
-            emit("stopped", run=spec.run, step=loop.state.step)
-            return {"run": spec.run, "steps": loop.state.step, "stopped": True, "skipped": False}
+            recorder.observer.end("KILLED")
+            stopped = Stopped(spec.run, loop.state.step)
+            emit(stopped)
+            return stopped
         val_loss = loop.state.val_loss
-        if val_loss is None:  # saved on the way out, without a validation
+        if val_loss is None:  # the last checkpoint was saved by a run that was stopped, without a validation
             val_loss, _ = loop.validate()
         summary = recorder.finish(loop.state, val_loss)
     except Exception:
-        recorder.end("FAILED")
+        recorder.observer.end("FAILED")
         raise
-    emit("done", **summary)
+    emit(summary)
     return summary
 
 
-def _quiet(event: str, **fields: Any) -> None:
-    """What the processes beside the first one report."""
+def _quiet(event: TrainEvent | EvalEvent) -> None:
+    """Only the first process reports."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -121,30 +122,24 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):  # Ctrl-C reaches every process of the terminal
         signal.signal(number, lambda received, _frame: stop.append(received))
 
-    def emit(event: str, **fields: Any) -> None:
+    def emit(event: TrainEvent | EvalEvent) -> None:
         try:
             # In one write, newline included: under torchrun several processes may report errors to one pipe.
-            sys.stdout.write(orjson.dumps({"event": event, **fields}).decode() + "\n")
+            sys.stdout.write(to_line(event).decode())
             sys.stdout.flush()
-        except BrokenPipeError:  # whoever watched is gone: save and end
+        except BrokenPipeError:  # the supervisor is gone: save and end
             stop.append(signal.SIGPIPE)
             sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
 
     try:
-        spec = TrainSpec.from_json(orjson.loads(path.read_bytes()), str(path))
+        spec = TrainSpec.from_json(program.read_spec(path), str(path))
         if spec.device.startswith("cpu") or (spec.device == "auto" and world.best_device() == "cpu"):
             world.keep_freed_memory()
         train(spec, emit, lambda: bool(stop))
         if ENDED in os.environ and os.environ.get("RANK") == "0":
             Path(os.environ[ENDED]).touch()
     except Exception as error:
-        if not isinstance(error, (InputError, OSError)) and failure.kind_of(error) is None:
-            raise  # a defect; OSError: the disk is full, the lake is gone; memory runs out in a validation, too
-        is_ours = isinstance(error, (InputError, OSError, FailedStepError))
-        message = told(error) if isinstance(error, OSError) else str(error) if is_ours else failure.one_line(error)
-        emit("error", message=message, kind=type(error).__name__)
-        print(message, file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        return program.report_error(error, emit)
     return 0
 
 
@@ -152,9 +147,9 @@ if __name__ == "__main__":
     code = 1
     try:
         code = main()
-    except Exception:  # a defect; the interpreter's own way out would close the group, and wait
+    except Exception:  # a defect: the interpreter's own way out would close the process group, and wait
         traceback.print_exc()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)  # all is saved; threads of torch's and Arrow's libraries may abort a process that unloads them
+    os._exit(code)  # all is saved; unloading torch's and Arrow's libraries while their threads run may abort

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from data.errors import InputError
+from model.config import Precision
 
 PATIENCE = timedelta(hours=2)  # with the first process, while it copies the corpus, or sends a checkpoint away
 
@@ -100,7 +101,7 @@ def join(device: str) -> World:
     return World(rank, size, chosen, local_rank)
 
 
-def precision_for(wanted: str, device: torch.device, parallel: str = "ddp") -> str:
+def precision_for(wanted: Precision, device: torch.device, parallel: str = "ddp") -> Precision:
     """What ``auto`` is here: bfloat16 products where the device has instructions for them.
 
     On a CPU the whole model is bfloat16 with fp32 masters, as converting weights in every pass costs more than what the

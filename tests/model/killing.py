@@ -20,6 +20,7 @@ import torch._dynamo  # the first step of an optimizer imports it: once for all 
 
 from model import checkpoint
 from model.config import TrainSpec
+from model.events import EvalEvent, TrainEvent, to_line
 from model.flops import measured_peak
 from model.train import train
 from model.trainer import Trainer
@@ -28,12 +29,12 @@ FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil
 PLACES = ("step", "save", "step", "save", "save", "save")
 
 
-def emit(event: str, **fields: Any) -> None:
-    print(json.dumps({"event": event, **fields}), flush=True)
+def emit(event: TrainEvent | EvalEvent) -> None:
+    print(to_line(event).decode(), end="", flush=True)
 
 
 def die(at: str) -> NoReturn:
-    emit("killed", at=at)
+    print(json.dumps({"event": "killed", "at": at}), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
 

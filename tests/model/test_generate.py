@@ -12,7 +12,7 @@ from data.errors import InputError
 from model.config import ModelConfig
 from model.generate import Sampling, draw, generate, probabilities
 from model.gpt2 import GPT2
-from tests.model.test_gpt2 import pair
+from tests.model.reference import pair
 
 
 @pytest.fixture(scope="module")

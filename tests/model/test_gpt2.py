@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from data.errors import InputError
 from model import loss as head
 from model.config import ALIASES, ModelConfig, resolve
 from model.gpt2 import GPT2, Cache, count_parameters
 from model.hf import to_hf
+from tests.model.reference import pair
 
 SIZES = {"117M": 124_439_808, "345M": 354_823_168, "762M": 774_030_080, "1542M": 1_557_611_200}
 
@@ -34,24 +34,6 @@ def test_settings_of_the_paper() -> None:
         model = resolve(alias, {}).model
         assert (model.context, model.vocab_size, model.width // model.heads) == (1_024, 50_257, 64)
         assert (model.dropout, model.position_std) == (0.0, 0.01)
-
-
-def pair(config: ModelConfig, dtype: torch.dtype) -> tuple[GPT2, GPT2LMHeadModel]:
-    """Our model and transformers', with the same random weights, all of them away from their initial constants."""
-    torch.manual_seed(0)
-    ours = GPT2(config).to(dtype)
-    with torch.no_grad():
-        for weight in ours.parameters():
-            weight.add_(torch.randn_like(weight) * 0.02)
-    shape = {"n_embd": config.width, "n_layer": config.layers, "n_head": config.heads, "n_positions": config.context}
-    dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    with torch.device("meta"):
-        reference = GPT2LMHeadModel(GPT2Config(vocab_size=config.vocab_size, **shape, **dropouts))
-    weights = {name: weight.clone() for name, weight in to_hf(ours.state_dict(), config).items()}
-    missing, unexpected = reference.load_state_dict(weights, strict=False, assign=True)
-    assert (missing, unexpected) == (["lm_head.weight"], [])
-    reference.tie_weights()
-    return ours, reference
 
 
 @pytest.mark.parametrize("preset", SIZES)

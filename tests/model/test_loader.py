@@ -179,7 +179,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, caplog: pytest.LogCapture
     cached.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert (open_corpus(lake, ("2026-10",), tmp_path / "cache").train == before).all()
-    assert "train.bin does not match its sha256; it is made again" in caplog.text
+    assert "train.bin does not match its sha256; copying it again" in caplog.text
 
 
 def _open(arguments: tuple[str, str]) -> int:
@@ -204,7 +204,7 @@ def test_bad_corpora(tmp_path: Path) -> None:
     publish_tokens(lake, "other", [documents(5, 1)], [documents(5, 1)], tokenizer="gpt2")
     for snapshots, message in (
         (("no-val",), "no validation documents"),
-        (("one-val",), "the validation documents are one token, which predicts nothing"),
+        (("one-val",), "the validation documents have one token, too few"),
         (("no-train",), "no training documents"),
         (("2026-10", "other"), r"mixes tokenizers \(2026-10: sixty-four, other: gpt2\)"),
         (
@@ -215,5 +215,5 @@ def test_bad_corpora(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             open_corpus(lake, snapshots, cache)
     assert Sampler("digest", 0, 9, 8).windows == 2
-    with pytest.raises(InputError, match="8 training tokens, too few for one sample of context=8 and its target"):
+    with pytest.raises(InputError, match="8 training tokens, too few for one sample of context=8; add snapshots"):
         Sampler("digest", 0, 8, 8)

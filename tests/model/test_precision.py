@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,28 +18,27 @@ from model import checkpoint, world
 from model.attention import attend
 from model.config import TrainConfig
 from model.gpt2 import GPT2
-from model.loader import Sampler, open_corpus
+from model.loader import Sampler
 from model.loss import head_loss
 from model.optim import learning_rate, make_optimizers, state_tensors
 from model.train import train
-from model.trainer import Trainer
 from tests.model.lakes import make_lake, make_spec
-from tests.model.test_train import Events, after_steps, assert_bit_equal, files_of
+from tests.model.running import (
+    HAS_BF16,
+    Events,
+    after_steps,
+    assert_bit_equal,
+    files_of,
+    needs_bf16,
+    trainer_of,
+)
 
 CPU = torch.device("cpu")
-HAS_BF16 = world.precision_for("auto", CPU) == "bfloat16"
-needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no instructions for bfloat16")
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return make_lake(tmp_path_factory.mktemp("precision") / "lake")
-
-
-def trainer_of(lake: Lake, **settings: Any) -> Trainer:
-    spec = make_spec(lake, **settings)
-    preset = spec.resolve()
-    return Trainer(preset.model, preset.train, open_corpus(lake, spec.corpus, Path(spec.cache_dir)), world.join("cpu"))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-5)])
@@ -259,14 +257,14 @@ def test_growing_batches_take_the_samples_in_order(lake: Lake, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, got sgd"),
-        ({"schedule": "linear"}, "schedule must be one of cosine, wsd, got linear"),
-        ({"parallel": "pipeline"}, "parallel must be one of ddp, fsdp, got pipeline"),
-        ({"decay_share": "0"}, "decay_share must be in (0, 1], got 0.0"),
+        ({"optimizer": "sgd"}, "optimizer must be 'adamw' or 'muon', got 'sgd'"),
+        ({"schedule": "linear"}, "schedule must be 'cosine' or 'wsd', got 'linear'"),
+        ({"parallel": "pipeline"}, "parallel must be 'ddp' or 'fsdp', got 'pipeline'"),
+        ({"decay_share": "0"}, "decay_share must be greater than 0, got 0.0"),
         ({"batch_warmup_steps": "4", "batch_size": "12"}, "batch_size must be divisible by 8 to warm up, got 12"),
-        ({"learning_rate": "inf"}, "learning_rate must be finite, got inf"),
-        ({"position_std": "inf"}, "position_std must be not negative and finite, got inf"),
-        ({"learning_rate": "nan"}, "learning_rate must be positive, got nan"),
+        ({"learning_rate": "inf"}, "learning_rate must be a finite number, got inf"),
+        ({"position_std": "inf"}, "position_std must be a finite number, got inf"),
+        ({"learning_rate": "nan"}, "learning_rate must be a finite number, got nan"),
         ({"recompute": "yes"}, "--set recompute=yes: expects true or false"),
     ],
 )

@@ -16,7 +16,7 @@ from model.loader import open_corpus
 from model.scoring import rolling, score
 from model.train import train
 from tests.model.lakes import publish_tokens
-from tests.model.test_train import Events
+from tests.model.running import Events
 
 TEXT = Path(__file__).parents[2].parent / "shared" / "data" / "reference" / "tinyshakespeare.txt"
 SPLIT = 1_003_854, 111_540  # characters to train on and to validate with
@@ -62,7 +62,7 @@ def test_tiny_shakespeare(tmp_path: Path, optimizer: str, bound: float) -> None:
         events = Events()
         summary = train(spec, events)
         assert events.of("val")[-1]["tokens"] == len(rest)
-        losses.append(summary["val_loss"])
+        losses.append(summary.val_loss)
         model, state = load_model(lake, run, tokenizer=tokenizer)
         scores = score(model, windows)
         assert (state.step, sum(len(one.log_probs) for one in scores)) == (2_000, len(rest))

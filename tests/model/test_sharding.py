@@ -17,8 +17,7 @@ from model.checkpoint import step_name
 from model.sharding import load_shards, read_whole, save_shards, shapes
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
-from tests.model.test_precision import needs_bf16
-from tests.model.test_train import Events, files_of, run_process
+from tests.model.running import Events, files_of, needs_bf16, run_process
 
 
 @pytest.fixture(scope="module")

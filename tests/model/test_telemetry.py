@@ -20,7 +20,7 @@ from model.memory import estimate
 from model.telemetry import MAX_EVENTS, PHASES, Meter, Timer, peak_memory_bytes
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
-from tests.model.test_train import Events, after_steps, run_process
+from tests.model.running import Events, after_steps, run_process
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_run_reports_them(lake: Lake) -> None:
     settings: dict[str, Any] = {"steps": 8, "log_every": 2}
     train(make_spec(lake, **settings), events, after_steps(5))
     summary = train(make_spec(lake, **settings), events)
-    parameters = summary["parameters"]
+    parameters = summary.parameters
     flop = 6 * parameters + 12 * 2 * 16 * 16
     assert [event["step"] for event in events.of("step")] == [1, 2, 4, 6, 8]
     peak = events.of("start")[0]["peak_flop_per_s"]
@@ -82,8 +82,8 @@ def test_a_run_reports_them(lake: Lake) -> None:
         assert min(shares["data"], shares["forward"], shares["backward"], shares["optimizer"]) > 0
     after_a_checkpoint = events.of("step")[2]["time_shares"]
     assert after_a_checkpoint["checkpoint"] > after_a_checkpoint["data"]
-    assert "measured: " in summary["peak"]
-    assert summary["mfu"] == pytest.approx(summary["tokens_per_s"] * flop / peak)
+    assert "measured: " in summary.peak
+    assert summary.mfu == pytest.approx(summary.tokens_per_s * flop / peak)
 
 
 def test_two_processes_wait_for_their_gradients(lake: Lake) -> None:

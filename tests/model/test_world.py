@@ -21,7 +21,7 @@ from model.loader import open_corpus
 from model.train import train
 from model.world import World
 from tests.model.lakes import make_lake, make_spec
-from tests.model.test_train import Events, files_of
+from tests.model.running import Events, files_of
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_every_machine_verifies_its_copy_of_the_corpus(lake: Lake, tmp_path: Pat
     machines = [on_machine(number, port, spec, tmp_path) for number in range(2)]
     outcomes = [machine.communicate(timeout=120) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outcomes
-    assert "train.bin does not match its sha256; it is made again" in outcomes[1][1]
+    assert "train.bin does not match its sha256; copying it again" in outcomes[1][1]
     assert damaged.read_bytes() == whole
     train(make_spec(lake, "one", steps=2), Events())
     one = files_of(lake, "one", 2)
