@@ -183,5 +183,5 @@ def test_too_many_positions() -> None:
     model = GPT2(ModelConfig(layers=1, heads=1, width=8, context=4, vocab_size=50))
     cache = Cache()
     model(torch.zeros(1, 3, dtype=torch.long), cache)
-    with pytest.raises(InputError, match="5 positions, but the model's context is 4"):
+    with pytest.raises(InputError, match="5 positions do not fit into the model's context of 4"):
         model(torch.zeros(1, 2, dtype=torch.long), cache)
