@@ -1,10 +1,10 @@
-"""Causal attention: torch's, but for bfloat16 on a CPU one of our own that takes less than half of the time.
+"""Causal attention: torch's, except for bfloat16 on a CPU, where ours takes less than half the time.
 
-There torch's flash attention works on tiles too small for the CPU's matrix instructions (4 x 256 positions of GPT-2
-124M: 64 GFLOP/s of a core's 460). Here rows are taken in blocks, all heads at a time; a block sees only the positions
-up to its own end, so above the diagonal only half a block a row is computed for nothing. Scores and softmax are fp32,
-and what is multiplied with the values is rounded to bfloat16, as in flash attention (Dao et al., 2022). The softmax is
-kept for the backward pass, about B x N x T^2 bytes a layer. Measured in docs/benchmarks.md.
+On a CPU the tiles of torch's flash attention are too small for the matrix instructions: 64 of a core's 460 GFLOP/s for
+4 x 256 positions of GPT-2 124M. Here rows are computed in blocks, all heads at a time. A block sees only the positions
+up to its own end, so the wasted work above the diagonal is half a block per row. Scores and softmax are fp32; the
+softmax is rounded to bfloat16 before it is multiplied with the values, as in flash attention (Dao et al., 2022). It is
+kept for the backward pass, about B x N x T^2 bytes per layer. Measured in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 128  # rows; of 64, 128 and 256 the fastest at 1,024 positions and within 4 % of it at 256
+BLOCK = 128  # rows; of 64, 128 and 256 the fastest at 1,024 positions, and within 4 % of the fastest at 256
 
 
 def attend(q_BNTH: Tensor, k_BNTH: Tensor, v_BNTH: Tensor, dropout: float) -> Tensor:
-    """``softmax(q @ k.T / sqrt(H)) @ v``, each position seeing itself and those before it, ``[B, N, T, H]``."""
+    """``softmax(q @ k.T / sqrt(H)) @ v``, ``[B, N, T, H]``; a position sees itself and the ones before it."""
     if q_BNTH.device.type == "cpu" and q_BNTH.dtype == torch.bfloat16 and dropout == 0.0:
         y_BNTH: Tensor = _InBlocks.apply(q_BNTH, k_BNTH, v_BNTH)
         return y_BNTH
@@ -27,15 +27,17 @@ def attend(q_BNTH: Tensor, k_BNTH: Tensor, v_BNTH: Tensor, dropout: float) -> Te
 
 
 class _InBlocks(torch.autograd.Function):
-    """M = B x N heads, R rows of a block, S positions that they see."""
+    """M = B x N heads, R rows of a block, S positions that the block sees."""
 
     @staticmethod
     def forward(ctx: Any, q_BNTH: Tensor, k_BNTH: Tensor, v_BNTH: Tensor) -> Tensor:
         T, H = q_BNTH.shape[2:]
         q_MTH, k_MTH, v_MTH = (x.reshape(-1, T, H) for x in (q_BNTH, k_BNTH, v_BNTH))
-        y_MTH, kept = torch.empty_like(q_MTH), []
+        y_MTH = torch.empty_like(q_MTH)
+        kept = []
         with torch.autocast("cpu", enabled=False):
-            scaled_MTH, k_MHT = q_MTH.float() * H**-0.5, k_MTH.float().transpose(1, 2)
+            scaled_MTH = q_MTH.float() * H**-0.5
+            k_MHT = k_MTH.float().transpose(1, 2)
             above_RR = torch.full((BLOCK, BLOCK), float("-inf")).triu(1)
             for first in range(0, T, BLOCK):
                 end = min(first + BLOCK, T)
@@ -56,10 +58,13 @@ class _InBlocks(torch.autograd.Function):
         T, H = q_MTH.shape[1:]
         g_MTH = g_BNTH.reshape(-1, T, H)
         mean_MT1 = (g_MTH.float() * y_MTH.float()).sum(dim=2, keepdim=True).bfloat16()
-        dq_MTH, dk_MTH, dv_MTH = torch.empty_like(q_MTH), torch.zeros_like(k_MTH), torch.zeros_like(v_MTH)
+        dq_MTH = torch.empty_like(q_MTH)
+        dk_MTH = torch.zeros_like(k_MTH)
+        dv_MTH = torch.zeros_like(v_MTH)
         for first, softmax_MRS in zip(range(0, T, BLOCK), kept, strict=True):
             end = min(first + BLOCK, T)
-            q_MRH, g_MRH = q_MTH[:, first:end], g_MTH[:, first:end]
+            q_MRH = q_MTH[:, first:end]
+            g_MRH = g_MTH[:, first:end]
             ds_MRS = torch.bmm(g_MRH, v_MTH[:, :end].transpose(1, 2)).sub_(mean_MT1[:, first:end])
             ds_MRS.mul_(softmax_MRS).mul_(H**-0.5)
             dq_MTH[:, first:end] = torch.bmm(ds_MRS, k_MTH[:, :end])

@@ -1,17 +1,17 @@
-"""Checkpoints of a run in the lake: written whole, recognised when damaged, read without unpickling anything.
+"""Checkpoints of a run in the lake: published whole, refused when damaged, read without unpickling.
 
     lake/checkpoints/<run>/run.json              how the run was started (model/runs.py)
                            step-00000100/        model.safetensors      weights, fp32
                                                  optimizer.safetensors  <parameter>/<quantity>
-                                                 shard-*.safetensors    instead of both, of a sharded run (sharding.py)
+                                                 shard-*.safetensors    instead of both, in a sharded run (sharding.py)
                                                  config.json            the model's shape
-                                                 state.json             where training stood; sha256 of all, its own too
+                                                 state.json             where training stood; sha256 of every file
                            failure-00000120.json a step that failed (model/failure.py)
                            unsent.json           what MLflow did not take (model/observer.py)
                            summary.json          written at the end (model/runs.py)
 
-``state.json`` is published last (its name sorts last, and on disk the directory is renamed as a whole), so a checkpoint
-without one, or whose files do not match it, is not intact and the one before is used.
+``state.json`` is published last: its name sorts last, and on disk the directory is renamed as a whole. A checkpoint
+without one, or with files that do not match it, is damaged, and the one before is used.
 """
 
 from __future__ import annotations
@@ -44,21 +44,26 @@ from model.sharding import is_sharded, load_shards, read_whole, save_shards, sha
 from model.weights import Weights
 from model.world import World
 
-FORMAT = 3  # raised when an older run could not go on as it began: 2, another order of samples; 3, state.json is hashed
+FORMAT = 3  # raised when older runs cannot be resumed: 2 changed the order of samples, 3 hashes state.json
 LOSS_WINDOW = 20  # steps; train_loss is their mean
-WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+CONFIG = "config.json"
+STATE = "state.json"
 _STEP = re.compile(r"step-(\d{8,})")
 log = logging.getLogger(__name__)
 
 
 class OtherFormatError(InputError):
-    """A checkpoint of another version of this program: not damaged, so nothing may take its place."""
+    """A checkpoint of another version of this program. It is not damaged, so no older one is used instead."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Where training stood. The generators of random numbers need no state: all of them are keyed by ``seed`` and the
-    number of samples seen (model/train.py)."""
+    """Where training stood.
+
+    Random generators need no state here: each is seeded by ``seed`` and the number of samples seen (model/train.py).
+    """
 
     run: str
     step: int  # updates done
@@ -66,13 +71,13 @@ class State:
     tokens_seen: int
     seed: int
     corpus_digest: str
-    first_loss: float | None  # of the run's first step, nats a token
+    first_loss: float | None  # of the run's first step, nats per token
     recent_losses: list[float]  # of the last SPIKE_WINDOW steps
-    val_loss: float | None  # None: saved on the way out, without a validation
+    val_loss: float | None  # None: saved when the run was stopped, without a validation
     best_step: int | None  # the checkpoint with the lowest val_loss so far, this one included
     best_val_loss: float | None
-    seconds: float  # spent so far, validation and checkpoints included
-    step_seconds: float  # of these, in steps
+    seconds: float  # so far, including validation and checkpoints
+    step_seconds: float  # so far, steps only
     mlflow_run_id: str | None
     model: dict[str, Any]  # ModelConfig
     train: dict[str, Any]  # TrainConfig
@@ -85,7 +90,7 @@ class State:
     def beginning(
         cls, run: str, model: ModelConfig, train: TrainConfig, *, corpus: str, manifests: Mapping[str, str]
     ) -> Self:
-        """Before the first step."""
+        """The state before the first step."""
         return cls(
             run=run,
             step=0,
@@ -108,18 +113,18 @@ class State:
 
     @property
     def train_loss(self) -> float:
-        """Mean of the last steps' losses, nats a token; not a number if every step was left out."""
+        """Mean loss of the last LOSS_WINDOW steps, nats per token; NaN if every step was left out."""
         losses = self.recent_losses[-LOSS_WINDOW:]
         return sum(losses) / len(losses) if losses else math.nan
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
-        """Raises InputError naming ``where``, OtherFormatError if it is a checkpoint of another version."""
+        """Raises InputError naming ``where``, and OtherFormatError for a checkpoint of another version."""
         found = value.get("format") if isinstance(value, dict) else None
         if isinstance(found, int) and found != FORMAT:
             raise OtherFormatError(
                 f"{where}: checkpoint format {found}, this program reads format {FORMAT}; use the version of webtext "
-                "that made it, or another --run"
+                "that wrote it, or another --run"
             )
         try:
             sha256 = dict(value["sha256"])
@@ -128,11 +133,11 @@ class State:
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{where}: damaged checkpoint ({error}); use another one of the run") from error
         if own != json_digest({**value, "sha256": sha256}):
-            raise InputError(f"{where}: damaged checkpoint (its sha256 is another); use another one of the run")
+            raise InputError(f"{where}: damaged checkpoint (its sha256 does not match); use another one of the run")
         return state
 
     def to_bytes(self) -> bytes:
-        """JSON for people, with its own hash among those of the files."""
+        """Indented JSON; ``sha256`` holds the hashes of the other files and of this one."""
         value = dataclasses.asdict(self)
         return orjson.dumps({**value, "sha256": {**self.sha256, STATE: json_digest(value)}}, option=orjson.OPT_INDENT_2)
 
@@ -148,8 +153,10 @@ def steps(lake: Lake, run: str) -> list[int]:
 
 
 def save(lake: Lake, weights: Weights, optimizers: Optimizers, state: State, peers: World) -> State:
-    """Publish a checkpoint; returns its state with the hashes. Called by all processes; the first one writes, or, of a
-    sharded model, each one its shards. Raises InputError if it cannot be written.
+    """Publish a checkpoint; returns its state with the hashes. Called by all processes.
+
+    The first process writes; if the model is sharded, each process writes its shards. Raises InputError if the
+    checkpoint cannot be written.
     """
     tensors = state_tensors(weights.named, optimizers)
     with lake.scratch() if peers.is_first else contextlib.nullcontext() as scratch:
@@ -162,7 +169,7 @@ def save(lake: Lake, weights: Weights, optimizers: Optimizers, state: State, pee
                 blind = round(peers.sum(float(not folder.is_dir()))[0])
                 if blind:
                     raise OSError(
-                        f"{blind} of {peers.size} processes do not see {folder}, where all write their shards"
+                        f"{blind} of {peers.size} processes do not see {folder}, where all must write their shards"
                     )
                 save_shards({**weights.named, **tensors}, folder)
                 peers.wait()
@@ -178,23 +185,23 @@ def save(lake: Lake, weights: Weights, optimizers: Optimizers, state: State, pee
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"checkpoint {state.run}/{step_name(state.step)} cannot be written to {lake.root} ({error}); "
-                "mend that and run the same command again: it goes on from the checkpoint before"
+                "fix that and run the same command again: it goes on from the checkpoint before"
             ) from error
         peers.wait()
     return state
 
 
 def read_state(lake: Lake, run: str, step: int) -> State:
-    """Raises InputError if there is no such checkpoint or its state is damaged."""
+    """The state of a checkpoint. Raises InputError if there is no such checkpoint or its state is damaged."""
     names = ("checkpoints", run, step_name(step), STATE)
     state = State.from_json(lake.read_json(*names), lake.path(*names))
     if state.step != step:
         raise InputError(f"{lake.path(*names)}: damaged checkpoint (it says step {state.step})")
-    return dataclasses.replace(state, run=run)  # the run's directory may be a copy of another one's
+    return dataclasses.replace(state, run=run)  # the directory may be a copy of another run's
 
 
 def check(lake: Lake, run: str, step: int) -> State:
-    """The state of an intact checkpoint. Raises InputError that says what is damaged: every file is hashed."""
+    """Hash every file of a checkpoint and return its state. Raises InputError naming the damaged file."""
     state = read_state(lake, run, step)
     for name, sha256 in state.sha256.items():
         with lake.open("checkpoints", run, step_name(step), name) as file:
@@ -206,9 +213,9 @@ def check(lake: Lake, run: str, step: int) -> State:
 
 
 def newest_intact(lake: Lake, run: str) -> tuple[State | None, list[str]]:
-    """The state of the newest checkpoint that is whole, and what is wrong with the newer ones.
+    """The state of the newest intact checkpoint, and what is wrong with the newer ones.
 
-    Raises OtherFormatError rather than pass one of another version over.
+    Raises OtherFormatError rather than skip a checkpoint of another version.
     """
     complaints: list[str] = []
     for step in reversed(steps(lake, run)):
@@ -222,7 +229,7 @@ def newest_intact(lake: Lake, run: str) -> tuple[State | None, list[str]]:
 
 
 def require_intact(lake: Lake, run: str) -> tuple[State, list[str]]:
-    """As ``newest_intact``, with what is used instead in each complaint. Raises InputError if there is none."""
+    """As ``newest_intact``; each complaint names the checkpoint used instead. Raises InputError if none is intact."""
     newest, complaints = newest_intact(lake, run)
     if newest is None:
         damaged = f" ({'; '.join(complaints)})" if complaints else ""
@@ -233,9 +240,9 @@ def require_intact(lake: Lake, run: str) -> tuple[State, list[str]]:
 
 @torch.no_grad()
 def restore(lake: Lake, state: State, weights: Weights, optimizers: Optimizers) -> None:
-    """Set the weights and the optimizers to a checkpoint's, bit for bit, however many processes wrote it.
+    """Load a checkpoint into the weights and the optimizers, bit for bit. Called by all processes.
 
-    Called by all processes.
+    Any number of processes may have written it.
     """
     with local_files(lake, state.run, state.step, tuple(state.sha256)) as folder:
         found = shapes(folder)
@@ -250,7 +257,7 @@ def restore(lake: Lake, state: State, weights: Weights, optimizers: Optimizers) 
 
 
 def prune(lake: Lake, run: str, keep: set[int]) -> None:
-    """Remove the checkpoints of the other steps."""
+    """Remove all checkpoints but those of the steps ``keep``."""
     for step in steps(lake, run):
         if step not in keep:
             lake.remove("checkpoints", run, step_name(step))
@@ -259,9 +266,9 @@ def prune(lake: Lake, run: str, keep: set[int]) -> None:
 def load_model(
     lake: Lake, run: str, step: int | None = None, *, device: str = "cpu", tokenizer: str = "gpt2"
 ) -> tuple[GPT2, State]:
-    """The model of a run's checkpoint (the newest intact one, or that of ``step``) in evaluation mode, and its state.
+    """The model of a run's checkpoint in evaluation mode, and its state; without ``step`` the newest intact one.
 
-    Raises InputError if there is none, if it is damaged, or if its vocabulary is not ``tokenizer``'s.
+    Raises InputError if there is none, if it is damaged, or if it has another tokenizer.
     """
     if step is None:
         newest, complaints = require_intact(lake, run)
@@ -279,21 +286,25 @@ def load_model(
 
 
 def load_directory(folder: Path, *, device: str = "cpu", tokenizer: str = "gpt2") -> tuple[GPT2, State]:
-    """As ``load_model``, for a checkpoint's own directory, wherever it was copied to."""
+    """As ``load_model``, from the directory of a checkpoint anywhere on this machine."""
     for name in (CONFIG, STATE):
         if not (folder / name).is_file():
-            raise InputError(f"{folder}: no {name} there, so it is no checkpoint of webtext (transformers' are --hf)")
+            raise InputError(
+                f"{folder}: not a checkpoint of webtext, it has no {name}; use --hf for a directory of transformers"
+            )
     state = State.from_json(_json(folder / STATE), str(folder / STATE))
     for name in (name for name in state.sha256 if name != OPTIMIZER):
         if not (folder / name).is_file():
-            raise InputError(f"{folder}: no {name} there, so it is no checkpoint of webtext (transformers' are --hf)")
+            raise InputError(
+                f"{folder}: not a checkpoint of webtext, it has no {name}; use --hf for a directory of transformers"
+            )
         if _sha256(folder / name) != state.sha256[name]:
-            raise InputError(f"{folder / name}: damaged, its sha256 is not the one in {STATE}; use another checkpoint")
+            raise InputError(f"{folder / name}: damaged, its sha256 differs from {STATE}; use another checkpoint")
     return _load(folder, device, tokenizer)
 
 
 def build(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> GPT2:
-    """A model in evaluation mode over these weights. Raises InputError naming ``where`` if they do not fit."""
+    """A model in evaluation mode with these weights. Raises InputError naming ``where`` if they do not fit."""
     with torch.device("meta"):
         model = GPT2(config)
     expected = model.state_dict()
@@ -301,10 +312,10 @@ def build(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> GPT
         want = tuple(expected[name].shape) if name in expected else "nothing"
         have = tuple(tensors[name].shape) if name in tensors else "nothing"
         if want != have:
-            raise InputError(f"{where}: weights of another model: {name} is {have}, its {CONFIG} expects {want}")
+            raise InputError(f"{where}: the weights do not fit its {CONFIG}: {name} is {have}, expected {want}")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise InputError(f"{where}: not all numbers of {name} are finite, so the model says nothing")
+            raise InputError(f"{where}: {name} has values that are not finite; use another checkpoint")
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 
@@ -314,8 +325,8 @@ def _load(folder: Path, device: str, tokenizer: str) -> tuple[GPT2, State]:
     state = State.from_json(_json(folder / STATE), str(folder / STATE))
     if config.tokenizer != tokenizer:
         raise InputError(
-            f"{folder}: its vocabulary is {config.tokenizer} ({config.vocab_size} tokens), not {tokenizer}; "
-            "use a checkpoint that was trained on a corpus of this tokenizer"
+            f"{folder}: its tokenizer is {config.tokenizer} ({config.vocab_size} tokens), not {tokenizer}; "
+            "use a checkpoint that was trained with {tokenizer}"
         )
     try:
         if (folder / WEIGHTS).is_file():
@@ -329,7 +340,7 @@ def _load(folder: Path, device: str, tokenizer: str) -> tuple[GPT2, State]:
 
 @contextlib.contextmanager
 def artifacts(lake: Lake, run: str, step: int) -> Iterator[Path]:
-    """A directory with the checkpoint's weights, whole, and its shape: WEIGHTS and CONFIG."""
+    """A directory with the checkpoint's WEIGHTS, unsharded, and its CONFIG."""
     names = tuple(name for name in read_state(lake, run, step).sha256 if name != OPTIMIZER)
     with local_files(lake, run, step, names) as folder:
         if WEIGHTS in names:
@@ -343,7 +354,7 @@ def artifacts(lake: Lake, run: str, step: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def local_files(lake: Lake, run: str, step: int, names: tuple[str, ...]) -> Iterator[Path]:
-    """The checkpoint's directory, or a local copy of these files for a lake in an object store."""
+    """The checkpoint's directory; for a lake in an object store, a local copy of these files."""
     if lake.is_local:
         yield Path(lake.path("checkpoints", run, step_name(step)))
         return
@@ -361,7 +372,7 @@ def _json(path: Path) -> Any:
     try:
         return orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON ({error}); the file was damaged") from error
+        raise InputError(f"{path}: damaged, not JSON ({error})") from error
 
 
 def _sha256(path: Path) -> str:

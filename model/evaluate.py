@@ -1,16 +1,16 @@
-"""``python -m model.evaluate --spec FILE.json``: score a model on all tasks or some, and keep the scores in the lake.
+"""``python -m model.evaluate --spec FILE.json``: score a model on some or all tasks, and keep the scores in the lake.
 
-    lake/scores/<run or model>/step-XXXXXXXX.json    all scores of one checkpoint, one entry a task
+    lake/scores/<run or model>/step-XXXXXXXX.json    all scores of one checkpoint, one entry per task
 
-A score is identified by a key: the digest of task, version, weights, limit and what it was measured on (corpus or
-file). One whose key is there already is found done; the file is published after each task, so a killed evaluation goes
-on where it was. A task that cannot be scored is listed under ``missing`` with what it needs.
+A score has a key: the digest of the task, its version, the weights, the limit and what it was measured on (corpus or
+file). A score whose key is already there is not computed again. The file is published after each task, so a killed
+evaluation goes on where it was. A task that cannot be scored is listed under ``missing`` with what it needs.
 
-Standard output holds JSON lines for the supervising process: ``task`` (with ``done`` and ``total``), ``warning``, and
-at the end ``done`` with the result, or ``error``. Exit codes: 0 done, 1 failed, 2 wrong input.
+Standard output holds one JSON object per line for the supervising process (model/events.py). Exit codes: see
+model/program.py.
 
-Cost: the head dominates small models, so it is the number of scored tokens that counts: a model of 5 M parameters
-scores about 6,000 tokens a second on two cores.
+Cost: the head dominates small models, so the number of scored tokens counts. A model of 5 M parameters scores about
+6,000 tokens/s on two cores.
 """
 
 from __future__ import annotations
@@ -22,37 +22,32 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import orjson
+from pydantic import TypeAdapter
 
 from data import evalsets
-from data.errors import InputError, told
+from data.errors import InputError
 from data.evalsets import EvalFile
-from data.lake.manifest import json_digest
+from data.lake.manifest import corpus_digest, json_digest
 from data.lake.store import Lake, code_version
 from data.process import die_with_parent
-from model import failure, world
+from model import program, world
 from model.checkpoint import step_name
 from model.evals import EvalSpec, heldout, source
 from model.evals.heldout import HeldOut
 from model.evals.source import Source
 from model.evals.task import HELDOUT, SCORES, NotScored, Subject, Task
 from model.evals.tasks import select
+from model.events import Emit, EvalEvent, EvalResult, TaskProgress, TrainEvent, Warned, to_line
 from model.gpt2 import GPT2
 
 FORMAT = 1
 PROGRESS_S = 0.5
 
 
-class Emit(Protocol):
-    """Reports an event to the process that supervises this one."""
-
-    def __call__(self, event: str, **fields: Any) -> None: ...
-
-
-def evaluate(spec: EvalSpec, emit: Emit, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
-    """Score the model of ``spec``; returns the result, with ``skipped`` true if all its scores were there.
+def evaluate(spec: EvalSpec, emit: Emit, clock: Callable[[], float] = time.monotonic) -> EvalResult:
+    """Score the model of ``spec``; the result has ``skipped`` set if all its scores were there.
 
     Raises InputError for bad input: no such model, task or directory, a damaged file, a held-out document that is in
     the training split.
@@ -68,11 +63,17 @@ class _Evaluation:
     """One model being scored. Weights and documents are loaded when the first task needs them."""
 
     def __init__(self, spec: EvalSpec, lake: Lake, model: Source, emit: Emit, clock: Callable[[], float]) -> None:
-        self.spec, self.lake, self.source, self.emit, self.clock = spec, lake, model, emit, clock
+        self.spec = spec
+        self.lake = lake
+        self.source = model
+        self.emit = emit
+        self.clock = clock
         self.began = clock()
         self.device = world.join(spec.device).device
         self.snapshots = source.corpus_of(model, spec, lake)
-        self.corpus_digest = heldout.corpus_digest(lake, self.snapshots) if self.snapshots else None
+        self.corpus_digest: str | None = None
+        if self.snapshots:
+            self.corpus_digest = corpus_digest(lake.dataset("tokens", name).require() for name in self.snapshots)
         self.files: dict[str, EvalFile] = evalsets.find(Path(spec.eval_data)) if spec.eval_data else {}
         self.names = ("scores", model.name, f"{step_name(model.step)}.json")
         self.warnings: list[str] = []
@@ -88,12 +89,14 @@ class _Evaluation:
         trained_on = tuple(name for name in self.source.trained_on if self.lake.dataset("tokens", name).manifest())
         absent = sorted(set(self.source.trained_on) - set(trained_on))
         if absent:
-            self._warn(f"training documents of {', '.join(absent)} are not in the lake: not searched for held-out ones")
+            self._warn(
+                f"the lake has no tokens of {', '.join(absent)}: held-out documents may be among that training data"
+            )
         elif not trained_on:
-            self._warn("what the model was trained on is not known: held-out documents may be among it")
+            self._warn("the model's training data is unknown: held-out documents may be among it")
         return heldout.load(self.lake, self.snapshots, trained_on)
 
-    def run(self, tasks: list[Task]) -> dict[str, Any]:
+    def run(self, tasks: list[Task]) -> EvalResult:
         kept = self._kept()
         missing: dict[str, str] = {}
         scored: list[str] = []
@@ -102,7 +105,8 @@ class _Evaluation:
         for task in tasks:
             try:
                 limit = self._limit(task)
-                key, known = self._key(task, limit), kept.get(task.name, {})
+                key = self._key(task, limit)
+                known = kept.get(task.name, {})
                 if known.get("key") == key:
                     scores[task.name] = known
                     continue
@@ -110,7 +114,7 @@ class _Evaluation:
                 score = {**self._score(task), "version": task.version, "limit": limit, "key": key}
                 scores[task.name] = score
                 if known.get("limit", 0) > limit and known["key"] == self._key(task, known["limit"]):
-                    self._warn(f"{task.name}: only shown; a score of up to {known['limit']} examples is kept")
+                    self._warn(f"{task.name}: not kept; the lake keeps a score of up to {known['limit']} examples")
                     continue
                 kept[task.name] = score
                 scored.append(task.name)
@@ -122,7 +126,7 @@ class _Evaluation:
         run_id = self._attach(kept, is_new=bool(scored))
         if scored or run_id != self._published().get("mlflow_run_id"):
             self._publish(kept, run_id)
-        result = {
+        fields = {
             "scores": scores,
             "missing": missing,
             "seconds": round(self.clock() - self.began, 2),
@@ -131,14 +135,15 @@ class _Evaluation:
             "mlflow_run_id": run_id,
             **self._facts(),
         }
-        self.emit("done", **result)
+        result: EvalResult = TypeAdapter(EvalResult).validate_python(fields)
+        self.emit(result)
         return result
 
     def _key(self, task: Task, limit: int) -> str:
-        """Raises NotScored if what the task is measured on is not there."""
+        """The key of the task's score. Raises NotScored if the task's corpus or file is missing."""
         if task.source == HELDOUT:
             if not self.snapshots:
-                raise NotScored("needs held-out documents: name their snapshots with --corpus")
+                raise NotScored("needs held-out documents; name their snapshots with --corpus")
             measured_on = str(self.corpus_digest)
         elif task.source in self.files:
             measured_on = self.files[task.source].sha256
@@ -164,12 +169,12 @@ class _Evaluation:
         return {**score, "file": file.path.name, "file_sha256": file.sha256}
 
     def _progress(self, task: Task) -> Callable[[int, int], None]:
-        told = [self.clock() - PROGRESS_S]
+        reported = [self.clock() - PROGRESS_S]
 
         def progress(done: int, total: int) -> None:
-            if self.clock() - told[0] >= PROGRESS_S or done == total:
-                told[0] = self.clock()
-                self.emit("task", task=task.name, done=done, total=total)
+            if self.clock() - reported[0] >= PROGRESS_S or done == total:
+                reported[0] = self.clock()
+                self.emit(TaskProgress(task.name, done, total))
 
         return progress
 
@@ -185,7 +190,7 @@ class _Evaluation:
         }
 
     def _published(self) -> dict[str, Any]:
-        """What is in the lake for these weights."""
+        """The published file of these weights, or an empty dict."""
         if not self.lake.exists(*self.names):
             return {}
         published: dict[str, Any] = self.lake.read_json(*self.names)
@@ -203,19 +208,20 @@ class _Evaluation:
 
     def _warn(self, message: str) -> None:
         self.warnings.append(message)
-        self.emit("warning", message=message)
+        self.emit(Warned(message))
 
     def _attach(self, scores: dict[str, SCORES], *, is_new: bool) -> str | None:
         """Attach the scores to the checkpoint in MLflow; returns the id of the MLflow run that has them.
 
-        A server that is gone does not cost the scores: they are in the lake, and are attached by the next evaluation.
+        If the server is gone, the scores stay in the lake, and the next evaluation attaches them.
         """
         attached_to: str | None = self._published().get("mlflow_run_id")
         if self.spec.tracking_uri is None or not scores or (attached_to and not is_new):
             return attached_to
         from model.tracking import DatasetRef, open_tracker, resume_tracker  # takes seconds to import
 
-        model, uri = self.source, self.spec.tracking_uri
+        model = self.source
+        uri = self.spec.tracking_uri
         try:
             if model.mlflow_run_id:
                 tracker = resume_tracker(uri, model.mlflow_run_id)
@@ -244,34 +250,18 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to tidy up: scores are published task by task
 
-    def emit(event: str, **fields: Any) -> None:
-        print(orjson.dumps({"event": event, **fields}).decode(), flush=True)
+    def emit(event: TrainEvent | EvalEvent) -> None:
+        sys.stdout.write(to_line(event).decode())
+        sys.stdout.flush()
 
     try:
-        spec = EvalSpec.from_json(_read(path), str(path))
+        spec = EvalSpec.from_json(program.read_spec(path), str(path))
         if spec.device.startswith("cpu") or (spec.device == "auto" and world.best_device() == "cpu"):
             world.keep_freed_memory()
         evaluate(spec, emit)
-    except (InputError, OSError) as error:  # OSError: the disk is full, the lake is gone
-        message = told(error) if isinstance(error, OSError) else str(error)
-        emit("error", message=message, kind=type(error).__name__)
-        print(message, file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except (RuntimeError, MemoryError) as error:
-        if failure.kind_of(error) != "out_of_memory":
-            raise
-        message = f"{failure.one_line(error)}; score it with --device cpu, or on a device with more memory"
-        emit("error", message=message, kind=type(error).__name__)
-        print(message, file=sys.stderr)
-        return 1
+    except Exception as error:
+        return program.report_error(error, emit, "; score it with --device cpu, or on a device with more memory")
     return 0
-
-
-def _read(path: Path) -> Any:
-    try:
-        return orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise InputError(f"--spec {path}: not a readable JSON file ({error})") from error
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Steps that fail: what counts as a failure, and the report of one.
+"""Failed steps: what counts as a failure, and how it is reported.
 
-A failed step is noticed before the weights are updated with it. Training stops, and ``failure-<step>.json`` beside the
-run's checkpoints says what happened and which documents the batch was made of; the checkpoints stay as they are. With
-``max_steps_left_out`` the batch of a step that diverged is left out instead, up to that many times in the run: the step
-counts as done, the weights stay, the samples do not come again in this epoch. Since all of it is a function of the
-losses before, a run that was killed and resumed leaves the same steps out. Running out of memory always stops: every
-batch has the same shape, the next one would fail alike.
+A failure is noticed before it changes the weights. Training stops, the checkpoints stay as they are, and
+``failure-<step>.json`` beside them says what happened and which documents were in the batch. With
+``max_steps_left_out``, up to that many batches per run that diverged are left out instead: the step counts as done, the
+weights stay, and its samples do not return in this epoch. This depends on earlier losses only, so a run that was killed
+and resumed leaves the same steps out. Running out of memory always stops training: all batches have the same shape, so
+the next one would fail too.
 
-What is a spike: a loss above the mean of the last ``SPIKE_WINDOW`` by more than ``SPIKE_DEVIATIONS`` of their standard
-deviations and by more than ``SPIKE_FLOOR`` nats, once there are so many. With batches of half a million tokens losses
-differ by a few hundredths and the floor decides: a nat is a perplexity 2.7 times higher. With batches of a few windows
-they differ by tenths, a page of numbers is above the floor, and the deviations decide. Both are wide on purpose, as the
-alarm stops the run: spikes that recover by themselves are common (Chowdhery et al., 2022, section 5.1, left batches out
-by hand for those that did not).
+A spike is a loss that exceeds the mean of the last ``SPIKE_WINDOW`` losses by more than ``SPIKE_DEVIATIONS`` standard
+deviations and by more than ``SPIKE_FLOOR`` nats. With batches of half a million tokens, losses differ by a few
+hundredths and the floor decides: one nat is a perplexity 2.7 times higher. With batches of a few windows, losses differ
+by tenths, a page of numbers exceeds the floor, and the deviations decide. Both thresholds are wide on purpose: a spike
+stops the run, and many spikes recover by themselves. (Chowdhery et al., 2022, section 5.1, skipped batches by hand
+after those that did not.)
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from model.provenance import find_documents
 Kind = Literal["not_finite", "loss_spike", "out_of_memory"]
 SPIKE_WINDOW = 100  # losses
 SPIKE_DEVIATIONS = 10.0
-SPIKE_FLOOR = 1.0  # nats a token
+SPIKE_FLOOR = 1.0  # nats per token
 ADVICE: dict[Kind, str] = {
     "not_finite": "lower the learning rate or lengthen the warm-up with --set, under another --run, or go on without "
     "this batch with --set max_steps_left_out=N",
     "loss_spike": "go on without this batch with --set max_steps_left_out=N, or lower the learning rate under another "
     "--run",
-    "out_of_memory": "lower micro_batch_size with --set, which changes nothing but rounding",
+    "out_of_memory": "lower micro_batch_size with --set; without dropout this changes rounding only",
 }
 _OUT_OF_MEMORY = (
     "not enough memory",  # torch's CPU allocator, Windows and others
     "can't allocate memory",  # the same on Linux
-    "out of memory",  # MPS; CUDA raises a type of its own
+    "out of memory",  # MPS; CUDA raises torch.OutOfMemoryError
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # its first use finds no memory for its work space
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # at its first use, when there is no memory for its workspace
 )
 
 
 class FailedStepError(RuntimeError):
-    """A step that cannot be done, or must not: the weights are not updated with it, and nothing is saved."""
+    """A step that failed or diverged: it did not update the weights, and nothing was saved."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)
@@ -68,8 +68,8 @@ def require_finite(loss: float, grad_norm: float) -> None:
         raise FailedStepError("not_finite", f"loss {loss}, gradient norm {grad_norm}")
 
 
-def judge(losses: Sequence[float], loss: float, grad_norm: float) -> None:
-    """Raises FailedStepError if the step with this loss must not update the weights; ``losses`` are those before it."""
+def refuse_divergence(losses: Sequence[float], loss: float, grad_norm: float) -> None:
+    """Raises FailedStepError if a step diverged: its loss is a spike after ``losses``, or a number is not finite."""
     require_finite(loss, grad_norm)
     window = losses[-SPIKE_WINDOW:]
     if len(window) < SPIKE_WINDOW:
@@ -84,12 +84,12 @@ def judge(losses: Sequence[float], loss: float, grad_norm: float) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of what an exception says: torch's run over several."""
+    """The first line of an exception's message; torch's have several."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def kind_of(error: Exception) -> Kind | None:
-    """What kind of failed step an exception is, if it is one."""
+    """The kind of failed step that an exception stands for; None for a defect."""
     if isinstance(error, FailedStepError):
         return error.kind
     is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
@@ -99,11 +99,12 @@ def kind_of(error: Exception) -> Kind | None:
 
 
 def report(
-    lake: Lake, snapshots: Sequence[str], state: State, sampler: Sampler, kind: Kind, what: str, is_left_out: bool
+    lake: Lake, snapshots: Sequence[str], state: State, sampler: Sampler, kind: Kind, what: str, *, is_left_out: bool
 ) -> str:
-    """Publish the report of the step after ``state``, and return where it is."""
+    """Publish the report of the step after ``state``; returns its path."""
     config = TrainConfig.from_json(state.train, "state")
-    first, last = state.samples_seen, state.samples_seen + config.batch_at(state.step) - 1
+    first = state.samples_seen
+    last = state.samples_seen + config.batch_at(state.step) - 1
     contents = {
         "run": state.run,
         "step": state.step + 1,
@@ -119,15 +120,15 @@ def report(
 
 
 def _documents(lake: Lake, snapshots: Sequence[str], sampler: Sampler, samples: Indices) -> dict[str, Any]:
-    """The windows of these samples and the documents they touch, as far as the lake knows them, as JSON."""
+    """JSON of the windows of these samples and of the documents they touch, if the lake has them."""
     n = sampler.n_tokens
-    spans: dict[int, list[tuple[int, int]]] = {}  # of a sample: a window over the ring's end is two ranges
+    spans: dict[int, list[tuple[int, int]]] = {}  # by sample; a window across the ring's end has two
     for sample, start in zip(samples.tolist(), sampler.starts(samples).tolist(), strict=True):
         end = start + sampler.context + 1  # the last target is a token of the window
         spans[sample] = [(start, end)] if end <= n else [(start, n), (0, end - n)]
     try:
         found = find_documents(lake, snapshots, [span for ranges in spans.values() for span in ranges])
-    except (InputError, OSError) as error:  # the report says what failed, not only what its documents were
+    except (InputError, OSError) as error:  # the report is of use without its documents
         return {"windows": [], "documents": [], "documents_missing": str(error)}
     windows = []
     for sample, ranges in spans.items():
@@ -137,8 +138,8 @@ def _documents(lake: Lake, snapshots: Sequence[str], sampler: Sampler, samples: 
 
 
 def _publish(lake: Lake, run: str, step: int, report: dict[str, Any]) -> str:
-    """Write ``failure-<step>.json`` and return where it is. An earlier report of the step with other words is kept."""
-    report = orjson.loads(orjson.dumps(report))  # as it will be read
+    """Publish ``failure-<step>.json``; returns its path. A different earlier report of this step is kept."""
+    report = orjson.loads(orjson.dumps(report))  # as read_json returns it, to compare
     number = 1
     while True:
         name = f"failure-{step:08d}.json" if number == 1 else f"failure-{step:08d}-{number}.json"

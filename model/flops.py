@@ -1,12 +1,12 @@
-"""How much arithmetic training is, and how much of it a device could do: what utilisation (MFU) is measured against.
+"""The FLOP of training and the peak rate of a device, for utilisation (MFU).
 
-A token costs 6 x parameters + 12 x layers x width x context FLOP, forward and backward, as the PaLM paper counts
-(Chowdhery et al., 2022, appendix B): the second term is attention's two products over the whole square of positions,
-although the causal mask leaves half of it without effect. Recomputed activations do not count.
+A token costs 6 x parameters + 12 x layers x width x context FLOP, forward and backward, as in the PaLM paper (Chowdhery
+et al., 2022, appendix B). The second term is attention's two products over the whole square of positions, although the
+causal mask discards half of it. Recomputed activations do not count.
 
-Peaks are dense bf16 products with fp32 accumulation, from the makers' data sheets. MFU is given against that number
-whatever the precision of the run, so that fp32 training shows what it leaves unused. On a device that is not in the
-table, and on every CPU, the peak is measured: the rate of a square matrix product in what the run's products are in.
+The peaks in the table are for dense bf16 products with fp32 accumulation, from the makers' data sheets. MFU refers to
+them in every precision, so fp32 training shows how much it leaves unused. On every CPU, and on a GPU that is not in the
+table, the peak is measured: the rate of a square matrix product in the number format of the run's products.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from model.config import ModelConfig
 
 GPU_PEAKS: tuple[tuple[str, str, float], ...] = (
-    # pattern of the name that CUDA or ROCm gives, what it is, TFLOP/s
+    # pattern of the name that CUDA or ROCm reports, label, TFLOP/s
     (r"\bH100 PCIe", "H100 PCIe", 756),  # NVIDIA H100 data sheet: 1,513 with sparsity
     (r"\bH100\b", "H100 SXM", 989),  # NVIDIA H100 data sheet: 1,979 with sparsity
     (r"\bA100\b", "A100", 312),  # NVIDIA A100 data sheet
@@ -32,26 +32,26 @@ GPU_PEAKS: tuple[tuple[str, str, float], ...] = (
     (r"\bMI300X\b", "MI300X", 1307),  # AMD Instinct MI300X data sheet: 1,307.4
 )
 A100_PEAK = 312e12
-MEASURE_S = 1.2  # at most about what the measurement takes
+MEASURE_S = 1.2  # about the longest that a measurement takes
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What a device could do at most."""
+    """The highest rate of a device."""
 
     flop_per_s: float
-    source: str  # for people: which table entry, or what was measured
+    source: str  # for people: the table entry, or what was measured
 
 
 def flop_per_token(model: ModelConfig, parameters: int) -> int:
-    """Forward and backward of one token of a full window; see the module's docstring."""
+    """FLOP of one token of a full window, forward and backward; see the module."""
     return 6 * parameters + 12 * model.layers * model.width * model.context
 
 
 def known_gpu(name: str) -> Peak | None:
-    """The peak of a GPU by the name its driver gives, such as ``NVIDIA A100-SXM4-80GB``; None if it is not known."""
+    """The peak of a GPU by its name, such as ``NVIDIA A100-SXM4-80GB``; None if it is not in the table."""
     if re.search(r"\b(NVL|MIG|Laptop|Max.?Q)\b", name, re.IGNORECASE):
-        return None  # parts and slower relatives of those in the table
+        return None  # partitions and slower variants of GPUs in the table
     for pattern, label, tflops in GPU_PEAKS:
         if re.search(pattern, name.replace("-", " "), re.IGNORECASE):
             return Peak(tflops * 1e12, f"data sheet: {label}")
@@ -59,26 +59,26 @@ def known_gpu(name: str) -> Peak | None:
 
 
 def peak_of(device: torch.device, precision: str) -> Peak:
-    """The peak of a device: from the table, else measured in the products of ``precision``."""
+    """The peak of a device: from the table, otherwise measured with products of ``precision``."""
     known = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return known or measured_peak(device, precision)
 
 
 @functools.cache
 def measured_peak(device: torch.device, precision: str) -> Peak:
-    """The best rate of a few square matrix products, as large as the time allows: 2048-cubed on a CPU where that is
-    quick, 8192-cubed on a GPU.
+    """The best rate of a few square matrix products, up to 2048-cubed on a CPU and 8192-cubed on a GPU.
 
-    Once a process and device, in about ``MEASURE_S``; nothing random is drawn.
+    Measured once per process and device, in about ``MEASURE_S``. Draws no random numbers.
     """
-    dtype = torch.float32 if precision in ("float32", "tf32") else torch.bfloat16  # which autocast's products are, too
+    dtype = torch.float32 if precision in ("float32", "tf32") else torch.bfloat16  # also autocast's
     is_cpu = device.type == "cpu"
-    largest, in_a_row = (2_048, 1) if is_cpu else (8_192, 10)  # a GPU takes longer to be asked than to do a small one
-    rate, size = 0.0, 256
-    _multiply(size, dtype, device, 1)  # the first one of all makes libraries ready
+    largest, in_a_row = (2_048, 1) if is_cpu else (8_192, 10)  # a launch on a GPU takes longer than a small product
+    rate = 0.0
+    size = 256
+    _multiply(size, dtype, device, 1)  # the first product initialises libraries
     deadline = time.perf_counter() + MEASURE_S
     while True:
-        for _ in range(3):  # the first one of a size prepares
+        for _ in range(3):  # the first one of a size is slower
             rate = max(rate, 2 * size**3 * in_a_row / _multiply(size, dtype, device, in_a_row))
             if time.perf_counter() > deadline:
                 break
@@ -88,7 +88,7 @@ def measured_peak(device: torch.device, precision: str) -> Peak:
 
 
 def _multiply(size: int, dtype: torch.dtype, device: torch.device, count: int) -> float:
-    """The seconds of ``count`` products of two square matrices."""
+    """The seconds that ``count`` products of two square matrices take."""
     left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
     _synchronize(device)
     began = time.perf_counter()

@@ -11,11 +11,11 @@ GPT-1 ("Improving Language Understanding by Generative Pre-Training", 2018, sect
     code:  what the papers leave open is taken from openai/gpt-2 (src/model.py): the tanh form of GELU, epsilon 1e-5,
            positions drawn from N(0, 0.01), biases everywhere but in the head
 
-It is the whole model: no wrapper, no registry. The weights are those of transformers' GPT2LMHeadModel up to
-transposition (model/hf.py), and so are logits and gradients (tests/model/test_gpt2.py, test_reference.py).
+This is the whole model: no wrapper, no registry. Weights, logits and gradients equal those of transformers'
+GPT2LMHeadModel up to transposition (model/hf.py; tests/model/test_gpt2.py, test_reference.py).
 
-Cost: a token takes about 6 x parameters FLOP to train; activations are dominated by the logits, T x 50,257 numbers a
-sequence, of which the loss keeps one set (model/loss.py).
+Cost: training takes about 6 x parameters FLOP per token. The largest activations are the logits, T x 50,257 numbers per
+sequence, of which the loss keeps one copy (model/loss.py).
 
 Letters in names: B sequences, T positions, S positions attended to (cached ones included), C width, N heads, H width of
 a head, V vocabulary.
@@ -40,7 +40,7 @@ from model.loss import head_loss
 
 @dataclass
 class Cache:
-    """Keys and values of the positions a model has seen, one pair a layer; starts empty, grows with each call."""
+    """Keys and values of earlier positions, one pair per layer; starts empty and grows with each call."""
 
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -49,10 +49,11 @@ class Cache:
         return self.layers[0][0].shape[-2] if self.layers else 0
 
     def extend(self, layer: int, k_BNTH: Tensor, v_BNTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the new positions of a layer; returns the keys and values of all positions, ``[B, N, S, H]`` each."""
+        """Append the new positions of a layer; returns keys and values of all positions, each ``[B, N, S, H]``."""
         if layer in self.layers:
             k_old, v_old = self.layers[layer]
-            k_BNTH, v_BNTH = torch.cat([k_old, k_BNTH], dim=2), torch.cat([v_old, v_BNTH], dim=2)
+            k_BNTH = torch.cat([k_old, k_BNTH], dim=2)
+            v_BNTH = torch.cat([v_old, v_BNTH], dim=2)
         self.layers[layer] = k_BNTH, v_BNTH
         return k_BNTH, v_BNTH
 
@@ -62,7 +63,9 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.heads, self.dropout = layer, config.heads, config.dropout
+        self.layer = layer
+        self.heads = config.heads
+        self.dropout = config.dropout
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
 
@@ -74,14 +77,14 @@ class Attention(nn.Module):
         S = k_BNSH.shape[2]
         if S == T:
             y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, self.dropout if self.training else 0.0)
-        else:  # the new positions are the last T of S; is_causal would take them for the first
+        else:  # the new positions are the last T of S; is_causal would treat them as the first
             mask_TS = None if T == 1 else torch.ones(T, S, dtype=torch.bool, device=x_BTC.device).tril(S - T)
             y_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BNSH, v_BNSH, attn_mask=mask_TS)
         return self.proj(y_BNTH.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
-    """Two layers with GELU between, four times as wide inside."""
+    """Two linear layers with GELU between; the inner width is four times the model's."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -93,7 +96,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Two residual layers, each normalising its input."""
+    """Attention and feed-forward, each a residual layer that normalises its input."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -119,7 +122,7 @@ class GPT2(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.ln = nn.LayerNorm(config.width, eps=1e-5)
-        self.recompute = False  # blocks in the backward pass, instead of keeping their activations (Chen et al., 2016)
+        self.recompute = False  # activation checkpointing of blocks (Chen et al., 2016)
         self._draw_weights()
 
     @torch.no_grad()
@@ -136,10 +139,11 @@ class GPT2(nn.Module):
                 weight.normal_(0.0, 0.02)
 
     def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
-        """The residual stream after the last normalisation, ``[B, T, C]``: what the head reads."""
-        past, T = cache.length if cache is not None else 0, ids_BT.shape[1]
+        """The residual stream after the last normalisation, ``[B, T, C]``: the head's input."""
+        past = cache.length if cache is not None else 0
+        T = ids_BT.shape[1]
         if past + T > self.config.context:
-            raise InputError(f"{past + T} positions, but the model's context is {self.config.context}")
+            raise InputError(f"{past + T} positions do not fit into the model's context of {self.config.context}")
         positions_T = torch.arange(past, past + T, device=ids_BT.device)
         x_BTC = self.dropout(self.tokens(ids_BT) + self.positions(positions_T))
         for block in self.blocks:
@@ -152,18 +156,18 @@ class GPT2(nn.Module):
     def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
         """Logits of the token after each position, ``[B, T, V]``.
 
-        With a ``cache`` the ids continue the positions in it, and it grows by them. Raises InputError if there are more
-        positions than the context holds.
+        With a ``cache`` the ids continue the cached positions and are appended to it. Raises InputError if the
+        positions exceed the context.
         """
         return F.linear(self.hidden(ids_BT, cache), self.tokens.weight)
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Mean cross entropy in nats a token, a scalar; ``targets_BT[b, t]`` is the token after ``ids_BT[b, t]``."""
+        """Mean cross entropy in nats per token, a scalar; ``targets_BT[b, t]`` is the token after ``ids_BT[b, t]``."""
         return head_loss(self.hidden(ids_BT).flatten(0, 1), self.tokens.weight, targets_BT.flatten())
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Parameters of the model, the head counted once (it is the token embedding). Allocates nothing."""
+    """The number of parameters; the head is the token embedding and counts once. Allocates no memory."""
     with torch.device("meta"):
         model = GPT2(dataclasses.replace(config, layers=1))
     of_block = sum(weight.numel() for weight in model.blocks.parameters())

@@ -1,11 +1,12 @@
-"""A directory that transformers loads, and back: the same bits in another arrangement.
+"""Export to a directory that transformers loads, and import from one.
 
-transformers' GPT2LMHeadModel keeps the matrices of its ``Conv1D`` layers transposed and other names; nothing else
-differs. The tokenizer files (``vocab.json``, ``merges.txt``) are derived from the ranks this project ships, so that no
-network is needed. Weights are read from safetensors only; a pickled ``pytorch_model.bin`` is refused.
+transformers' GPT2LMHeadModel has other names and keeps the matrices of its ``Conv1D`` layers transposed; nothing else
+differs, so weights survive the round trip bit for bit. The tokenizer files (``vocab.json``, ``merges.txt``) are derived
+from the ranks that this project ships, without the network. Weights are read from safetensors only; a pickled
+``pytorch_model.bin`` is refused.
 
-A directory of another architecture, or one with weights that this model has no place for, is refused: what is loaded
-computes what transformers would compute with it, or it is not loaded.
+A model that is loaded computes what transformers computes. A directory of another architecture, or with weights that
+this model has no place for, is refused.
 
 ``config.json`` fields: transformers, GPT2Config. Tokenizer files: openai/gpt-2, src/encoder.py.
 """
@@ -38,9 +39,9 @@ _INNER = {
     "feed_forward.proj": "mlp.c_proj",
 }
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-_BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, which older files hold
+_BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, in older files
 _HEADS = ("lm_head.weight", "transformer.lm_head.weight")
-_FIXED = {  # what this model is, and what GPT2Config must therefore say (these are its defaults)
+_FIXED = {  # what GPT2Config must say for this model; these are its defaults
     "model_type": "gpt2",
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
@@ -52,12 +53,12 @@ _FIXED = {  # what this model is, and what GPT2Config must therefore say (these 
 
 
 def export(model: GPT2, folder: Path) -> None:
-    """Write ``folder``, which must be absent or empty: weights, configuration and tokenizer. Raises InputError."""
+    """Write weights, configuration and tokenizer to ``folder``. Raises InputError if it exists and is not empty."""
     config = model.config
     if (config.tokenizer, config.vocab_size) != (TOKENIZER_ID, VOCAB_SIZE):
         raise InputError(
-            f"the model's vocabulary is {config.tokenizer} of {config.vocab_size}; only {TOKENIZER_ID} of {VOCAB_SIZE} "
-            "can be exported"
+            f"the model has tokenizer {config.tokenizer} with {config.vocab_size} tokens; only {TOKENIZER_ID} with "
+            f"{VOCAB_SIZE} tokens can be exported"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--to {folder}: exists and is not an empty directory; choose another")
@@ -67,17 +68,19 @@ def export(model: GPT2, folder: Path) -> None:
         save_file(to_hf(model.state_dict(), config), folder / "model.safetensors", metadata={"format": "pt"})
         ends = {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}
         _write(folder / "generation_config.json", {**ends, "do_sample": True})
-        _write(folder / "config.json", {**_hf_config(config), **ends})  # last: without it nothing is loaded
+        _write(
+            folder / "config.json", {**_hf_config(config), **ends}
+        )  # last: transformers does not load a directory without it
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"--to {folder}: cannot be written ({error}); make room, and choose another or empty it"
+            f"--to {folder}: cannot be written ({error}); make room, then empty it or choose another directory"
         ) from error
 
 
 def load_hf(folder: Path, *, device: str = "cpu") -> GPT2:
-    """The model of a directory that transformers wrote or could load, in fp32 and in evaluation mode.
+    """The model of a directory that transformers can load, in fp32 and in evaluation mode.
 
-    Raises InputError if it holds no GPT-2 of this vocabulary in safetensors, naming what differs.
+    Raises InputError, naming the difference, unless it holds a GPT-2 of this vocabulary in safetensors.
     """
     config = _config(folder)
     tensors: dict[str, Tensor] = {}
@@ -90,7 +93,7 @@ def load_hf(folder: Path, *, device: str = "cpu") -> GPT2:
 
 
 def to_hf(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Our weights under transformers' names, in its arrangement."""
+    """Our weights with transformers' names and shapes."""
     return {
         theirs: (tensors[ours].t() if theirs.endswith(_TRANSPOSED) else tensors[ours]).contiguous()
         for ours, theirs in _names(config).items()
@@ -98,27 +101,26 @@ def to_hf(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tenso
 
 
 def from_hf(tensors: Mapping[str, Tensor], config: ModelConfig, where: str) -> dict[str, Tensor]:
-    """The inverse of ``to_hf``; fp32.
+    """The inverse of ``to_hf``, in fp32.
 
-    Names may lack ``transformer.``, as in OpenAI's published weights; causal masks and a head that is the embedding may
-    be among them. Raises InputError if a weight is missing, has no place or is no real number, or if the head is
-    another.
+    Names may lack ``transformer.``, as in OpenAI's published weights. Causal masks, and a head that equals the token
+    embedding, are ignored. Raises InputError if a weight is missing, unknown or quantised, or if the head differs.
     """
     if not any(name.startswith("transformer.") for name in tensors):
         tensors = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
     names = _names(config)
     missing = sorted(set(names.values()) - tensors.keys())
     if missing:
-        raise InputError(f"{where}: no GPT-2 of {config.layers} layers: {missing[0]} is missing")
+        raise InputError(f"{where}: not a GPT-2 of {config.layers} layers: {missing[0]} is missing")
     extra = sorted(name for name in tensors.keys() - {*names.values(), *_HEADS} if not _BUFFERS.fullmatch(name))
     if extra:
-        raise InputError(f"{where}: a GPT-2 of {config.layers} layers has no {extra[0]}; this model is another one")
+        raise InputError(f"{where}: not a GPT-2 of {config.layers} layers: {extra[0]} is unknown")
     whole = sorted(name for name in names.values() if not tensors[name].is_floating_point())
     if whole:
-        raise InputError(f"{where}: {whole[0]} is of {tensors[whole[0]].dtype}; quantised weights are not read")
+        raise InputError(f"{where}: {whole[0]} is {tensors[whole[0]].dtype}; quantised weights are not supported")
     for head in (tensors[name] for name in _HEADS if name in tensors):
         if not head.equal(tensors["transformer.wte.weight"]):
-            raise InputError(f"{where}: its head differs from its token embedding; a GPT-2's head is tied to it")
+            raise InputError(f"{where}: the head differs from the token embedding; in GPT-2 they are the same")
     return {
         ours: (tensors[theirs].t() if theirs.endswith(_TRANSPOSED) else tensors[theirs]).float().contiguous()
         for ours, theirs in names.items()
@@ -128,12 +130,13 @@ def from_hf(tensors: Mapping[str, Tensor], config: ModelConfig, where: str) -> d
 def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """``vocab.json`` and the pairs of ``merges.txt``, from tiktoken's ranks.
 
-    A token's rank is also the rank of the merge that makes it, and the two tokens it is made of are what merging by
-    lower ranks alone leaves of its bytes.
+    A token's rank is also the rank of the merge that makes it. The two halves of that merge are found by merging the
+    token's bytes with lower ranks only.
     """
     ranks = encoding()._mergeable_ranks
     shown = _shown_bytes()
-    vocabulary, merges = {}, []
+    vocabulary = {}
+    merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         vocabulary["".join(shown[byte] for byte in token)] = rank
         if len(token) > 1:
@@ -164,14 +167,14 @@ def _halves(token: bytes, rank: int, ranks: Mapping[bytes, int]) -> tuple[bytes,
 
 
 def _shown_bytes() -> dict[int, str]:
-    """The printable character that stands for each byte in GPT-2's files: itself, or one from U+0100 on."""
+    """The character that stands for each byte in GPT-2's files: printable bytes themselves, others from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in printable]
     return {**{byte: chr(byte) for byte in printable}, **{byte: chr(256 + i) for i, byte in enumerate(hidden)}}
 
 
 def _names(config: ModelConfig) -> dict[str, str]:
-    """Our name of each weight to transformers'."""
+    """transformers' name of each of our weights."""
     modules = dict(_OUTER)
     for layer in range(config.layers):
         modules |= {f"blocks.{layer}.{ours}": f"transformer.h.{layer}.{theirs}" for ours, theirs in _INNER.items()}
@@ -193,11 +196,9 @@ def _config(folder: Path) -> ModelConfig:
         known: dict[str, Any] = orjson.loads(path.read_bytes())
         differing = [name for name, allowed in _allowed(known).items() if known.get(name, allowed[0]) not in allowed]
         if differing:
-            name, (value, *_) = differing[0], _allowed(known)[differing[0]]
-            raise InputError(f"{name}={known[name]!r}, but GPT-2 has {value!r}; this model is another one")
-        for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size"):
-            if type(known[name]) is not int:
-                raise InputError(f"{name}={known[name]!r}, which is no whole number")
+            name = differing[0]
+            (value, *_) = _allowed(known)[differing[0]]
+            raise InputError(f"{name}={known[name]!r}, but GPT-2 has {value!r}; this model is not supported")
         config = ModelConfig(
             layers=known["n_layer"],
             heads=known["n_head"],
@@ -213,12 +214,12 @@ def _config(folder: Path) -> ModelConfig:
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the configuration of a GPT-2 ({error!r})") from error
     if config.vocab_size != VOCAB_SIZE:
-        raise InputError(f"{path}: vocabulary of {config.vocab_size} tokens, GPT-2's has {VOCAB_SIZE}")
+        raise InputError(f"{path}: has a vocabulary of {config.vocab_size} tokens, but GPT-2 has {VOCAB_SIZE}")
     return config
 
 
 def _allowed(known: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """What each field may be, transformers' default first."""
+    """The allowed values of each field, transformers' default first."""
     return {**{name: (value,) for name, value in _FIXED.items()}, "n_inner": (None, 4 * known["n_embd"])}
 
 
@@ -231,7 +232,7 @@ def _weight_files(folder: Path) -> list[Path]:
             names = sorted(set(orjson.loads(index.read_bytes())["weight_map"].values()))
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{index}: not an index of safetensors files ({error!r})") from error
-        return [folder / Path(name).name for name in names]  # beside the index, wherever it points
+        return [folder / Path(name).name for name in names]  # always beside the index, whatever path it gives
     pickled = " (a pickled pytorch_model.bin is not read; save it again with safe_serialization=True)"
     raise InputError(f"--hf {folder}: no model.safetensors{pickled if list(folder.glob('*.bin')) else ''}")
 

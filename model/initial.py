@@ -1,4 +1,4 @@
-"""Weights to start from: a directory that transformers loads, OpenAI's released models among them."""
+"""Initial weights from a directory that transformers loads, such as OpenAI's released models."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SHAPE = ("layers", "heads", "width", "context", "vocab_size", "tokenizer")
 
 
 def load_initial(folder: str, config: ModelConfig) -> tuple[dict[str, Tensor], str]:
-    """The weights, fp32 on the CPU, and their sha256 by name and value, however they are split into files.
+    """The weights, fp32 on the CPU, and a sha256 of their names and values, which does not depend on the files.
 
-    Raises InputError if the directory holds no GPT-2 in safetensors, or one of another shape than ``config``.
+    Raises InputError unless the directory holds a GPT-2 in safetensors of the shape of ``config``.
     """
     where = f"--init-from {folder}"
     try:
@@ -27,7 +27,7 @@ def load_initial(folder: str, config: ModelConfig) -> tuple[dict[str, Tensor], s
     pairs = ((name, getattr(model.config, name), getattr(config, name)) for name in SHAPE)
     differing = [f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours]
     if differing:
-        raise InputError(f"{where}: it has {', '.join(differing)}; choose the --preset of its size, or --set them")
+        raise InputError(f"{where}: it has {', '.join(differing)}; choose the --preset of its size, or use --set")
     weights = model.state_dict()
     hasher = hashlib.sha256()
     for name in sorted(weights):

@@ -1,20 +1,23 @@
-"""The corpus as one long row of tokens, and which of them the n-th training sample holds.
+"""The corpus as one long array of tokens, and the tokens of the n-th training sample.
 
-A corpus is a list of ``tokens`` datasets of the lake. Their Parquet files are copied once into a local cache directory,
-as a flat file of 16-bit tokens a split, which every process of the machine maps into memory; each Parquet file's sha256
-is compared with its manifest on the way. Documents follow each other with their end-of-text tokens, none is cropped.
+A corpus is a list of ``tokens`` datasets of the lake. Their Parquet files are verified and copied once into a local
+cache directory, as one flat file of 16-bit tokens per split, which every process of the machine maps into memory.
+Documents follow each other with their end-of-text tokens; none is cropped.
 
-Sample n is a function of (corpus digest, seed, n, context) alone, as in levanter and unlike most loaders, which carry
-state: an epoch is a pseudo-random order of all windows of ``context`` tokens, computed by a small Feistel network
-(Luby and Rackoff, 1988) with cycle walking (Black and Rogaway, 2002), so it needs no table and any position of it can
-be asked for. Resuming needs one integer, and any number of processes and any micro-batch size see the same batches.
-The windows lie end to end on a ring, the corpus read again and again from a random token on, and an epoch is as many
-as it takes to go round once. The last one would be short: it runs on into the next round, and the next epoch's windows
-begin where it ends. So in an epoch every token is an input, fewer than ``context`` of them twice; after any number of
-epochs no token was an input more often than another by more than one; and every epoch is cut into windows at other
-places, unless the context divides the corpus.
+Most loaders carry state. Here, as in levanter, sample n is a function of (corpus digest, seed, n, context) alone.
+Resuming needs one integer, and the batches are the same for any number of processes and any micro-batch size. An epoch
+is a pseudo-random order of all windows of ``context`` tokens. A small Feistel network (Luby and Rackoff, 1988) with
+cycle walking (Black and Rogaway, 2002) computes any position of that order directly, without a table.
 
-Cost: two bytes a token of disk; a batch is copied from memory-mapped pages, about 1 us a window beside the copy.
+The corpus is read as a ring that begins at a random token. Windows lie end to end on it, and an epoch is as many as go
+round once. The last window of an epoch runs on into the next round, and the next epoch's windows begin where it ends.
+So:
+
+- In an epoch every token is an input, fewer than ``context`` of them twice.
+- After any number of epochs, no token was an input more often than another by more than one.
+- Every epoch cuts the corpus at other places, unless the context divides it.
+
+Cost: two bytes of disk per token. A batch is copied from memory-mapped pages, about 1 us per window besides the copy.
 """
 
 from __future__ import annotations
@@ -38,12 +41,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import InputError
-from data.lake.manifest import File, Manifest, json_digest
+from data.lake.manifest import SPLITS, File, Manifest, corpus_digest
 from data.lake.store import Dataset, Lake
 
 FORMAT = 1  # of the cache; raised when its files change
-SPLITS = ("train", "val")
-_ROUNDS = 6  # of the Feistel network; four make it a pseudo-random permutation if the rounds are, and these are cheap
+_ROUNDS = 6  # of the Feistel network; four suffice for pseudo-random rounds, and these are only cheap mixers
 
 Tokens = npt.NDArray[np.uint16]
 Indices = npt.NDArray[np.int64]
@@ -52,7 +54,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens of the training and the validation documents, mapped read-only, and what is known of them."""
+    """Tokens of the training and the validation documents, mapped read-only, with facts about them."""
 
     digest: str  # over the snapshots' digests in their order
     snapshots: tuple[str, ...]
@@ -62,12 +64,12 @@ class Corpus:
     train_documents: int
     val_documents: int
     max_token: int
-    unigram_entropy: float  # of the training tokens, nats a token: the loss of the best model that ignores context
+    unigram_entropy: float  # of the training tokens, nats per token: the loss of the best model that ignores context
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Which tokens sample n holds: ``context`` inputs and, one further on, ``context`` targets."""
+    """Which tokens sample n holds: ``context`` inputs, and as targets the ``context`` tokens one position later."""
 
     corpus_digest: str
     seed: int
@@ -77,24 +79,25 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.n_tokens <= self.context:
             raise InputError(
-                f"the corpus has {self.n_tokens} training tokens, too few for one sample of context={self.context} and "
-                "its target; add snapshots or lower the context"
+                f"the corpus has {self.n_tokens} training tokens, too few for one sample of context={self.context}; "
+                "add snapshots or lower the context"
             )
 
     @property
     def windows(self) -> int:
-        """Samples an epoch: as many as it takes for every token to be an input."""
+        """Samples per epoch: enough for every token to be an input."""
         return -(-self.n_tokens // self.context)
 
     def share_seen(self, samples: int) -> float:
-        """The share of the training tokens that the first ``samples`` samples have as inputs, in 0..1.
+        """The share of the training tokens, in 0..1, that are inputs of the first ``samples`` samples.
 
-        Exact but for the fewer than ``context`` tokens which the first epoch's last window shares with its first one.
+        Exact, except for the tokens (fewer than ``context``) that are in the first and in the last window of the first
+        epoch.
         """
         return min(1.0, samples * self.context / self.n_tokens)
 
     def starts(self, samples: Indices) -> Indices:
-        """The first token of each of these samples (numbers from 0 on), on the ring of training tokens."""
+        """The position of the first token of each sample; samples count from 0."""
         epochs, windows = np.divmod(samples, self.windows)
         for epoch in np.unique(epochs).tolist():
             chosen = epochs == epoch
@@ -104,29 +107,29 @@ class Sampler:
         return starts
 
     def batch(self, train: Tokens, samples: Indices) -> tuple[Indices, Indices]:
-        """Inputs and targets of these samples, ``[len(samples), context]`` each."""
+        """Inputs and targets of these samples, each ``[len(samples), context]``."""
         ring = (self.starts(samples)[:, None] + np.arange(self.context + 1)) % self.n_tokens
         tokens = train[ring].astype(np.int64)
         return tokens[:, :-1], tokens[:, 1:]
 
     def _keys(self, epoch: int | None, count: int) -> npt.NDArray[np.uint64]:
-        """Pseudo-random numbers of an epoch, or of the run as a whole."""
+        """Pseudo-random numbers for an epoch, or for the whole run if ``epoch`` is None."""
         name = f"{self.corpus_digest}/{self.seed}/{self.context}/{'start' if epoch is None else epoch}"
         return np.frombuffer(hashlib.shake_256(name.encode()).digest(8 * count), dtype="<u8")
 
 
 def derive_seed(seed: int, purpose: str) -> int:
-    """A seed of 63 bits for one purpose, independent of those for others."""
+    """A seed of 63 bits for one purpose, independent of the seeds for other purposes."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "little") >> 1
 
 
 def rank_samples(
     samples_seen: int, batch_size: int, micro_batch_size: int, rank: int, world_size: int
 ) -> Iterator[Indices]:
-    """The sample numbers of one process in one step, a micro-batch at a time.
+    """The sample numbers of one process in one step, one micro-batch at a time.
 
-    Micro-batch m of the step belongs to process ``m % world_size``, so the step's samples are the same for any number
-    of processes. The batch must be divisible so (TrainConfig.require_divisible).
+    Micro-batch m of the step goes to process ``m % world_size``, so the step has the same samples for any number of
+    processes. The micro-batches must divide evenly (TrainConfig.require_divisible).
     """
     for micro in range(rank, batch_size // micro_batch_size, world_size):
         first = samples_seen + micro * micro_batch_size
@@ -136,7 +139,7 @@ def rank_samples(
 def val_windows(n_tokens: int, context: int, limit: int) -> list[tuple[int, int]]:
     """Windows ``(start, inputs)`` over the validation tokens, in order and without overlap.
 
-    All of them, the last one shorter, if ``limit`` is 0; else at most ``limit``, evenly spread.
+    With a ``limit`` of 0 all of them, the last one shorter; otherwise at most ``limit``, evenly spread.
     """
     starts = range(0, n_tokens - 1, context)
     windows = [(start, min(context, n_tokens - 1 - start)) for start in starts]
@@ -146,21 +149,23 @@ def val_windows(n_tokens: int, context: int, limit: int) -> list[tuple[int, int]
 
 
 def open_corpus(lake: Lake, snapshots: tuple[str, ...], cache_dir: Path, *, verify: bool = True) -> Corpus:
-    """Map the corpus, after copying it into the cache if it is not there. Processes may call this at the same time.
+    """Map the corpus, after copying it into the cache if needed. Processes may call this at the same time.
 
-    A cached copy is hashed first; ``verify=False`` leaves that out, for processes that follow one that did it.
-    Raises InputError if a snapshot is missing or damaged, if tokenizers differ, or if a split is empty.
+    A cached copy is hashed first; pass ``verify=False`` if another process has just done so. Raises InputError if a
+    snapshot is missing or damaged, if tokenizers differ, or if a split is empty.
     """
     manifests = {snapshot: lake.dataset("tokens", snapshot).require() for snapshot in snapshots}
     tokenizer = _tokenizer(manifests)
-    digest = json_digest([manifest.digest for manifest in manifests.values()])
+    digest = corpus_digest(manifests.values())
     cache_dir.mkdir(parents=True, exist_ok=True)
     folder = cache_dir / f"corpus-{digest[:32]}"
-    with filelock.FileLock(cache_dir / f"{folder.name}.lock"):  # the first one copies, the others wait for it
+    with filelock.FileLock(cache_dir / f"{folder.name}.lock"):  # the first process copies, the others wait
         if verify and folder.exists() and (damage := _damage(folder)):
-            log.warning("%s: %s; it is made again from the lake", folder, damage)
+            log.warning("%s: %s; copying it again from the lake", folder, damage)
             shutil.rmtree(folder)
-        for scratch in cache_dir.glob(f"{folder.name}-*"):  # of processes that were killed while they held the lock
+        for scratch in cache_dir.glob(
+            f"{folder.name}-*"
+        ):  # left by processes that were killed while they held the lock
             shutil.rmtree(scratch, ignore_errors=True)
         if not folder.exists():
             _materialise(lake, manifests, folder)
@@ -174,7 +179,8 @@ def open_corpus(lake: Lake, snapshots: tuple[str, ...], cache_dir: Path, *, veri
     empty = [split for split in SPLITS if known[split]["tokens"] == 0]
     if known["val"]["tokens"] == 1:
         raise InputError(
-            f"--corpus {','.join(snapshots)}: the validation documents are one token, which predicts nothing"
+            f"--corpus {','.join(snapshots)}: the validation documents have one token, too few to predict any; "
+            "add a snapshot"
         )
     if empty:
         have = "no training documents" if "train" in empty else "no validation documents (see val_share)"
@@ -196,14 +202,16 @@ def open_corpus(lake: Lake, snapshots: tuple[str, ...], cache_dir: Path, *, veri
 def _permute(indices: Indices, n: int, keys: npt.NDArray[np.uint64]) -> Indices:
     """The images of ``indices`` under a pseudo-random permutation of ``range(n)``.
 
-    The network permutes the numbers of an even number of bits, fewer than 4n of them; images outside are walked on.
+    The network permutes numbers of an even number of bits, fewer than 4n numbers. An image outside of ``range(n)`` is
+    permuted again until it is inside.
     """
     half = np.uint64(max(1, -(-max(1, (n - 1).bit_length()) // 2)))
     mask = np.uint64((1 << int(half)) - 1)
     values = indices.astype(np.uint64)
     outside = np.ones(len(values), dtype=bool)
     while outside.any():
-        left, right = values[outside] >> half, values[outside] & mask
+        left = values[outside] >> half
+        right = values[outside] & mask
         for key in keys:
             left, right = right, left ^ (_mix(right ^ key) & mask)
         values[outside] = (left << half) | right
@@ -248,15 +256,14 @@ def _materialise(lake: Lake, manifests: dict[str, Manifest], folder: Path) -> No
 def _write_split(
     lake: Lake, manifests: dict[str, Manifest], split: str, path: Path
 ) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
-    """Copy the tokens of a split; returns what is known of the file, and how often each token is in it."""
+    """Copy the tokens of a split; returns facts about the file, and how often each token is in it."""
     counts = np.zeros(1 << 16, dtype=np.int64)
-    documents, hasher = 0, hashlib.sha256()
+    documents = 0
+    hasher = hashlib.sha256()
     with path.open("wb") as out:
         for snapshot, manifest in manifests.items():
             dataset = lake.dataset("tokens", snapshot)
-            for file in (file for part in manifest.parts for file in part.files):
-                if not file.path.startswith(f"{split}/"):
-                    continue
+            for file in manifest.files_in(split):
                 for tokens, n_documents in _read(dataset, file):
                     counts += np.bincount(tokens, minlength=len(counts))
                     documents += n_documents
@@ -267,29 +274,22 @@ def _write_split(
 
 
 def _read(dataset: Dataset, file: File) -> Iterator[tuple[Tokens, int]]:
-    """The tokens of a Parquet file, some documents at a time, after comparing the file with its manifest."""
-    with dataset.lake.open(*dataset.names(*file.path.split("/"))) as opened:
-        content = opened.read()
-    where = dataset.lake.path(*dataset.names(file.path))
-    found = hashlib.sha256(content).hexdigest()
-    if found != file.sha256:
-        raise InputError(
-            f"{where}: sha256 is {found[:16]}.., the manifest says {file.sha256[:16]}..: the file was damaged after it "
-            f"was published; remove {dataset.label} and run the refresh again"
-        )
+    """The tokens of a verified Parquet file and their number of documents, some documents at a time."""
+    content = dataset.read_verified(file)
     try:
         for batch in pq.ParquetFile(io.BytesIO(content)).iter_batches(batch_size=1_000, columns=["tokens"]):
             yield batch.column("tokens").flatten().to_numpy(), len(batch)
     except (pa.ArrowInvalid, KeyError) as error:
+        where = dataset.lake.path(*dataset.names(file.path))
         raise InputError(f"{where}: not a table of tokens ({error})") from error
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a cached corpus, or None: every byte is hashed, about a second a gigabyte."""
+    """What is wrong with a cached corpus, or None. Hashes every byte, about one second per gigabyte."""
     with contextlib.suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
         known = orjson.loads((folder / "corpus.json").read_bytes())
         if known["format"] != FORMAT:
-            return f"made by a version with cache format {known['format']}"
+            return f"its cache format is {known['format']}, not {FORMAT}"
         for split in SPLITS:
             with (folder / f"{split}.bin").open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != known[split]["sha256"]:

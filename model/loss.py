@@ -1,15 +1,16 @@
-"""The loss of the tied head: cross entropy over all tokens of the vocabulary, without keeping its logits twice.
+"""The loss of the tied head: cross entropy over the whole vocabulary, with one matrix of logits in memory.
 
-``F.cross_entropy(hidden @ weight.T, targets)`` holds the logits (T x 50,257 numbers a sequence), their log-softmax and
-their gradient, and in bfloat16 it rounds the log-probabilities. Here the gradient is computed with the loss, some rows
-at a time in fp32, and written over the logits. So one such matrix exists, and the softmax runs in the cache. The idea
-is that of fused linear cross entropy (Hsu et al., "Liger Kernel", 2024); the products stay torch's, which for these
-shapes already run at nearly the machine's full rate. Measured in docs/benchmarks.md.
+``F.cross_entropy(hidden @ weight.T, targets)`` holds the logits (T x 50,257 numbers per sequence), their log-softmax
+and their gradient, and in bfloat16 it rounds the log-probabilities. Here the gradient is computed with the loss, a few
+rows at a time in fp32, and overwrites the logits. So there is one such matrix, and the softmax stays in the CPU's
+cache. This is fused linear cross entropy (Hsu et al., "Liger Kernel", 2024) with torch's matrix products, which already
+run near the machine's full rate for these shapes. ``python -m benchmarks.loss`` compares it with torch's own
+``F.linear_cross_entropy``.
 
-50,257 is odd, and kernels for tensor cores are fastest where sizes are divisible by 64: with 50,304 rows nanoGPT became
-a quarter faster (A. Karpathy, February 2023). So on GPUs the products are made with rows of zeros added, whose logits
-are masked: no probability, no gradient. Those rows exist in here only. The model's weights, the optimizer's state,
-checkpoints and exports know nothing of them, so there is nothing to strip, and runs move between devices.
+50,257 is odd, and kernels for tensor cores are fastest when sizes are divisible by 64: nanoGPT became a quarter faster
+with 50,304 rows (A. Karpathy, February 2023). So on GPUs rows of zeros are added for the products, and their logits are
+masked: no probability, no gradient. These rows exist only here. The weights, the optimizer's state, checkpoints and
+exports do not have them, so nothing must be stripped, and runs can move between devices.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CPU_ROWS, GPU_ROWS = 16, 2_048  # of logits at a time: 16 x 50,257 fp32 numbers are 3 MB
-CPU_MULTIPLE, GPU_MULTIPLE = 1, 64  # that the vocabulary of the products is one of (a GPU's gain is not measured here)
-CPU_WORDS = 8_192  # of the weight's gradient at a time: all 50,257 in one product take 1.4 times as long
+CPU_ROWS = 16  # rows of logits at a time: 16 x 50,257 fp32 numbers are 3 MB
+GPU_ROWS = 2_048
+CPU_MULTIPLE = 1  # the vocabulary is padded to a multiple of this
+GPU_MULTIPLE = 64  # its gain on a GPU is not measured
+CPU_WORDS = 8_192  # rows of the weight's gradient at a time: one product of all 50,257 takes 1.4 times as long
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Rows R, width C, vocabulary V, and P of it with the padding."""
+    """R rows, C width, V vocabulary, P padded vocabulary."""
 
     @staticmethod
     def forward(ctx: Any, hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor, is_trained: bool) -> Tensor:
@@ -42,10 +45,10 @@ class _HeadLoss(torch.autograd.Function):
         rows = CPU_ROWS if is_cpu else GPU_ROWS
         for logits, targets in zip(logits_RP.split(rows), targets_R[:, None].split(rows), strict=True):
             softmax = torch.softmax(logits, dim=1, dtype=wide)
-            largest = logits.amax(dim=1, keepdim=True)  # its softmax is at least 1 / V: the one whose log is exact
+            largest = logits.amax(dim=1, keepdim=True)  # its softmax is at least 1 / V, so its log is exact
             norms = largest.to(wide) - softmax.amax(dim=1, keepdim=True).log()
             total += (norms - logits.gather(1, targets)).sum()
-            if is_trained:  # the gradient: softmax minus one at the target, by the number of rows
+            if is_trained:  # gradient: (softmax - one at the target) / rows
                 softmax.scatter_add_(1, targets, softmax.new_full(targets.shape, -1.0))
                 logits.copy_(softmax.mul_(1.0 / n_rows))
         ctx.save_for_backward(hidden_RC, weight_PC, logits_RP)
@@ -64,11 +67,12 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def head_loss(hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor) -> Tensor:
-    """Mean cross entropy of ``hidden_RC @ weight_VC.T`` and the target ids, nats a row: a scalar, in fp32 or wider."""
+    """Mean cross entropy of ``hidden_RC @ weight_VC.T`` and the target ids, nats per row: a scalar in fp32 or fp64."""
     device = hidden_RC.device.type
-    if torch.is_autocast_enabled(device):  # which does not reach into the backward pass
+    if torch.is_autocast_enabled(device):  # autocast does not reach into the backward pass
         dtype = torch.get_autocast_dtype(device)
-        hidden_RC, weight_VC = hidden_RC.to(dtype), weight_VC.to(dtype)
+        hidden_RC = hidden_RC.to(dtype)
+        weight_VC = weight_VC.to(dtype)
     is_trained = torch.is_grad_enabled() and (hidden_RC.requires_grad or weight_VC.requires_grad)
     loss: Tensor = _HeadLoss.apply(hidden_RC, weight_VC, targets_R, is_trained)
     return loss

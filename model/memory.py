@@ -1,36 +1,36 @@
-"""What a training process will hold in memory, estimated from shapes: to choose a micro-batch before a GPU is paid.
+"""The memory of a training process, estimated from shapes, to choose a micro-batch before paying for a GPU.
 
-States, bytes a parameter (the accounting of ZeRO: Rajbhandari et al., 2020, section 3.1):
+States, in bytes per parameter (as ZeRO counts: Rajbhandari et al., 2020, section 3.1):
 
                  float32   autocast   bfloat16
     weights         4         4          6      fp32 ones; bfloat16 computes with copies of them
-    casts           -         2          -      bf16 copies that autocast keeps through a micro-batch
-    gradients       4         4          6      fp32 sums; bfloat16 also has those of its copies
-    buckets         4         4          -      of DistributedDataParallel, with several processes
-    optimizer       8         8          8      AdamW's two moments; Muon keeps one a matrix, 4 bytes less
+    casts           -         2          -      bf16 copies that autocast keeps during a micro-batch
+    gradients       4         4          6      fp32 sums; bfloat16 also has the gradients of its copies
+    buckets         4         4          -      DistributedDataParallel, with several processes
+    optimizer       8         8          8      AdamW's two moments; Muon keeps one per matrix, 4 bytes less
 
-fsdp splits weights, gradients and optimizer among the processes. It gathers the embeddings and, at a time, a block and
-the one that comes next, and holds the whole gradients of one unit until they are scattered. Where a step has several
-micro-batches a process it holds those of all units, in fp32, as they are scattered with the last one.
+fsdp splits weights, gradients and optimizer state among the processes. It gathers the embeddings, the current block
+and the next one, and holds the whole gradients of one unit until they are scattered. If a step has several
+micro-batches per process, it holds the gradients of all units in fp32, which are scattered with the last micro-batch.
 
-Activations, numbers a token that a block keeps for its backward pass, C being the width. Counted as in "Reducing
+Activations, in numbers per token that a block keeps for its backward pass, with C the width. Counted as in "Reducing
 Activation Recomputation in Large Transformer Models" (Korthikanti et al., 2022, section 4.1), for this model, without
-dropout and with an attention that keeps no square of positions:
+dropout, and with an attention that keeps no square of positions:
 
     2 C   inputs of the two normalisations: the residual stream, which autocast leaves in fp32
     2 C   inputs of qkv and of up: the normalised stream
-    4 C   queries, keys, values, and what attention gives
+    4 C   queries, keys, values, and the output of attention
     8 C   inputs of GELU and of the second layer, 4 C each
 
-64 C bytes in float32, 36 C with autocast, 32 C in bfloat16 (the paper has 34 C, with masks of dropout).
-tests/model/test_telemetry.py compares this with what autograd keeps. With ``recompute`` (activation checkpointing) the
-residual stream of each block is kept, and the activations of one block at a time.
+These are 64 C bytes in float32, 36 C with autocast and 32 C in bfloat16 (the paper has 34 C, with dropout masks).
+tests/model/test_telemetry.py compares this with what autograd keeps. ``recompute`` (activation checkpointing) keeps the
+residual stream of each block, and the activations of one block at a time.
 
-Logits: V numbers a token, once (model/loss.py writes their gradient over them); of a small model more than all else.
-With them are counted what else the loss holds on a GPU: the softmax of some rows in fp32, the head with its padding and
-the gradient of that, 2 V C numbers.
+Logits: V numbers per token, once, since model/loss.py overwrites them with their gradient. In a small model they exceed
+everything else. The rest of what the loss holds on a GPU is added to them: the softmax of some rows in fp32, and the
+padded head and its gradient, 2 V C numbers.
 
-Not counted: what the allocator loses to fragments, the context of a GPU's driver (about 0.5 GB), kernels' work space;
+Not counted: memory lost to fragmentation, the context of a GPU's driver (about 0.5 GB), the workspace of kernels, and
 on a CPU in bf16 the softmax that our attention keeps (model/attention.py).
 """
 
@@ -44,7 +44,7 @@ from model.loss import GPU_ROWS
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one process."""
+    """Bytes per process."""
 
     weights: int
     gradients: int
@@ -71,17 +71,20 @@ def estimate(
 ) -> MemoryEstimate:
     """The peak of a training step in one of ``processes``; ``precision`` is float32, tf32, autocast or bfloat16.
 
-    ``is_accumulated``: a step has several micro-batches a process.
+    ``is_accumulated``: a step has several micro-batches per process.
     """
-    width, tokens = model.width, micro_batch_size * model.context
-    narrow, stream = 4 if precision in ("float32", "tf32") else 2, 2 if precision == "bfloat16" else 4
+    width = model.width
+    tokens = micro_batch_size * model.context
+    narrow = 4 if precision in ("float32", "tf32") else 2
+    stream = 2 if precision == "bfloat16" else 4
     block = (2 * stream + 14 * narrow) * width
     blocks = model.layers * stream * width + block if is_recomputed else model.layers * block
     weights = (4 if precision in ("float32", "tf32") else 6) * parameters
     gradients = (6 if precision == "bfloat16" else 4) * parameters
     optimizer = optimizer_bytes(model, parameters, is_muon)
     if is_sharded:
-        unit, embeddings = 12 * width**2, (model.vocab_size + model.context) * width
+        unit = 12 * width**2
+        embeddings = (model.vocab_size + model.context) * width
         weights = 4 * parameters // processes + narrow * (2 * unit + embeddings)
         gradients = 4 * parameters // processes + (4 * parameters if is_accumulated else narrow * max(unit, embeddings))
         optimizer //= processes
@@ -91,12 +94,12 @@ def estimate(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        activations=tokens * (blocks + (stream + narrow) * width),  # the last normalisation's input and output
+        activations=tokens * (blocks + (stream + narrow) * width),  # input and output of the last normalisation
         logits=model.vocab_size * (tokens * narrow + min(tokens, GPU_ROWS) * 4 + 2 * width * narrow),
     )
 
 
 def optimizer_bytes(model: ModelConfig, parameters: int, is_muon: bool) -> int:
-    """What the optimizer keeps of so many parameters, in fp32."""
+    """The bytes of the optimizer's state, which is fp32."""
     matrices = model.layers * 12 * model.width**2  # of the blocks
     return 8 * parameters - (4 * matrices if is_muon else 0)

@@ -1,8 +1,9 @@
-"""What a run tells MLflow while it trains, and what happens when MLflow is not there to listen.
+"""What a run reports to MLflow while it trains, and what happens when the server is away.
 
-A server that is lost must not cost the training that it watches, nor hold it up: metrics are kept and sent again later,
-seldom while it is away, and a warning is emitted at once. What is not sent when a checkpoint is saved lies beside it,
-in ``unsent.json``, for the process that goes on from there. The run's summary lists what MLflow did not take.
+A lost server must neither stop training nor slow it down. A warning is emitted at once; metrics are buffered and sent
+later, with few attempts while the server is away. Metrics that are still unsent when a checkpoint is saved are written
+beside it, to ``unsent.json``, and the process that resumes the run sends them. The run's summary lists what MLflow did
+not take.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from data.errors import InputError, told
 from data.lake.store import Lake
 from model import checkpoint
 from model.checkpoint import State
 from model.config import TrainSpec
+from model.events import Emit, Warned
 
-if TYPE_CHECKING:  # MLflow takes seconds to import: only a run that is tracked does it
+if TYPE_CHECKING:  # MLflow takes seconds to import, so only tracked runs import it
     from model.tracking import Tracker
 
 
@@ -26,14 +28,8 @@ UNSENT = "unsent.json"
 OF_CHECKPOINT = ("train_loss", "val_loss")
 
 
-class Emit(Protocol):
-    """Reports an event to the process that supervises this one."""
-
-    def __call__(self, event: str, **fields: Any) -> None: ...
-
-
 class Silent:
-    """The observer of a run that is not tracked, and of every process but the first."""
+    """Reports nothing: the observer of an untracked run, and of every process but the first."""
 
     run_id: str | None = None
     warnings: tuple[str, ...] = ()
@@ -51,8 +47,12 @@ class Observer(Silent):
     """Writes to the MLflow run that is tagged with ``key``."""
 
     def __init__(self, lake: Lake, run: str, tracker: Tracker, emit: Emit) -> None:
-        self._lake, self._run, self._tracker, self._emit = lake, run, tracker, emit
-        self.run_id, self.warnings = tracker.run_id, ()
+        self._lake = lake
+        self._run = run
+        self._tracker = tracker
+        self._emit = emit
+        self.run_id = tracker.run_id
+        self.warnings = ()
 
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
         with self._tolerated():
@@ -65,7 +65,7 @@ class Observer(Silent):
         self._keep()
 
     def _keep(self) -> None:
-        """What is not sent, for a process after this one. A full disk costs that, and not the training."""
+        """Write unsent points for a later process. If the disk is full they are lost, but training goes on."""
         unsent = self._tracker.unsent()
         try:
             if unsent:
@@ -73,10 +73,10 @@ class Observer(Silent):
             elif self._lake.exists("checkpoints", self._run, UNSENT):
                 self._lake.remove("checkpoints", self._run, UNSENT)
         except OSError as error:
-            self._warn(f"{len(unsent)} points for MLflow are not kept for a later process: {told(error)}")
+            self._warn(f"{len(unsent)} points for MLflow cannot be kept for a later process: {told(error)}")
 
     def checkpoint(self, state: State, *, with_weights: bool) -> None:
-        """Record a checkpoint; its weights, which are a copy, only if it stays for good."""
+        """Record a checkpoint, with a copy of its weights if it is kept for good."""
         metrics = {"train_loss": state.train_loss}
         if state.val_loss is not None:
             metrics["val_loss"] = state.val_loss
@@ -88,7 +88,7 @@ class Observer(Silent):
                 with checkpoint.artifacts(self._lake, state.run, state.step) as folder:
                     self._tracker.log_checkpoint(state.step, metrics, folder)
                     return
-        self._tracker.log_metrics(metrics, state.step)  # its curves at least, when the server is back
+        self._tracker.log_metrics(metrics, state.step)  # at least its curves, when the server is back
 
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         with self._tolerated():
@@ -106,15 +106,15 @@ class Observer(Silent):
 
     def _warn(self, message: str) -> None:
         self.warnings = (*self.warnings, message)
-        self._emit("warning", message=message)
+        self._emit(Warned(message))
 
 
 def observe(
     lake: Lake, spec: TrainSpec, key: str, step: int, tags: Mapping[str, str], params: Mapping[str, object], emit: Emit
 ) -> Observer:
-    """Find or begin the MLflow run and record what the training is, which goes on from ``step``.
+    """Find or create the MLflow run and record the parameters and the corpus; training goes on from ``step``.
 
-    Raises InputError if the server is not there.
+    Raises InputError if the server cannot be reached.
     """
     from model.tracking import DatasetRef, open_tracker
 
@@ -127,8 +127,10 @@ def observe(
     if lake.exists("checkpoints", spec.run, UNSENT):
         try:
             for key, value, timestamp_ms, at in lake.read_json("checkpoints", spec.run, UNSENT):
-                if at + (key in OF_CHECKPOINT) <= step:  # later ones, and the checkpoint of this step, are told again
+                if (
+                    at + (key in OF_CHECKPOINT) <= step
+                ):  # this process will report later ones, and this step's checkpoint, again
                     tracker.remember(key, value, timestamp_ms, at)
         except (InputError, TypeError, ValueError) as error:
-            emit("warning", message=f"{lake.path('checkpoints', spec.run, UNSENT)}: damaged ({error}); left out")
+            emit(Warned(f"{lake.path('checkpoints', spec.run, UNSENT)}: damaged ({error}); its points are lost"))
     return Observer(lake, spec.run, tracker, emit)

@@ -1,14 +1,14 @@
-"""The optimizers and the schedules of their rates.
+"""The optimizers and the schedules of the learning rate.
 
-    adamw    AdamW (Loshchilov and Hutter, 2019) with decay on matrices and embeddings only, as GPT-1 ("all non bias or
-             gain weights")
-    muon     Muon (Jordan et al., 2024) for the matrices of the blocks, AdamW for the rest; the update of a matrix is
-             scaled to the size of AdamW's (Liu et al., "Muon is scalable for LLM training", 2025, section 2.2), so one
-             learning rate serves both
+    adamw    AdamW (Loshchilov and Hutter, 2019) with decay on matrices and embeddings only, as in GPT-1 ("all non bias
+             or gain weights")
+    muon     Muon (Jordan et al., 2024) for the matrices of the blocks, AdamW for the rest. Muon's updates are scaled to
+             the size of AdamW's (Liu et al., "Muon is scalable for LLM training", 2025, section 2.2), so one learning
+             rate serves both
 
-    cosine   a linear rise, then half a cosine down to ``final_lr_share`` of the peak, as GPT-2's successors describe it
-    wsd      a linear rise, the peak, and over the last ``decay_share`` of the steps a linear fall (Hu et al., MiniCPM,
-             2024; the share of 0.2 and the line: Hägele et al., 2024)
+    cosine   a linear rise, then half a cosine down to ``final_lr_share`` of the peak, as in GPT-3
+    wsd      a linear rise, a constant rate, and a linear fall over the last ``decay_share`` of the steps (Hu et al.,
+             MiniCPM, 2024; a share of 0.2 and a linear fall: Hägele et al., 2024)
 
 model/config.py names the source of each number.
 """
@@ -29,9 +29,9 @@ Optimizers = list[torch.optim.Optimizer]
 
 
 def make_optimizers(weights: Mapping[str, nn.Parameter], config: TrainConfig) -> Optimizers:
-    """The optimizers over named weights: each weight is in exactly one of them.
+    """The optimizers of named weights; each weight belongs to exactly one.
 
-    AdamW is fused, which is several times faster than one operation a tensor.
+    AdamW is fused, which is several times faster than separate operations per tensor.
     """
     by_muon = {name for name in weights if config.optimizer == "muon" and _is_matrix_of_block(name, weights[name])}
     rest = [weight for name, weight in weights.items() if name not in by_muon]
@@ -55,7 +55,7 @@ def _is_matrix_of_block(name: str, weight: Tensor) -> bool:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of update ``step``, counted from 0."""
+    """The learning rate of a step; steps count from 0."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "wsd":
@@ -74,7 +74,7 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) 
 
 
 def state_tensors(weights: Mapping[str, nn.Parameter], optimizers: Optimizers) -> dict[str, Tensor]:
-    """The optimizers' state by parameter name, as ``<parameter>/<quantity>``; empty before the first step."""
+    """The optimizers' state under the names ``<parameter>/<quantity>``; empty before the first step."""
     names: dict[Tensor, str] = {weight: name for name, weight in weights.items()}
     return {
         f"{names[weight]}/{key}": value

@@ -1,8 +1,9 @@
-"""Which documents a stretch of the training tokens is from, with their addresses.
+"""Which documents a range of training tokens comes from, with their URLs.
 
-Token shards hold documents in a fixed order and how many tokens each has, so a position in the corpus (model/loader.py)
-leads to a row, the row to a ``doc_id``, and the text part of the same name to its URL. Reads four bytes a document of
-the whole corpus, and ids and addresses of the parts that are touched: seconds, for a report and not for training.
+Token shards hold documents in a fixed order, with the number of tokens of each. So a position in the corpus
+(model/loader.py) leads to a row, the row to a ``doc_id``, and the text part of the same name to its URL. This reads
+four bytes per document of the whole corpus, and the ids and URLs of the touched parts. It takes seconds: good for a
+report, not for training.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from data.lake.store import Lake, base_snapshot
 
 
 @dataclass(frozen=True)
-class Document:
-    """A document of a corpus."""
+class SourceDocument:
+    """A document of a corpus and its place in it."""
 
     snapshot: str
     part: str  # train/part-00012.parquet
     doc_id: str  # in hexadecimal
     start: int  # its first token's position among the split's tokens
     n_tokens: int
-    url: str | None = None  # None: its text is not in the lake (any more)
+    url: str | None = None  # None: its text is not in the lake
 
 
 def find_documents(
     lake: Lake, snapshots: Sequence[str], spans: Iterable[tuple[int, int]], split: str = "train"
-) -> list[Document]:
-    """The documents that the token ranges ``[first, end)`` of a corpus touch, in the corpus's order, each once.
+) -> list[SourceDocument]:
+    """The documents that the token ranges ``[first, end)`` of a corpus touch, each once, in corpus order.
 
-    Raises InputError if a snapshot is missing or if a range lies outside of its tokens.
+    Raises InputError if a snapshot is missing or a range is outside the corpus.
     """
     wanted = sorted(spans)
-    found: list[Document] = []
+    found: list[SourceDocument] = []
     end = 0
     for snapshot, part, n_tokens in _shards(lake, snapshots, split):
         ends = end + np.cumsum(n_tokens, dtype=np.int64)
@@ -46,37 +47,39 @@ def find_documents(
         if rows:
             ids = lake.dataset("tokens", snapshot).read(part, ["doc_id"]).column("doc_id")
             here = [
-                Document(snapshot, part, ids[row].as_py().hex(), int(ends[row] - n_tokens[row]), int(n_tokens[row]))
+                SourceDocument(
+                    snapshot, part, ids[row].as_py().hex(), int(ends[row] - n_tokens[row]), int(n_tokens[row])
+                )
                 for row in rows
             ]
             found += _with_urls(lake, snapshot, part, here)
         end = int(ends[-1]) if len(ends) else end
     outside = [span for span in wanted if span[0] < 0 or span[1] > end]
     if outside:
-        raise InputError(f"tokens {outside[0][0]} to {outside[0][1]} are not in {','.join(snapshots)}: it has {end}")
+        raise InputError(f"tokens {outside[0][0]} to {outside[0][1]}: {','.join(snapshots)} has {end}")
     return found
 
 
 def _shards(lake: Lake, snapshots: Sequence[str], split: str) -> Iterator[tuple[str, str, npt.NDArray[np.int64]]]:
-    """Snapshot, file and the documents' lengths, in the order in which a corpus is laid out."""
+    """Snapshot, file and the lengths of its documents, in corpus order."""
     for snapshot in snapshots:
         dataset = lake.dataset("tokens", snapshot)
-        for file in (file for part in dataset.require().parts for file in part.files):
-            if file.path.startswith(f"{split}/"):
-                column = dataset.read(file.path, ["n_tokens"]).column("n_tokens")
-                yield snapshot, file.path, column.to_numpy().astype(np.int64)
+        for file in dataset.require().files_in(split):
+            column = dataset.read(file.path, ["n_tokens"]).column("n_tokens")
+            yield snapshot, file.path, column.to_numpy().astype(np.int64)
 
 
 def _touched(spans: Sequence[tuple[int, int]], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> list[int]:
-    """The rows whose tokens ``[start, end)`` any span reaches into, ascending."""
+    """The rows whose tokens ``[start, end)`` overlap any span, ascending."""
     rows: set[int] = set()
     for first, end in spans:
-        low, high = np.searchsorted(ends, first, "right"), np.searchsorted(starts, end, "left")
+        low = np.searchsorted(ends, first, "right")
+        high = np.searchsorted(starts, end, "left")
         rows.update(range(int(low), int(high)))
     return sorted(rows)
 
 
-def _with_urls(lake: Lake, snapshot: str, part: str, documents: list[Document]) -> list[Document]:
+def _with_urls(lake: Lake, snapshot: str, part: str, documents: list[SourceDocument]) -> list[SourceDocument]:
     name = part.partition("/")[2]
     text = lake.dataset("text", base_snapshot(snapshot))
     if not lake.exists(*text.names(name)):

@@ -17,22 +17,22 @@ FACTS = {
     "epochs": "epochs",
     "train_share_seen": "share of the training tokens seen",
     "parameters": "parameters",
-    "train_loss": "training loss (nats a token, mean of the last steps)",
-    "val_loss": "validation loss (nats a token)",
-    "unigram_entropy": "unigram entropy of the training tokens (nats a token)",
-    "tokens_per_s": "tokens a second",
+    "train_loss": "training loss (nats/token, mean of the last steps)",
+    "val_loss": "validation loss (nats/token)",
+    "unigram_entropy": "unigram entropy of the training tokens (nats/token)",
+    "tokens_per_s": "tokens/s",
     "seconds": "seconds",
     "checkpoint": "checkpoint",
     "mlflow_run_id": "MLflow run",
 }
 
 History = dict[str, list[tuple[int, float]]]
-"""Metric name to (step, value), ascending."""
+"""Metric name to (step, value), ascending by step."""
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """Figures are SVG texts."""
+    """What a report of a run shows; figures are SVG."""
 
     run: str
     facts: list[tuple[str, str]]
@@ -41,7 +41,7 @@ class RunReport:
 
 
 def run_report(lake: Lake, run: str, history: History) -> RunReport:
-    """``history`` may be empty: there is no curve then. A run that is not finished has no facts yet."""
+    """The report of a run: no curve if ``history`` is empty, no facts before the run is finished."""
     summary = runs.read_summary(lake, run) or {}
     facts = [(label, _text(summary[name])) for name, label in FACTS.items() if summary.get(name) is not None]
     figures = [_curve(history, summary.get("unigram_entropy"))] if history.get("loss") else []
@@ -80,7 +80,7 @@ def _curve(history: History, unigram_entropy: float | None) -> str:
     if unigram_entropy is not None:
         axes.axhline(unigram_entropy, color="grey", linestyle="--", linewidth=1, label="unigram entropy")
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats a token)")
+    axes.set_ylabel("loss (nats/token)")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return svg(figure)

@@ -1,19 +1,19 @@
 """Log-probabilities under a GPT-2: of continuations given contexts, and of long texts through a sliding window.
 
-Every score of this project goes through ``score``, whatever the model was loaded from (a checkpoint, transformers'
-files). Requests are sorted by length and run in batches, padded on the right: attention looks left only, so padding
-cannot change a score beyond the noise of fp32 (tests compare with one request at a time). The head, 50,257 numbers a
-position, is computed only for the positions that are scored, some at a time, so memory does not grow with the batch.
+Every score of this project is computed by ``score``. Requests are sorted by length and run in batches, padded on the
+right. Attention only looks left, so padding changes a score by rounding at most (tests compare with one request at a
+time). The head, 50,257 numbers per position, is computed for the scored positions only, a limited number at a time, so
+memory does not grow with the batch.
 
 Conventions:
 
-- log-probabilities are natural logarithms (nats), of all tokens of a continuation together unless said otherwise
-- a context is never empty; the first token of a document is conditioned on end-of-text, as in training
-- what does not fit into the model's context is cut from the left of the request's context, and counted; a continuation
-  is never cut
-- a long text is scored in steps of ``stride`` tokens: the first window scores all its tokens, each later one only its
-  last ``stride``, which have at least ``context - stride`` tokens before them; every token is scored exactly once
-- bits per byte = nats / ln 2 / bytes of the original text in UTF-8
+- Log-probabilities are natural logarithms (nats), summed over a continuation unless stated otherwise.
+- A context is never empty. The first token of a document is conditioned on end-of-text, as in training.
+- A request that is too long for the model loses tokens at the left of its context, and they are counted. A
+  continuation is never cut.
+- A long text is scored in steps of ``stride`` tokens. The first window scores all its tokens, each later one its last
+  ``stride`` tokens, with at least ``context - stride`` tokens before them. Every token is scored exactly once.
+- Bits per byte = nats / ln 2 / bytes of the original text in UTF-8.
 
 Letters in names: B requests, T positions, N scored positions, C width, V vocabulary.
 """
@@ -34,13 +34,15 @@ from data.bpe import END_OF_TEXT
 from data.errors import InputError
 from model.gpt2 import GPT2
 
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 32_768  # positions in one forward pass, padding included
-CPU_HEAD_ROWS, GPU_HEAD_ROWS = 128, 4_096  # positions whose logits are held at once: 26 MB, 0.8 GB in fp32
+CPU_BATCH_TOKENS = 2_048  # positions in one forward pass, with padding
+GPU_BATCH_TOKENS = 32_768
+CPU_HEAD_ROWS = 128  # positions whose logits are held at once: 26 MB in fp32
+GPU_HEAD_ROWS = 4_096  # 0.8 GB
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is the probability of ``continuation`` after ``context``? Token ids, neither may be empty."""
+    """Asks for the probability of ``continuation`` after ``context``; both are token ids and not empty."""
 
     context: Sequence[int]
     continuation: Sequence[int]
@@ -48,16 +50,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Score:
-    """The answer. Arrays have one entry a token of the continuation, given the true tokens before it."""
+    """The answer. Arrays have one entry per token of the continuation, given the true tokens before it."""
 
     log_probs: npt.NDArray[np.float64]  # nats
-    is_likeliest: npt.NDArray[np.bool_]  # whether no other token is likelier (of equal ones the smallest id counts)
-    is_first_likeliest_allowed: bool  # the same for the first token, among those that are not excluded
+    is_likeliest: npt.NDArray[np.bool_]  # the likeliest token; in a tie the smallest id
+    is_first_likeliest_allowed: bool  # the same for the first token, among tokens that are not excluded
     n_dropped: int  # tokens of the context that did not fit
 
     @property
     def log_likelihood(self) -> float:
-        """Of the whole continuation, nats."""
+        """Log-probability of the whole continuation, nats."""
         return float(self.log_probs.sum())
 
     @property
@@ -72,11 +74,11 @@ def score(
     exclude_first: Sequence[int] = (),
     on_done: Callable[[int], None] | None = None,
 ) -> list[Score]:
-    """Score each request; the answers are in the order of the requests.
+    """Score requests; the answers are in the order of the requests.
 
-    ``exclude_first`` are tokens that are no answer for ``is_first_likeliest_allowed``. ``on_done`` is called with the
-    number of requests done, after each batch. Raises InputError if a continuation is longer than the model's context,
-    ValueError if a context or a continuation is empty.
+    ``is_first_likeliest_allowed`` ignores the tokens ``exclude_first``. ``on_done`` is called after each batch with the
+    number of requests done. Raises InputError if a continuation is longer than the model's context, ValueError if a
+    context or a continuation is empty.
     """
     rows = [_Row.of(index, request, model.config.context) for index, request in enumerate(requests)]
     rows.sort(key=lambda row: -len(row.ids))
@@ -109,16 +111,18 @@ def score(
 def rolling(tokens: Sequence[int], context: int, stride: int, before: int = END_OF_TEXT) -> list[Request]:
     """Requests that together score each of ``tokens`` once, through a window of ``context`` inputs; see the module.
 
-    ``before`` is the token that the first one is conditioned on. ``stride`` must be in 1..context.
+    ``before`` is the token before the first one. ``stride`` must be in 1..context.
     """
     if not 1 <= stride <= context:
         raise ValueError(f"stride must be in 1..{context}, got {stride}")
     whole = [before, *(int(token) for token in tokens)]
     requests = []
-    start, end = 1, min(len(whole), context + 1)
+    start = 1
+    end = min(len(whole), context + 1)
     while start < end:
         requests.append(Request(whole[max(0, end - 1 - context) : start], whole[start:end]))
-        start, end = end, min(len(whole), end + stride)
+        start = end
+        end = min(len(whole), end + stride)
     return requests
 
 
@@ -128,7 +132,7 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 
 @dataclass(frozen=True)
 class _Row:
-    """A request as the model reads it: the last ``len(targets)`` of the ids predict the targets."""
+    """A request as the model reads it: the last ``len(targets)`` ids predict the targets."""
 
     index: int
     ids: list[int]
@@ -147,7 +151,7 @@ class _Row:
 
 
 def _batches(rows: list[_Row], max_tokens: int) -> Iterator[list[_Row]]:
-    """Consecutive rows, longest first; at least one, and no more positions than ``max_tokens`` with the padding."""
+    """Batches of consecutive rows, longest first, with at most ``max_tokens`` positions, or one row."""
     start = 0
     while start < len(rows):
         count = max(1, max_tokens // len(rows[start].ids))
@@ -169,12 +173,14 @@ def _hidden(model: GPT2, batch: list[_Row], device: torch.device) -> tuple[Tenso
 
 
 def _head(model: GPT2, x_NC: Tensor, targets_N: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each target: its log-probability; whether it is the likeliest token; whether, but for the excluded ones.
+    """For each target: its log-probability, and whether it is the likeliest of all tokens and of the allowed ones.
 
-    In place, and looking for the argmax only where it matters: three times as fast on a CPU as log_softmax and argmax.
+    Works in place and computes the argmax only where the target may be it: on a CPU three times as fast as log_softmax
+    and argmax.
     """
     logits_NV = F.linear(x_NC, model.tokens.weight).float()
-    target_N, max_N = logits_NV.gather(1, targets_N[:, None])[:, 0], logits_NV.amax(1)
+    target_N = logits_NV.gather(1, targets_N[:, None])[:, 0]
+    max_N = logits_NV.amax(1)
     likeliest_N = allowed_N = _is_likeliest(logits_NV, max_N, target_N, targets_N)
     if len(excluded):
         allowed_NV = logits_NV.index_fill(1, excluded, float("-inf"))
@@ -185,6 +191,6 @@ def _head(model: GPT2, x_NC: Tensor, targets_N: Tensor, excluded: Tensor) -> tup
 
 def _is_likeliest(logits_NV: Tensor, max_N: Tensor, target_N: Tensor, targets_N: Tensor) -> Tensor:
     found_N = target_N == max_N
-    rows = found_N.nonzero()[:, 0]  # ties: the first of the equal ones, as greedy decoding does
+    rows = found_N.nonzero()[:, 0]  # in a tie the first token counts, as in greedy decoding
     found_N[rows] = logits_NV[rows].argmax(1) == targets_N[rows]
     return found_N

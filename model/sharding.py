@@ -1,14 +1,14 @@
 """FSDP2: weights, gradients and optimizer state split over the processes that train one model.
 
-A process holds 1/N of every tensor. Each block is a unit: its weights are gathered when it runs, forward and backward,
-and dropped after (ZeRO, stage 3: Rajbhandari et al., 2020; torch's ``fully_shard``). What is held is fp32; with
-``bfloat16`` the gathered copies and the products are in bfloat16, and gradients are summed over the processes in fp32.
+A process holds 1/N of every tensor. Each block is a unit: its weights are gathered for its forward and its backward
+pass and dropped afterwards (ZeRO stage 3: Rajbhandari et al., 2020; torch's ``fully_shard``). The shards are fp32. With
+``autocast`` the gathered copies and the products are bfloat16, and gradients are summed over the processes in fp32.
 
-Checkpoints go through torch.distributed.checkpoint: every process writes its own shards, as safetensors files, so
-nothing is gathered and nothing is pickled. A shard file says which part of which tensor it holds; so a checkpoint of
-any number of processes, one of a process on its own included, is read by any other number of them.
+Checkpoints use torch.distributed.checkpoint: every process writes its own shards as safetensors files, so nothing is
+gathered and nothing is pickled. A shard file says which part of which tensor it holds, so any number of processes can
+read a checkpoint that any other number has written.
 
-    shard-00001-model-00001-of-00001.safetensors    what the first process held, and so on
+    shard-00001-model-00001-of-00001.safetensors    the first process's shards, and so on
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from model.gpt2 import GPT2
 
 
 def shard(model: GPT2, device_type: str, processes: int, precision: str) -> None:
-    """Split a model in place over all processes of the default group; each calls it with the same weights.
+    """Split a model in place over all processes of the default group; each process calls this with the same weights.
 
-    ``model.loss`` and ``model(ids)`` work as before, and must be called by all processes equally often.
+    ``model.loss`` and ``model(ids)`` work as before, but all processes must call them equally often.
     """
     mesh = init_device_mesh(device_type, (processes,))
     policy = MixedPrecisionPolicy()
@@ -48,7 +48,7 @@ def shard(model: GPT2, device_type: str, processes: int, precision: str) -> None
 
 
 def set_gradient_sync(model: nn.Module, *, is_last: bool) -> None:
-    """Whether the next backward pass sums gradients over the processes: only that of a step's last micro-batch."""
+    """Sum gradients over the processes in the next backward pass only if it is the step's last one."""
     assert isinstance(model, FSDPModule)
     model.set_requires_gradient_sync(is_last)
 
@@ -58,12 +58,12 @@ def is_sharded(weights: Iterable[Tensor]) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor as it is without sharding. Called by all processes."""
+    """The unsharded tensor. Called by all processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def split_like(tensor: Tensor, weight: Tensor) -> Tensor:
-    """A whole tensor on the device of a weight, sharded as it is. Called by all processes."""
+    """Put a whole tensor on the device of a weight and shard it alike. Called by all processes."""
     tensor = tensor.to(weight.device)
     if not isinstance(weight, DTensor):
         return tensor
@@ -71,29 +71,29 @@ def split_like(tensor: Tensor, weight: Tensor) -> Tensor:
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write this process's part of the tensors into ``folder``, which all processes see. Called by all of them.
+    """Write this process's shards into ``folder``, which all processes must see. Called by all processes.
 
-    Raises OSError if one of them cannot write.
+    Raises OSError if a process cannot write.
     """
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
-    except CheckpointException as error:  # no Exception of Python's, and of many lines
+    except CheckpointException as error:  # derives from BaseException, and has many lines
         raise OSError("; ".join(sorted({str(failure[0]) for failure in error.failures.values()}))) from error
 
 
 def load_shards(into: Mapping[str, Tensor], folder: Path, *, alone: bool = False) -> None:
-    """Fill tensors, sharded or not, from the safetensors files of ``folder``. Called by all processes, or by one
-    ``alone`` if none is sharded.
+    """Fill tensors, sharded or not, from the safetensors files of ``folder``.
 
-    Raises InputError if one is not there or has another shape.
+    Called by all processes, or by one ``alone`` if no tensor is sharded. Raises InputError if a tensor is missing or
+    has another shape.
     """
     known = shapes(folder)
     for name, tensor in into.items():
         if known.get(name) != tuple(tensor.shape):
             raise InputError(f"{folder}: {name} is {known.get(name)}, expected {tuple(tensor.shape)}")
     filled: dict[str, Any] = {name: tensor.detach() for name, tensor in into.items()}
-    with warnings.catch_warnings():  # a process on its own is told that it is one
+    with warnings.catch_warnings():  # torch warns a process without peers
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         load(filled, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=alone)
     for name, tensor in into.items():
@@ -102,13 +102,13 @@ def load_shards(into: Mapping[str, Tensor], folder: Path, *, alone: bool = False
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The whole shapes of the tensors in the safetensors files of ``folder``, by name."""
+    """The unsharded shapes of the tensors in the safetensors files of ``folder``, by name."""
     metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {name: tuple(found.size) for name, found in metadata.items()}  # type: ignore[union-attr]
 
 
 def read_whole(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """These tensors of ``folder``, whole, on the CPU, in fp32; read by one process."""
+    """These tensors of ``folder``, unsharded, on the CPU in fp32; read by one process."""
     known = shapes(folder)
     tensors = {name: torch.empty(known[name]) for name in names}
     load_shards(tensors, folder, alone=True)

@@ -1,12 +1,12 @@
-"""What a training process measures of itself: where the time goes, memory, throughput, utilisation.
+"""What a training process measures: time by phase, memory, throughput and utilisation.
 
-The split of the time is exclusive: at every moment exactly one phase runs. On a GPU the moments are events in its
-stream, read when a report is due and not before, so that measuring makes no step wait; a phase is then the time that
-the device spent on it or idle before it, and ``data`` is what the device waited for.
+Exactly one phase runs at any time. On a GPU a phase begins with an event in the device's stream. Events are read only
+when a report is due, so measuring makes no step wait. A phase then is the time that the device spent on it or idled
+before it, and ``data`` is the time that the device waited for data.
 
-``communication`` is what was waited for: gradients are reduced while the backward pass still computes others
-(DistributedDataParallel), so it begins when the last bucket of them is handed over, and ends with the backward pass.
-What FSDP gathers and scatters inside of the passes is part of them.
+``communication`` is the time spent waiting for gradients. DistributedDataParallel reduces gradients while the backward
+pass computes others, so the phase begins when the last bucket is handed over and ends with the backward pass. What FSDP
+gathers and scatters within the forward and backward passes counts as part of them.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from torch.nn.parallel import DistributedDataParallel
 from model.flops import Peak
 
 PHASES = ("data", "forward", "backward", "communication", "optimizer", "validation", "checkpoint", "other")
-MAX_EVENTS = 4_096  # of a GPU's stream that are held until they are read
+MAX_EVENTS = 4_096  # marks held before they are read
 
 
 class Timer:
-    """Time by phase; one phase follows the other."""
+    """Adds up time by phase."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._device, self._clock = device, clock
-        self._marks: list[tuple[str, Any]] = []  # a phase and when it began: seconds, or a CUDA event
+        self._device = device
+        self._clock = clock
+        self._marks: list[tuple[str, Any]] = []  # phase and its beginning: seconds, or a CUDA event
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self.start("other")
 
     def start(self, phase: str) -> None:
-        """From now on time belongs to ``phase``, one of PHASES."""
+        """End the current phase and begin ``phase``, one of PHASES."""
         if len(self._marks) >= MAX_EVENTS:
             self._read()
         self._marks.append((phase, self._now()))
@@ -59,7 +60,7 @@ class Timer:
         return event
 
     def _read(self) -> None:
-        """Add up what the marks say, and keep the last one, whose phase goes on."""
+        """Add up the marks; the last one stays, as its phase goes on."""
         if self._device.type == "cuda":
             self._marks[-1][1].synchronize()
         for (phase, began), (_, ended) in zip(self._marks, self._marks[1:], strict=False):
@@ -69,9 +70,9 @@ class Timer:
 
 
 def time_reduction(model: DistributedDataParallel, timer: Timer) -> None:
-    """Have ``timer`` know when the backward pass has handed over its last gradients; the mean stays as it is."""
+    """Start ``communication`` when the backward pass hands over its last gradients; the reduction is unchanged."""
 
-    def reduce(_: object, bucket):  # type: ignore[no-untyped-def] # torch compares annotations as objects, not as text
+    def reduce(_: object, bucket):  # type: ignore[no-untyped-def] # torch compares the annotations, which must not be strings
         if bucket.is_last():
             timer.start("communication")
         return allreduce_hook(model.process_group, bucket)
@@ -80,22 +81,25 @@ def time_reduction(model: DistributedDataParallel, timer: Timer) -> None:
 
 
 class Meter:
-    """Throughput of the steps since the last report: validation, checkpoints and logging are not in it."""
+    """Throughput of the steps since the last report, without validation, checkpoints and logging."""
 
     def __init__(self, flop_per_token: int, peak: Peak) -> None:
-        """``peak`` is that of all processes together."""
+        """``peak`` is the sum over all processes."""
         self.peak = peak
         self._flop_per_token = flop_per_token
-        self._tokens, self._seconds = 0, 0.0
+        self._tokens = 0
+        self._seconds = 0.0
 
     def add(self, seconds: float, tokens: int) -> None:
-        """A step of so many tokens took so long."""
-        self._tokens, self._seconds = self._tokens + tokens, self._seconds + seconds
+        """Count a step."""
+        self._tokens = self._tokens + tokens
+        self._seconds = self._seconds + seconds
 
     def read(self) -> dict[str, float]:
-        """``tokens_per_s`` and ``mfu`` (a share of the peak) since the last call."""
+        """``tokens_per_s`` and ``mfu``, the utilisation in 0..1, since the last call."""
         rate = self._tokens / max(self._seconds, 1e-9)
-        self._tokens, self._seconds = 0, 0.0
+        self._tokens = 0
+        self._seconds = 0.0
         return {"tokens_per_s": rate, "mfu": self.mfu(rate)}
 
     def mfu(self, tokens_per_s: float) -> float:
@@ -103,7 +107,7 @@ class Meter:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory this process held so far: of a CUDA device what torch allocated, elsewhere resident memory."""
+    """The peak memory of this process: on a CUDA device what torch allocated, elsewhere resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

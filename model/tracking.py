@@ -1,11 +1,11 @@
-"""A training run in MLflow: parameters, the corpus, metrics by step, checkpoints as LoggedModels, scores.
+"""A training run in MLflow: parameters, corpus, metrics by step, checkpoints as LoggedModels, scores.
 
-The only module that knows MLflow, and it knows no torch: checkpoints arrive as directories of safetensors, so nothing
-is pickled. One MLflow run goes with one training run across all its restarts: it is found again by a tag, and steps
-that were logged before a restart are not logged again. Metrics are held back and sent in batches (1,000 calls of
-``log_metric`` take 18 to 57 s, one ``log_batch`` of the same 0.2 s).
+Only this module imports MLflow, and it does not import torch: checkpoints arrive as directories of safetensors, so
+nothing is pickled. A training run is one MLflow run across all restarts: a tag finds it again, and steps that were
+logged before are not logged again. Metrics are buffered and sent in batches: 1,000 calls of ``log_metric`` take 18 to
+57 s, one ``log_batch`` of as many takes 0.2 s.
 
-No credential enters a record: URIs are stripped of user and password.
+No credentials are recorded: user and password are removed from URIs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output holds JSON
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a lost server must not hold training up for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a lost server must not stall training for minutes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow import MlflowClient
@@ -34,12 +34,15 @@ from mlflow.exceptions import MlflowException
 from data.errors import InputError
 
 ARTIFACTS = ("model.safetensors", "config.json")
-"""What of a checkpoint becomes the artifacts of its LoggedModel: weights and shape, not the optimizer."""
+"""The files of a checkpoint that are artifacts of its LoggedModel: weights and shape, not the optimizer."""
 
-MAX_BATCH = 1_000  # metrics in one request, MLflow's limit
+MAX_BATCH = 1_000  # metrics per request, MLflow's limit
 MAX_BUFFERED_S = 15.0
-AWAY_S, AWAY_SHARE = 60.0, 10.0  # a server that did not answer is left alone so long, or this many times what it took
-_KEY_TAG, _STEP_TAG, _DIGEST_TAG = "webtext.run_key", "webtext.step", "webtext.digest"
+AWAY_S = 60.0  # after a failed request no other is sent for this long,
+AWAY_SHARE = 10.0  # or for this many times what the request took, if that is longer
+_KEY_TAG = "webtext.run_key"
+_STEP_TAG = "webtext.step"
+_DIGEST_TAG = "webtext.digest"
 _CREDENTIALS = re.compile(r"//[^/\s]*@")  # user and password of a URI
 Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
 
@@ -55,7 +58,7 @@ class DatasetRef:
 
 
 def without_credentials(uri: str) -> str:
-    """The URI without user, password and query, where secrets are put."""
+    """The URI without user, password and query, which may hold secrets."""
     parts = urlsplit(uri)
     if not parts.netloc:
         return uri
@@ -67,7 +70,7 @@ Point = tuple[str, float, int, int]
 
 
 class TrackingError(InputError):
-    """The MLflow server is gone or refuses. Metrics that were not sent are kept and sent with the next flush."""
+    """The MLflow server is away or refuses. Unsent metrics stay in the buffer for the next flush."""
 
 
 class Tracker:
@@ -75,15 +78,17 @@ class Tracker:
 
     def __init__(self, client: MlflowClient, run: Run, clock: Callable[[], float] = time.time) -> None:
         self.run_id: str = run.info.run_id
-        self._client, self._experiment_id, self._clock = client, run.info.experiment_id, clock
+        self._client = client
+        self._experiment_id = run.info.experiment_id
+        self._clock = clock
         self._buffer: list[Metric] = []
         self._flushed_at = clock()
         self._away_until = -math.inf
-        # A run carries each metric's value of the highest step; asking for histories would take minutes on a long run.
+        # The run has each metric's last step; fetching histories would take minutes on a long run.
         self._logged = {metric.key: int(metric.step) for metric in run.data.to_proto().metrics}
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Parameters keep their first value in MLflow: one that has changed is a tag with the new value besides."""
+        """Log parameters. MLflow keeps the first value of each; the new value of a changed one becomes a tag."""
         with self._translated("the parameters"):
             known = self._client.get_run(self.run_id).data.params
             new = [Param(key, str(value)) for key, value in params.items() if key not in known]
@@ -95,13 +100,13 @@ class Tracker:
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_dataset(self, dataset: DatasetRef) -> None:
-        """Record what the run reads. Logging the same dataset again changes nothing."""
+        """Record a dataset that the run reads. Logging it again changes nothing."""
         tags = [InputTag("mlflow.data.context", dataset.context), InputTag(_DIGEST_TAG, dataset.digest)]
         with self._translated(f"the dataset {dataset.name}"):
             self._client.log_inputs(self.run_id, [DatasetInput(_entity(dataset), tags)])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Buffer metrics of a step; those of a step that was logged before are dropped."""
+        """Buffer the metrics of a step, unless they were logged before, and flush the buffer when due."""
         timestamp_ms = int(self._clock() * 1000)
         for key, value in metrics.items():
             if step > self._logged.get(key, -1):
@@ -113,20 +118,20 @@ class Tracker:
 
     @property
     def is_away(self) -> bool:
-        """Whether the server failed lately: whoever can wait with what he has to say should."""
+        """Whether a request failed lately: callers that can wait should."""
         return time.monotonic() < self._away_until
 
     def unsent(self) -> list[Point]:
         return [(metric.key, metric.value, metric.timestamp, metric.step) for metric in self._buffer]
 
     def remember(self, key: str, value: float, timestamp_ms: int, step: int) -> None:
-        """Buffer a point that an earlier process could not send, unless it was sent; of a key in ascending steps."""
+        """Buffer a point that an earlier process could not send, unless it was logged. Steps of a key must ascend."""
         if step > self._logged.get(key, -1):
             self._logged[key] = step
             self._buffer.append(Metric(key, value, timestamp_ms, step))
 
     def flush(self) -> None:
-        """Send what is buffered. Raises TrackingError and keeps what was not sent if the server does not take it."""
+        """Send the buffer. Raises TrackingError if the server does not take it; the rest stays in the buffer."""
         self._flushed_at = self._clock()
         while self._buffer:
             batch = self._buffer[:MAX_BATCH]
@@ -137,8 +142,8 @@ class Tracker:
     def log_checkpoint(self, step: int, metrics: Mapping[str, float], directory: Path | None) -> str:
         """Record a checkpoint as a LoggedModel with its step and metrics; returns the model's id.
 
-        With a ``directory`` its weights and shape become the model's artifacts (a copy); without, they can follow in
-        another call. A step that is recorded already keeps its model.
+        With a ``directory``, its weights and shape are copied to the model's artifacts; without, a later call can add
+        them. A step that is already recorded keeps its model.
         """
         with self._translated(f"the checkpoint of step {step}"):
             return self._log_checkpoint(step, metrics, directory)
@@ -168,8 +173,9 @@ class Tracker:
         return model_id
 
     def models(self) -> dict[int, str]:
-        """The ids of the run's LoggedModels by step."""
-        found, token = {}, None
+        """The ids of the run's LoggedModels, by step."""
+        found = {}
+        token = None
         while True:
             page = self._client.search_logged_models(
                 [self._experiment_id], filter_string=f"source_run_id = '{self.run_id}'", page_token=token
@@ -182,9 +188,9 @@ class Tracker:
     def log_scores(
         self, model_id: str, scores: Mapping[str, float], step: int, dataset: DatasetRef | None = None
     ) -> None:
-        """Attach scores to a checkpoint's LoggedModel (and so to the run), with what they were measured on.
+        """Attach scores, and the dataset they were measured on, to a checkpoint's LoggedModel and so to the run.
 
-        A score that the model has already with the same value and dataset is not logged again.
+        A score that the model already has, with the same value and dataset, is not logged again.
         """
         if dataset:
             self.log_dataset(dataset)
@@ -218,7 +224,7 @@ class Tracker:
         self._away_until = -math.inf
 
     def set_status(self, status: Status) -> None:
-        """FINISHED; FAILED; KILLED for a run that was stopped and can be resumed; RUNNING."""
+        """Set the run's status; KILLED is for a run that was stopped and can be resumed."""
         self.flush()
         with self._translated(f"the status {status}"):
             if status == "RUNNING":
@@ -230,7 +236,7 @@ class Tracker:
 def open_tracker(
     tracking_uri: str, experiment: str, run_name: str, key: str, tags: Mapping[str, str], clock: Callable[[], float]
 ) -> Tracker:
-    """The MLflow run tagged with ``key``, created if there is none. Raises InputError if the server does not answer."""
+    """The MLflow run tagged with ``key``, created if needed. Raises InputError if the server does not answer."""
     client = MlflowClient(tracking_uri=tracking_uri)
     try:
         experiment_id = _experiment_id(client, experiment)
@@ -248,7 +254,7 @@ def open_tracker(
 
 
 def resume_tracker(tracking_uri: str, run_id: str, clock: Callable[[], float] = time.time) -> Tracker:
-    """The tracker of an existing run, for scores. Raises InputError if the server or the run is not there."""
+    """The tracker of an existing run, for scores. Raises InputError if the server or the run is missing."""
     client = MlflowClient(tracking_uri=tracking_uri)
     try:
         return Tracker(client, client.get_run(run_id), clock)
@@ -257,7 +263,7 @@ def resume_tracker(tracking_uri: str, run_id: str, clock: Callable[[], float] = 
 
 
 def metric_history(tracking_uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
-    """``(step, value)`` of each metric, ascending. Raises InputError if the server or the run is not there."""
+    """``(step, value)`` of each metric, ascending. Raises InputError if the server or the run is missing."""
     client = MlflowClient(tracking_uri=tracking_uri)
     try:
         found = {key: client.get_metric_history(run_id, key) for key in keys}
@@ -271,7 +277,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
     if found is None:
         try:
             return str(client.create_experiment(name))
-        except MlflowException:  # another process may have created it in between
+        except MlflowException:  # another process may have created it meanwhile
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise

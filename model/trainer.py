@@ -1,7 +1,7 @@
-"""One model in training: the step and the validation, in one process or several.
+"""A model in training: the step and the validation, in one process or several.
 
-Everything random is a function of the seed and the number of samples seen: which samples come (model/loader.py), and
-the dropout masks, whose generator is seeded anew for each micro-batch with the number of its first sample.
+Everything random is a function of the seed and the number of samples seen: the order of samples (model/loader.py), and
+the dropout masks, whose generator is seeded for each micro-batch with the number of its first sample.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from model.telemetry import Timer, time_reduction
 from model.weights import Masters, Weights
 from model.world import World
 
-CPU_VAL_TOKENS, GPU_VAL_TOKENS = 1_024, 16_384  # in one forward pass of the validation
+CPU_VAL_TOKENS = 1_024  # in one forward pass of the validation
+GPU_VAL_TOKENS = 16_384
 
 
 class _Head(nn.Module):
-    """The loss as a module's ``forward``, which is what DistributedDataParallel hooks into."""
+    """The loss as a module's ``forward``, which DistributedDataParallel hooks into."""
 
     def __init__(self, model: GPT2) -> None:
         super().__init__()
@@ -39,15 +40,17 @@ class _Head(nn.Module):
 
 
 class Trainer:
-    """A model in training: weights, optimizers, and the number of steps done, which decides what comes next."""
+    """The weights and optimizers of a model, and the number of steps done, which decides the next samples."""
 
     def __init__(self, model: ModelConfig, config: TrainConfig, corpus: Corpus, peers: World) -> None:
-        self.config, self.corpus, self.world = config, corpus, peers
+        self.config = config
+        self.corpus = corpus
+        self.world = peers
         self.sampler = Sampler(corpus.digest, config.seed, len(corpus.train), model.context)
         self.step = 0
         self.timer = Timer(peers.device)
         config.require_divisible(peers.size)
-        # Of the whole process. "high" is TF32: fp32 numbers, of which products read the first 10 bits of the mantissa.
+        # For the whole process. "high" is TF32: products of fp32 numbers read the first 10 bits of the mantissa.
         torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.model = GPT2(model).to(peers.device)
@@ -68,18 +71,20 @@ class Trainer:
         self._loss: nn.Module = self._ddp or head
 
     def _samples(self) -> list[Indices]:
-        """This process's samples of the coming step, a micro-batch each; every process has as many."""
+        """This process's samples of the next step by micro-batch; every process has equally many."""
         config = self.config
-        seen, batch_size = config.samples_before(self.step), config.batch_at(self.step)
+        seen = config.samples_before(self.step)
+        batch_size = config.batch_at(self.step)
         return list(rank_samples(seen, batch_size, config.micro_batch_size, self.world.rank, self.world.size))
 
-    def train_step(self, judge: Callable[[float, float], None] = require_finite) -> tuple[float, float]:
-        """One update; returns the batch's mean loss (nats a token) and the gradient's norm before clipping.
+    def train_step(self, check: Callable[[float, float], None] = require_finite) -> tuple[float, float]:
+        """One update; returns the batch's mean loss (nats per token) and the gradient's norm before clipping.
 
-        ``judge`` is asked with both before the update, and raises FailedStepError to prevent it.
+        ``check`` gets both before the update and raises FailedStepError to prevent it.
         """
         self.model.train()
-        losses, micro_batches = [], self._samples()
+        losses = []
+        micro_batches = self._samples()
         for index, samples in enumerate(micro_batches):
             torch.manual_seed(derive_seed(self.config.seed, f"dropout/{samples[0]}"))
             self.timer.start("data")
@@ -90,13 +95,13 @@ class Trainer:
                 self.timer.start("backward")
                 loss.backward()
             self.weights.take_gradients()
-            losses.append(loss.detach())  # read after the last one: a GPU is not waited for in between
+            losses.append(loss.detach())  # read after the last one, so as not to wait for a GPU in between
         self.timer.start("communication")
         self.weights.sum_gradients(self.world.size)
         mean = self.world.sum(sum(loss.item() for loss in losses))[0] / self.world.size
         self.timer.start("optimizer")
         norm = float(whole(nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)))
-        judge(mean, norm)
+        check(mean, norm)
         set_learning_rate(self.optimizers, learning_rate(self.step, self.config))
         for optimizer in self.optimizers:
             optimizer.step()
@@ -107,27 +112,29 @@ class Trainer:
         return mean, norm
 
     def leave_out(self) -> None:
-        """Count the step that ``train_step`` refused as done, without its update."""
+        """Count a step that ``train_step`` refused, without its update."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.timer.start("other")
 
     def _gradient_sync(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Gradients are summed over the processes with the last micro-batch of a step."""
+        """Sum gradients over the processes in the last micro-batch of a step only."""
         if self.is_sharded:
             set_gradient_sync(self.model, is_last=is_last)
         return contextlib.nullcontext() if self._ddp is None or is_last else self._ddp.no_sync()
 
     @torch.no_grad()
     def validate(self) -> tuple[float, int]:
-        """Mean loss over the validation windows, in nats a token, and the number of tokens it is a mean of."""
+        """Mean loss over the validation windows, in nats per token, and their number of tokens."""
         self.model.eval()
         context = self.sampler.context
         windows = val_windows(len(self.corpus.val), context, self.config.val_sequences)
         in_one = max(1, (CPU_VAL_TOKENS if self.world.device.type == "cpu" else GPU_VAL_TOKENS) // context)
-        total, tokens, size = 0.0, 0, self.world.size
-        for turn in _turns(list(_batches(windows, in_one)), size):  # shards are gathered by all in every pass
+        total = 0.0
+        tokens = 0
+        size = self.world.size
+        for turn in _turns(list(_batches(windows, in_one)), size):  # with fsdp all processes take part in every pass
             start, length, count = turn[self.world.rank]
             rows = np.stack([self.corpus.val[s : s + length + 1] for s in start]).astype(np.int64)
             loss = float(self._forward(rows[:, :-1], rows[:, 1:], self.model.loss))
@@ -144,17 +151,17 @@ class Trainer:
 
 
 def _to(device: torch.device, numbers: Any) -> Tensor:
-    """To a GPU from pinned memory, which it reads while the CPU goes on."""
+    """Copy to the device; a GPU reads pinned memory while the CPU goes on."""
     tensor = torch.from_numpy(np.ascontiguousarray(numbers))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 Batch = tuple[list[int], int, int]
-"""Starts, length and number of some windows; a number of 0 stands for one that another process counts."""
+"""Starts, length and number of some windows; the number is 0 for a batch that another process counts."""
 
 
 def _turns(batches: list[Batch], processes: int) -> Iterator[list[Batch]]:
-    """The batches dealt to the processes, as many to each: in the last turn some may have one that does not count."""
+    """Deal the batches to the processes; in the last turn, processes without one get a batch that does not count."""
     for first in range(0, len(batches), processes):
         turn = batches[first : first + processes]
         start, length, _ = turn[0]
@@ -162,7 +169,7 @@ def _turns(batches: list[Batch], processes: int) -> Iterator[list[Batch]]:
 
 
 def _batches(windows: list[tuple[int, int]], in_one: int) -> Iterator[Batch]:
-    """Windows of one length, up to ``in_one`` at a time."""
+    """Batches of up to ``in_one`` windows of the same length."""
     while windows:
         length = windows[0][1]
         batch = [start for start, other in windows[:in_one] if other == length]

@@ -1,12 +1,12 @@
-"""What training updates: the fp32 weights, by name, whatever the model computes with.
+"""The fp32 weights that training updates, by name, in every precision.
 
-    float32, autocast    the model's own parameters
-    bfloat16             fp32 masters; the model has bfloat16 copies of them, and so have its products and activations
-                         (mixed precision of Micikevicius et al., 2018, without loss scaling, which bfloat16's range
-                         does not need)
+    float32, tf32, autocast    the model's own parameters
+    bfloat16                   fp32 masters; the model's parameters are bfloat16 copies, so its products and activations
+                               are bfloat16 (mixed precision as in Micikevicius et al., 2018; the range of bfloat16
+                               needs no loss scaling)
 
-The optimizer's state and the checkpoints are of these. Gradients of masters are summed in fp32, over micro-batches and
-over processes.
+The optimizer's state and the checkpoints belong to these weights. Gradients of masters are summed in fp32, over
+micro-batches and over processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from model.sharding import split_like
 
 
 class Weights:
-    """The model's own parameters, whose gradients torch sums."""
+    """The model's own parameters; torch sums their gradients."""
 
     def __init__(self, model: nn.Module) -> None:
         self.named: dict[str, nn.Parameter] = dict(model.named_parameters())
@@ -30,24 +30,24 @@ class Weights:
         return iter(self.named.values())
 
     def take_gradients(self) -> None:
-        """After each backward pass."""
+        """Called after each backward pass."""
 
     def sum_gradients(self, processes: int) -> None:
-        """After the last one of a step: the mean over the processes."""
+        """Called after the last backward pass of a step: average the gradients over the processes."""
 
     def publish(self) -> None:
-        """After an update, and after weights were set."""
+        """Called after an update, and after the weights were set."""
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the weights to whole tensors, the same in every process."""
+        """Set the weights to unsharded tensors, the same in every process."""
         for name, weight in self.named.items():
             weight.copy_(split_like(tensors[name], weight))
         self.publish()
 
 
 class Masters(Weights):
-    """fp32 masters of a model, which becomes bfloat16."""
+    """fp32 masters of a model, which is converted to bfloat16."""
 
     def __init__(self, model: nn.Module) -> None:
         self.named = {name: nn.Parameter(weight.detach().float()) for name, weight in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""The processes that train one model together, as torchrun starts them; a process on its own is a world of one."""
+"""The processes that train one model together, started by torchrun; a single process is a world of one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import torch
 import torch.distributed as dist
 
 from data.errors import InputError
+from model.config import Precision
 
-PATIENCE = timedelta(hours=2)  # with the first process, while it copies the corpus, or sends a checkpoint away
+PATIENCE = timedelta(hours=2)  # while the first process copies the corpus or uploads a checkpoint
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers. Every method that talks to them must be called by all of them."""
+    """This process among its peers. All processes must call ``wait``, ``sum`` and ``from_first`` together."""
 
     rank: int
     size: int
     device: torch.device
-    local_rank: int = 0  # among those of its machine
+    local_rank: int = 0  # among the processes of its machine
 
     @property
     def is_first(self) -> bool:
@@ -46,7 +47,7 @@ class World:
         return [float(value) for value in tensor]
 
     def from_first(self, value: str) -> str:
-        """What the first process has."""
+        """The first process's value."""
         if self.size == 1:
             return value
         held = [value]
@@ -66,9 +67,10 @@ def best_device() -> str:
 
 
 def join(device: str) -> World:
-    """Join the world of the environment (RANK, WORLD_SIZE, LOCAL_RANK). Raises InputError for a device not there.
+    """Join the world that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK).
 
-    Several processes have a GPU each, which is made torch's current one: collectives of objects and fsdp take that.
+    With several processes each has its own GPU, which becomes torch's current device: collectives of objects and fsdp
+    use that. Raises InputError for a device that this machine does not have.
     """
     of_torchrun = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", **os.environ}
     rank, size, local_rank = (int(of_torchrun[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -79,16 +81,18 @@ def join(device: str) -> World:
     if chosen.type == "cuda":
         there = torch.cuda.device_count()
         if size > 1 and chosen.index is not None:
-            raise InputError(f"--device {device} with {size} processes: each needs its own; use --device cuda")
+            raise InputError(f"--device {device}: {size} processes need a GPU each; use --device cuda")
         if size > 1 and local_rank >= there:
-            raise InputError(f"--device {device}: process {local_rank} has none, torch sees {there} CUDA device(s)")
+            raise InputError(
+                f"--device {device}: there is none for process {local_rank}, torch sees {there} CUDA device(s)"
+            )
         if (chosen.index or 0) >= there:
             raise InputError(f"--device {device}: torch sees {there} CUDA device(s)")
         chosen = torch.device("cuda", local_rank if size > 1 else chosen.index or 0)
         torch.cuda.set_device(chosen)
     elif chosen.type == "mps":
         if size > 1:
-            raise InputError(f"--device {device}: mps trains one process; use --processes 1 or --device cpu")
+            raise InputError(f"--device {device}: mps supports one process; use --processes 1 or --device cpu")
         if not torch.backends.mps.is_available():
             raise InputError(f"--device {device}: torch sees no such device")
     elif chosen.type != "cpu":
@@ -100,11 +104,11 @@ def join(device: str) -> World:
     return World(rank, size, chosen, local_rank)
 
 
-def precision_for(wanted: str, device: torch.device, parallel: str = "ddp") -> str:
-    """What ``auto`` is here: bfloat16 products where the device has instructions for them.
+def precision_for(wanted: Precision, device: torch.device, parallel: str = "ddp") -> Precision:
+    """The precision to use: ``auto`` means bfloat16 products if the device has instructions for them.
 
-    On a CPU the whole model is bfloat16 with fp32 masters, as converting weights in every pass costs more than what the
-    masters do; on a GPU, and where fsdp keeps fp32 shards, autocast. Raises InputError for what the device cannot do.
+    On a CPU, auto is ``bfloat16``: converting weights in every pass costs more than fp32 masters do. On a GPU, and with
+    fsdp, whose shards are fp32, it is ``autocast``. Raises InputError for a precision that the device does not support.
     """
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -126,6 +130,7 @@ def keep_freed_memory() -> None:
     pages anew took half of the time of a CPU step (2 layers of width 128: 1,700 tokens/s without this, 3,700 with).
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+        trim_threshold = -1  # M_TRIM_THRESHOLD of malloc.h
+        mmap_max = -4  # M_MMAP_MAX
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(mmap_max, 0)

@@ -1,21 +1,21 @@
-"""``heldout_cloze``: which of ten words was removed from a sentence, as in CBT (Hill et al., 2015), from held-out
-documents.
+"""``heldout_cloze``: which of ten words was removed from a sentence of a held-out document (CBT, Hill et al., 2015).
 
-An example is a sentence, the 20 sentences before it (as in CBT), and one content word of the sentence that occurs in
-these 20. It is scored as the GPT-2 paper does (section 3.2): the choice with the highest log-probability of itself and
-the rest of the sentence, given all before. All ten choices are one token, so none is longer than another.
+An example is a sentence, the 20 sentences before it (as in CBT), and a content word of the sentence that also occurs in
+these 20. It is scored as in the GPT-2 paper (section 3.2): the model picks the choice for which the choice and the rest
+of the sentence together have the highest log-probability, given everything before. Every choice is one token, so none
+is favoured by its length.
 
 Counting must not help, so that a score above 10 % means reading:
 
-- all ten occur in the 20 sentences equally often, so "copy the most frequent" is a ten-way tie
-- all ten are capitalised, or none is; none but the answer occurs in the sentence, and the answer only once
-- the nine wrong ones are neighbours of the answer in the list of such words sorted by how often they are in the
-  training documents: r of them rarer and 9 - r more frequent, r being drawn uniformly. Only words that have nine on
-  either side become answers, so the rank of the answer among the ten is uniform, and exactly a tenth of the answers are
-  the most frequent (rarest, third, ..) of their ten
+- All ten choices occur equally often in the 20 sentences, so "copy the most frequent" is a ten-way tie.
+- Either all ten are capitalised or none is. The answer occurs once in the sentence, the other choices do not.
+- The nine wrong choices are neighbours of the answer among such words, sorted by their frequency in the training
+  documents: r of them are rarer and 9 - r more frequent, with r drawn uniformly. Only words with nine neighbours on
+  either side become answers. So the rank of the answer is uniform: a tenth of the answers are the most frequent of
+  their ten, a tenth the rarest, and so on.
 
-Baselines, on the same examples: the choice that is the most frequent in training, the most frequent and the most recent
-in the context. A tie of t choices counts 1/t if the answer is among them.
+Baselines, on the same examples: the choice that is most frequent in training, most frequent in the context, and most
+recent in the context. A tie of t choices counts 1/t if the answer is among them.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ import numpy as np
 
 from data.bpe import encode
 from model.evals import stats, words
-from model.evals.heldout import Counts, Document, choose, hash_of
+from model.evals.heldout import Counts, HeldOutDocument, choose, hash_of
 from model.evals.task import HELDOUT, SCORES, Subject, Task, require_clusters, result
 from model.scoring import Request
 
 CHOICES = 10
 CONTEXT_SENTENCES = 20
-MIN_WORDS, MAX_WORDS = 5, 40  # of the sentence
+MIN_WORDS = 5
+MAX_WORDS = 40  # of the sentence
 MAX_REST_TOKENS = 60  # after the blank
 _WORD_AFTER_SPACE = re.compile(r"(?<=\S) ([A-Za-z]+)(?![\w'’-])")
 
 
 @dataclass(frozen=True)
-class Example:
+class ClozeExample:
     """``before`` + space + one of ``choices`` + ``rest``; ``before`` ends inside the sentence, at ``position``.
 
     ``recency[i]`` is the position in the context at which choice i occurs last, ``occurrences[i]`` how often it does.
@@ -58,9 +59,10 @@ class Example:
     recency: tuple[int, ...]
 
 
-def examples(document: Document, tokens: Mapping[str, int], counts: Counts) -> Iterator[Example]:
-    """At most one example a sentence. ``tokens`` are the words that may be choices, ``counts`` those of training."""
-    text, found = document.text, words.sentences(document.text)
+def examples(document: HeldOutDocument, tokens: Mapping[str, int], counts: Counts) -> Iterator[ClozeExample]:
+    """At most one example per sentence. ``tokens`` are the words that may be choices, ``counts`` those of training."""
+    text = document.text
+    found = words.sentences(document.text)
     for i in range(CONTEXT_SENTENCES, len(found)):
         sentence = found[i]
         if not MIN_WORDS <= sentence.n_words <= MAX_WORDS or text[sentence.end - 1] not in ".!?":
@@ -89,7 +91,7 @@ def examples(document: Document, tokens: Mapping[str, int], counts: Counts) -> I
             choices = _neighbours(answer, pool, {word: int(counts[tokens[word]]) for word in pool}, name)
             if choices:
                 last = {match[0]: match.start() for match in in_context}
-                yield Example(
+                yield ClozeExample(
                     doc_id=document.doc_id.hex(),
                     position=blank.start(),
                     before=text[start : blank.start()],
@@ -103,9 +105,10 @@ def examples(document: Document, tokens: Mapping[str, int], counts: Counts) -> I
 
 
 def _neighbours(answer: str, pool: Sequence[str], frequency: Mapping[str, int], name: str) -> tuple[str, ...] | None:
-    """Ten words of the pool around the answer, in the order of their hashes; None if it has not nine on either side."""
+    """Ten words of the pool around the answer, ordered by hash; None unless it has nine neighbours on either side."""
     order = sorted(pool, key=lambda word: (frequency[word], hash_of(f"cloze/tie/{name}/{word}")))
-    at, others = order.index(answer), CHOICES - 1
+    at = order.index(answer)
+    others = CHOICES - 1
     if at < others or len(order) - 1 - at < others:
         return None
     rarer = int.from_bytes(hash_of(f"cloze/rank/{name}")[:8], "little") % CHOICES
@@ -114,7 +117,7 @@ def _neighbours(answer: str, pool: Sequence[str], frequency: Mapping[str, int], 
 
 
 def credit(values: Sequence[float], answer: int) -> float:
-    """1 if the answer has the highest value alone, 1/t if it shares it with t - 1 others, else 0."""
+    """1 if only the answer has the highest value, 1/t if t choices share it with the answer, otherwise 0."""
     best = max(values)
     return 1 / sum(value == best for value in values) if values[answer] == best else 0.0
 
@@ -127,10 +130,11 @@ def run(subject: Subject) -> SCORES:
     every = [example for example in every if len(rests[id(example)]) <= MAX_REST_TOKENS]
     chosen = [every[i] for i in choose([f"cloze/{e.doc_id}/{e.position}" for e in every], subject.limit)]
     clusters = [example.doc_id for example in chosen]
-    require_clusters(clusters, "with a sentence that can be asked for")
+    require_clusters(clusters, "examples")
     requests = []
     for example in chosen:
-        before, rest = encode(example.before).tolist(), rests[id(example)]
+        before = encode(example.before).tolist()
+        rest = rests[id(example)]
         requests += [Request(before, [tokens[choice], *rest]) for choice in example.choices]
     scores = subject.score(requests)
     likelihoods = np.array([score.log_likelihood for score in scores]).reshape(-1, CHOICES)

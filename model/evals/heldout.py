@@ -1,10 +1,10 @@
-"""The corpus's own held-out documents, and how often each token is in its training documents.
+"""The corpus's own held-out documents, and how often each token occurs in its training documents.
 
-Only the ``val`` split is ever read as examples, and no document of it may be in the training split of the same corpus
-(or of the corpus the model was trained on): checked by document id over all of them, every time.
+Examples come from the ``val`` split only. None of its documents may be in the training split of this corpus or of the
+corpus that the model was trained on: every evaluation compares all document ids.
 
-Of the held-out documents those with the smallest ``MAX_DOCUMENTS`` hashes are kept, so memory does not grow with the
-corpus; how many there are is reported. One pass over the training tokens counts them: about 4 s a gigabyte.
+The ``MAX_DOCUMENTS`` held-out documents with the smallest hashes are kept, so memory does not grow with the corpus; the
+number of all is reported. Counting takes one pass over the training tokens, about 4 s per gigabyte.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from data.bpe import END_OF_TEXT, TOKENIZER_ID, VOCAB_SIZE, decode
 from data.errors import InputError
-from data.lake.manifest import Manifest, json_digest
+from data.lake.manifest import Manifest
 from data.lake.store import Lake
 
-SEED = 0  # of all choices among documents and examples
+SEED = 0  # of every choice among documents and examples
 MAX_DOCUMENTS = 2_000
 
 Tokens = npt.NDArray[np.uint16]
@@ -33,8 +33,8 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Document:
-    """A held-out document: its tokens, end-of-text last, and its text without it."""
+class HeldOutDocument:
+    """A document of the val split: its tokens with end-of-text, its text without."""
 
     doc_id: bytes
     tokens: Tokens
@@ -45,26 +45,22 @@ class Document:
 class HeldOut:
     """Held-out documents in the order of their hashes, and the training split's token counts ``[V]``."""
 
-    documents: tuple[Document, ...]
+    documents: tuple[HeldOutDocument, ...]
     available: int  # documents in the split
     counts: Counts
 
     def log_probs(self) -> npt.NDArray[np.float64]:
-        """The unigram model with add-one smoothing, nats ``[V]``: the best that ignores context."""
+        """The unigram model with add-one smoothing, nats ``[V]``: the best model that ignores context."""
         smoothed = self.counts + 1
         log_probs: npt.NDArray[np.float64] = np.log(smoothed / smoothed.sum())
         return log_probs
 
 
-def corpus_digest(lake: Lake, snapshots: Sequence[str]) -> str:
-    """The same as model/loader.py gives the corpus. Raises InputError if a snapshot is missing."""
-    return json_digest([lake.dataset("tokens", snapshot).require().digest for snapshot in snapshots])
-
-
 def load(lake: Lake, snapshots: Sequence[str], trained_on: Sequence[str] = ()) -> HeldOut:
-    """The held-out documents of ``snapshots``; ``trained_on`` are those the model's training documents are from.
+    """The held-out documents of ``snapshots``; ``trained_on`` are the snapshots that the model was trained on.
 
-    Raises InputError if a held-out document is in a training split, if a file is damaged, or if there is no document.
+    Raises InputError if a held-out document is in a training split, if a file is damaged, or if there is no held-out
+    document.
     """
     manifests = {name: lake.dataset("tokens", name).require() for name in dict.fromkeys([*snapshots, *trained_on])}
     for name, manifest in manifests.items():
@@ -88,7 +84,7 @@ def load(lake: Lake, snapshots: Sequence[str], trained_on: Sequence[str] = ()) -
             if name in snapshots:
                 tokens = table.column("tokens").combine_chunks().flatten().to_numpy()
                 counts += np.bincount(tokens, minlength=VOCAB_SIZE)
-    documents = [Document(key, tokens, _text(tokens)) for key, tokens in kept.items()]
+    documents = [HeldOutDocument(key, tokens, _text(tokens)) for key, tokens in kept.items()]
     return HeldOut(tuple(documents), len(ids), counts)
 
 
@@ -113,21 +109,17 @@ def _text(tokens: Tokens) -> str:
 
 def _rows(table: pa.Table) -> dict[bytes, Tokens]:
     lists = table.column("tokens").combine_chunks()
-    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
+    offsets = lists.offsets.to_numpy()
+    values = lists.values.to_numpy()
     ids = table.column("doc_id").to_pylist()
     return {key: values[offsets[i] : offsets[i + 1]].copy() for i, key in enumerate(ids)}
 
 
 def _tables(lake: Lake, snapshot: str, manifest: Manifest, split: str, columns: list[str]) -> Iterator[pa.Table]:
-    """The tables of a split, one file at a time, each compared with its manifest."""
+    """The tables of a split, one verified file at a time."""
     dataset = lake.dataset("tokens", snapshot)
-    for file in (file for part in manifest.parts for file in part.files if file.path.startswith(f"{split}/")):
-        with lake.open(*dataset.names(*file.path.split("/"))) as opened:
-            content = opened.read()
-        if hashlib.sha256(content).hexdigest() != file.sha256:
-            where = lake.path(*dataset.names(file.path))
-            raise InputError(f"{where}: damaged, its sha256 is not the manifest's; remove {dataset.label} and refresh")
-        yield pq.read_table(io.BytesIO(content), columns=columns)
+    for file in manifest.files_in(split):
+        yield pq.read_table(io.BytesIO(dataset.read_verified(file)), columns=columns)
 
 
 def _refuse_leak(train_ids: pa.ChunkedArray, held_out: pa.Array, snapshot: str) -> None:
@@ -135,5 +127,6 @@ def _refuse_leak(train_ids: pa.ChunkedArray, held_out: pa.Array, snapshot: str) 
     if len(leaked):
         raise InputError(
             f"tokens/{snapshot}: document {leaked[0].as_py().hex()} is held out and in the training split too "
-            f"({len(leaked)} such); its scores would be worthless: make the snapshots with one val_share and split_seed"
+            f"({len(leaked)} in all), so scores would be worthless; make all snapshots with the same val_share and "
+            "split_seed"
         )

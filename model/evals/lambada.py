@@ -1,20 +1,20 @@
-"""LAMBADA from OpenAI's file, in two ways that do not share a name.
+"""LAMBADA from OpenAI's file, scored in two ways under two names.
 
-``lambada_openai`` is lm-evaluation-harness's task of that name: the text as it stands, the last word after the last
-space, accuracy of greedy decoding over all its tokens, perplexity of the whole word.
+``lambada_openai`` is the task of that name in lm-evaluation-harness: the text is unchanged, the target is what follows
+the last space, accuracy is that of greedy decoding over all its tokens, and perplexity is per whole word.
 
-``lambada_paper`` is the GPT-2 paper's (section 3.3), as far as it is known:
+``lambada_paper`` is the GPT-2 paper's score (section 3.3), as far as it is known:
 
-- known: the file; the text is changed as in data/evalsets.py:openai_lambada_text (openai/gpt-2, issue 131); perplexity
-  and accuracy are of the last word; 1542M has 52.66 % without and 63.24 % with a "stop-word filter", because wrong
-  predictions are mostly good continuations that cannot be a last word
-- not known: the list of stop words, and how the filter decodes. Here ``accuracy_stopword`` does not let the first token
-  be a space and a stop word (model/evals/words.py); targets that are or begin with such a token count as wrong
-- disputed: whether the last word or the last token is meant. EleutherAI/gpt-neo pull request 29 says the latter of
-  OpenAI's evaluation, and lm-evaluation-harness finds 32.6 % for the 124M weights (issue 2159) by words where table 3
-  has 45.99 %. So the last token's numbers are there too: ``accuracy_last_token``, ``perplexity_last_token``
+- Known: the file; how its text is changed (data/evalsets.py:openai_lambada_text, from openai/gpt-2, issue 131); that
+  perplexity and accuracy are those of the last word; that the 1542M model has 52.66 % without and 63.24 % with a
+  "stop-word filter", since most wrong predictions are good continuations that cannot be a last word.
+- Not known: the list of stop words, and how the filter decodes. Here ``accuracy_stopword`` forbids a space and a stop
+  word as the first token (model/evals/words.py). Targets that are such a token, or begin with one, count as wrong.
+- Disputed: whether the last word or the last token is scored. EleutherAI/gpt-neo pull request 29 says that OpenAI
+  scored the last token; by words, lm-evaluation-harness finds 32.6 % for the 124M weights (issue 2159), where table 3
+  has 45.99 %. So ``accuracy_last_token`` and ``perplexity_last_token`` are reported too.
 
-Baselines: one guess a passage, as in ``heldout_lastword``, without the training documents.
+Baselines: one guess per passage, as in ``heldout_lastword``, without the guess from the training documents.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(subject: Subject, prepare: Callable[[Passage], Passage], is_paper: bool)
     passages = [prepare(passage) for passage in read_lambada(subject.files[SET])]
     indices = choose([f"lambada/{i}" for i in range(len(passages))], subject.limit)
     chosen = [passages[i] for i in sorted(indices)]
-    require_clusters(range(len(chosen)), "are scored")
+    require_clusters(range(len(chosen)), "passages")
     requests = [Request(encode(p.context).tolist(), encode(p.target).tolist()) for p in chosen]
     scores = subject.score(requests, words.stop_tokens() if is_paper else ())
     clusters = range(len(chosen))

@@ -1,14 +1,14 @@
-"""``heldout_lastword``: the last word of a passage, as in LAMBADA (Paperno et al., 2016), from held-out documents.
+"""``heldout_lastword``: the last word of a passage of a held-out document, as in LAMBADA (Paperno et al., 2016).
 
-A passage is a sentence that ends in a content word and the sentences before it, as many as make 50 words, which is
-LAMBADA's minimum; passages of a document do not overlap. Unlike LAMBADA's, passages were not chosen so that people can
-guess the word, so scores are lower and the two cannot be compared; the share of targets that occur earlier in their
-passage is reported (77 % in the first 500 of LAMBADA's test file, counted in the same way).
+A passage is a sentence that ends in a content word, with enough sentences before it to make 50 words, LAMBADA's
+minimum. Passages of a document do not overlap. LAMBADA's passages were chosen so that people can guess the word; these
+were not, so scores are lower and cannot be compared. The share of targets that occur earlier in their passage is
+reported; in the first 500 passages of LAMBADA's test file it is 77 %, counted in the same way.
 
-A prediction is right if the likeliest token is the true one at every token of the target (greedy decoding); the
-perplexity is that of the whole word. Baselines, on the same examples, each one guess: the content word of the passage
-that is the most frequent, the same among capitalised words and among words of seven letters or more, the last content
-word before the blank, and the commonest content word of the training documents.
+A prediction is right if greedy decoding writes the target: the likeliest token is the true one at each position. The
+perplexity is per whole word. Baselines, on the same examples, are one guess each: the most frequent content word of the
+passage, the same among capitalised words and among words of seven letters or more, the last content word before the
+blank, and the most frequent content word of the training documents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from data.bpe import encode
 from model.evals import stats, words
-from model.evals.heldout import Document, choose
+from model.evals.heldout import HeldOutDocument, choose
 from model.evals.task import HELDOUT, SCORES, Subject, Task, require_clusters, result
 from model.scoring import Request
 
@@ -35,12 +35,12 @@ GUESSES: dict[str, Guess] = {
     "most_frequent_long": lambda found: words.most_frequent([w for w in found if len(w) >= LONG_LETTERS]),
     "latest": lambda found: found[-1] if found else None,
 }
-"""From a passage's content words, in order, to the word that a baseline guesses."""
+"""The word that each baseline guesses from a passage's content words, in their order."""
 
 
 @dataclass(frozen=True)
-class Example:
-    """``target`` comes after ``context`` and a space, at ``position`` of the document."""
+class LastWordExample:
+    """``target`` follows ``context`` and a space, at ``position`` in the document."""
 
     doc_id: str
     position: int
@@ -48,22 +48,24 @@ class Example:
     target: str
 
 
-def examples(document: Document) -> Iterator[Example]:
-    """The document's passages, which do not overlap."""
-    text, found = document.text, words.sentences(document.text)
-    first = 0  # sentence at which the next passage may begin
+def examples(document: HeldOutDocument) -> Iterator[LastWordExample]:
+    """The document's passages."""
+    text = document.text
+    found = words.sentences(document.text)
+    first = 0  # the sentence at which the next passage may begin
     for i, sentence in enumerate(found):
         match = _TARGET.search(text, sentence.start, sentence.end)
         if match is None or not words.is_content(match[1]):
             continue
-        start, n_words = i, 0
+        start = i
+        n_words = 0
         while start > first and n_words < MIN_CONTEXT_WORDS:
             start -= 1
             n_words += found[start].n_words
         if n_words < MIN_CONTEXT_WORDS or n_words + sentence.n_words > MAX_CONTEXT_WORDS:
             continue
         context = text[found[start].start : match.start()]
-        yield Example(document.doc_id.hex(), match.start(), context, match[1])
+        yield LastWordExample(document.doc_id.hex(), match.start(), context, match[1])
         first = i + 1
 
 
@@ -72,7 +74,7 @@ def run(subject: Subject) -> SCORES:
     every = [example for document in held_out.documents for example in examples(document)]
     chosen = [every[i] for i in choose([f"lastword/{e.doc_id}/{e.position}" for e in every], subject.limit)]
     clusters = [example.doc_id for example in chosen]
-    require_clusters(clusters, "with a passage")
+    require_clusters(clusters, "passages")
     requests = [Request(encode(e.context).tolist(), encode(f" {e.target}").tolist()) for e in chosen]
     scores = subject.score(requests)
     is_right = [float(score.is_greedy) for score in scores]

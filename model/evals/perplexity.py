@@ -1,9 +1,9 @@
-"""``heldout_ppl``: how well the held-out documents are predicted, token by token.
+"""``heldout_ppl``: how well the model predicts the held-out documents, token by token.
 
-Each document is scored by itself, its first token after an end-of-text, as in training, its last one an end-of-text;
-the window slides by half the model's context (model/scoring.py). Nats, tokens and bytes are summed over documents:
-nats a token = all nats / all tokens; bits a byte = all nats / ln 2 / bytes of the documents' texts. Documents are the
-clusters of the standard error.
+Each document is scored by itself. As in training, its first token is conditioned on end-of-text, and its last token is
+end-of-text. The window slides by half the model's context (model/scoring.py). Nats, tokens and bytes are summed over
+documents: nats per token = all nats / all tokens; bits per byte = all nats / ln 2 / bytes of the documents' texts.
+Documents are the clusters of the standard error.
 
 Baseline: the unigram model of the training tokens with add-one smoothing, on the same tokens.
 """
@@ -22,7 +22,7 @@ from model.scoring import rolling
 def run(subject: Subject) -> SCORES:
     held_out = subject.documents()
     documents = [document for document in held_out.documents if len(document.tokens)][: subject.limit]
-    require_clusters(range(len(documents)), "are not empty")
+    require_clusters(range(len(documents)), "non-empty documents")
     context = subject.model.config.context
     stride = max(1, context // 2)
     windows = [rolling(document.tokens.tolist(), context, stride) for document in documents]
@@ -32,7 +32,8 @@ def run(subject: Subject) -> SCORES:
     n_bytes = [float(len(document.text.encode())) for document in documents]
     unigram = held_out.log_probs()
     unigram_nats = [-float(unigram[document.tokens].sum()) for document in documents]
-    per_token, baseline = ratio(nats, n_tokens), ratio(unigram_nats, n_tokens)
+    per_token = ratio(nats, n_tokens)
+    baseline = ratio(unigram_nats, n_tokens)
     shares = held_out.counts[held_out.counts > 0] / max(1, held_out.counts.sum())
     return result(
         subject,

@@ -1,6 +1,6 @@
 """Which model is scored: a run's newest checkpoint, a checkpoint's directory, or a directory of transformers.
 
-What is needed to name it and to know whether it was scored before is read first; weights are loaded only when asked.
+The name and the digest, which tell whether the model was scored before, are read first; weights are loaded when needed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from typing import Any
 import orjson
 
 from data.errors import InputError
-from data.lake.manifest import json_digest
+from data.lake.manifest import corpus_digest, json_digest
 from data.lake.store import Lake, check_name
 from model import checkpoint, hf, runs
 from model.checkpoint import OPTIMIZER, STATE, State
 from model.evals import EvalSpec
-from model.evals.heldout import corpus_digest
 from model.gpt2 import GPT2
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model that can be loaded. ``trained_on`` are the snapshots of its training documents, where they are known."""
+    """A model that can be loaded. ``trained_on`` are the snapshots of its training documents, if they are known."""
 
     name: str
     step: int
@@ -34,13 +33,13 @@ class Source:
     digest: str  # of weights and shape
     load: Callable[[str], GPT2]  # onto a device
     trained_on: tuple[str, ...]
-    trained_digest: str | None  # of that corpus
+    trained_digest: str | None  # of the corpus it was trained on
     mlflow_run_id: str | None
     warnings: tuple[str, ...] = ()  # newer checkpoints that are damaged
 
 
 def find(spec: EvalSpec, lake: Lake) -> Source:
-    """Raises InputError if there is no such model, or if it is damaged."""
+    """The model that the spec names. Raises InputError if there is none, or if it is damaged."""
     if spec.run is not None:
         return _of_run(lake, spec.run)
     if spec.checkpoint is not None:
@@ -50,16 +49,17 @@ def find(spec: EvalSpec, lake: Lake) -> Source:
 
 
 def corpus_of(source: Source, spec: EvalSpec, lake: Lake) -> tuple[str, ...]:
-    """The snapshots whose held-out documents are used: those named, else those of the run; empty if neither is known.
+    """The snapshots with the held-out documents: the spec's, otherwise the run's; empty if neither is known.
 
-    Raises InputError if the run's corpus is another one than it was trained on.
+    Raises InputError if the lake's corpus differs from the one that the run was trained on.
     """
     if spec.corpus:
         return spec.corpus
-    if source.trained_on and corpus_digest(lake, source.trained_on) != source.trained_digest:
+    manifests = (lake.dataset("tokens", name).require() for name in source.trained_on)
+    if source.trained_on and corpus_digest(manifests) != source.trained_digest:
         raise InputError(
-            f"tokens/{','.join(source.trained_on)} in {lake.root} is not what {source.name} was trained on (another "
-            "digest), so its held-out documents may be known to it; name another --corpus"
+            f"tokens/{','.join(source.trained_on)} in {lake.root} is not what {source.name} was trained on (the digest "
+            "differs), so the model may know its held-out documents; name another --corpus"
         )
     return source.trained_on
 
@@ -80,7 +80,7 @@ def _of_checkpoint(folder: Path) -> Source:
         beside = folder.parent / "run.json"
         record = orjson.loads(beside.read_bytes()) if beside.is_file() else {}
     except (OSError, orjson.JSONDecodeError) as error:
-        raise InputError(f"--checkpoint {folder}: no checkpoint of webtext ({error})") from error
+        raise InputError(f"--checkpoint {folder}: not a checkpoint of webtext ({error})") from error
     return _of_state(state, str(folder), record, lambda device: checkpoint.load_directory(folder, device=device)[0])
 
 
@@ -101,7 +101,7 @@ def _of_state(state: State, where: str, record: dict[str, Any], load: Callable[[
 def _of_hf(folder: Path) -> Source:
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
     if not files:
-        raise InputError(f"--hf {folder}: no config.json and *.safetensors there")
+        raise InputError(f"--hf {folder}: it has no config.json and no *.safetensors")
     digests = []
     for path in files:
         with path.open("rb") as file:

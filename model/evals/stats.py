@@ -2,9 +2,9 @@
 
 Examples of one document are not independent, so standard errors are clustered (Miller, "Adding Error Bars to Evals",
 2024, section 2.2). An accuracy's interval is Wilson's (1927) at the effective number of examples, n divided by the
-design effect (Kish, 1965): the clustered variance over the binomial one, and at least 1. With one example a cluster it
-is Wilson's interval itself. A mean's interval is normal, 1.96 standard errors to each side; a perplexity's is the
-exponential of its mean's.
+design effect (Kish, 1965): the clustered variance divided by the binomial variance, and at least 1. With one example
+per cluster it is the plain Wilson interval. A mean's interval is normal, 1.96 standard errors to each side; a
+perplexity's interval is the exponential of the interval of its mean.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Estimate:
     interval: tuple[float, float]
 
     def exp(self) -> Estimate:
-        """The perplexity of a mean of nats; its standard error by the delta method."""
+        """The perplexity for a mean in nats, with a standard error by the delta method."""
         low, high = self.interval
         return Estimate(math.exp(self.value), math.exp(self.value) * self.stderr, (math.exp(low), math.exp(high)))
 
@@ -44,11 +44,12 @@ class Estimate:
 
 
 def ratio(numerators: Sequence[float] | Floats, denominators: Sequence[float] | Floats) -> Estimate:
-    """Sum of numerators over sum of denominators, one pair a cluster; the standard error by linearization.
+    """Sum of numerators over sum of denominators, with a standard error by linearization.
 
-    Needs at least two clusters.
+    There is one pair per cluster, and at least two clusters.
     """
-    top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    top = np.asarray(numerators, dtype=np.float64)
+    bottom = np.asarray(denominators, dtype=np.float64)
     clusters = len(top)
     assert clusters > 1, "a clustered standard error needs two clusters"
     value = float(top.sum() / bottom.sum())
@@ -63,9 +64,10 @@ def mean(values: Sequence[float] | Floats, clusters: Sequence[object]) -> Estima
 
 
 def accuracy(earned: Sequence[float] | Floats, clusters: Sequence[object]) -> Estimate:
-    """The mean of what examples earned, each in [0, 1], with Wilson's interval; see the module."""
+    """The mean of the examples' credits, each in [0, 1], with Wilson's interval; see the module."""
     clustered = mean(earned, clusters)
-    n, p = len(earned), clustered.value
+    n = len(earned)
+    p = clustered.value
     binomial = p * (1 - p) / n
     design_effect = max(1.0, clustered.stderr**2 / binomial) if binomial > 0 else 1.0
     return Estimate(p, clustered.stderr, wilson(p, n / design_effect))
@@ -79,7 +81,7 @@ def wilson(p: float, n: float) -> tuple[float, float]:
 
 
 def _by_cluster(values: Sequence[float] | Floats, clusters: Sequence[object]) -> tuple[Floats, Floats]:
-    """Sum and number of the values of each cluster."""
+    """The sum and the number of the values of each cluster."""
     indices: dict[object, int] = {}
     of = np.array([indices.setdefault(cluster, len(indices)) for cluster in clusters])
     sums = np.bincount(of, weights=np.asarray(values, dtype=np.float64))

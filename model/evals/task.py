@@ -1,8 +1,8 @@
-"""What a task is: a name, a version, what it needs, and a function from a model to a score.
+"""A task: a name, a version, what it needs, and a function from a model to a score.
 
-A score is a JSON object. All have ``metric`` (which of its numbers is the main one), that number, its ``n``, ``stderr``
-and 95 % ``interval``; ``baselines`` (trivial ways to answer, on the same examples, each with ``value`` and
-``interval``), ``best_baseline`` (its name) and ``truncated`` (requests whose context did not fit into the model's).
+A score is a JSON object. Every score has ``metric``, the name of its main number; that number, its ``n``, ``stderr``
+and 95 % ``interval``; ``baselines``, trivial answers to the same examples, each with ``value`` and ``interval``;
+``best_baseline``, the name of the best one; and ``truncated``, the number of requests whose context did not fit.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ HELDOUT = "heldout"
 
 
 class NotScored(Exception):  # noqa: N818 - an outcome, not an error
-    """This task cannot be scored on this model or corpus; the message says why."""
+    """The task cannot be scored on this model or corpus; the message says why."""
 
 
 @dataclass
 class Subject:
-    """What a task is given. ``limit`` is the task's own or the user's."""
+    """What a task scores and with what; ``limit`` is the user's or the task's own."""
 
     model: GPT2
     heldout: HeldOut | None
     files: Mapping[str, Path]  # official files by set
     limit: int
-    progress: Callable[[int, int], None]  # requests done, of so many
+    progress: Callable[[int, int], None]  # gets the requests done and their total
     truncated: int = field(default=0, init=False)
 
     def score(self, requests: Sequence[Request], exclude_first: Sequence[int] = ()) -> list[Score]:
-        """``scoring.score`` with progress; contexts that were cut are counted."""
+        """``scoring.score`` with progress; counts the contexts that were cut."""
         total = len(requests)
         scores = score(self.model, requests, exclude_first, lambda done: self.progress(done, total))
         self.truncated += sum(one.n_dropped > 0 for one in scores)
@@ -51,13 +51,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Task:
-    """``source`` is ``heldout`` or a set of data/evalsets.py. The version goes up when scores would change."""
+    """``source`` is ``heldout`` or a set of data/evalsets.py. Raise ``version`` when scores change."""
 
     name: str
     version: int
     source: str
     default_limit: int
-    min_context: int  # tokens a model must be able to read
+    min_context: int  # tokens that the model's context must hold
     run: Callable[[Subject], SCORES]
 
 
@@ -71,7 +71,7 @@ def result(
     lower_is_better: bool = False,
     **more: Any,
 ) -> SCORES:
-    """The score of a task; ``metrics`` holds at least the main one, ``baselines`` are values of the main one."""
+    """A task's score. ``metrics`` includes ``metric``, the main one; ``baselines`` are estimates of the main one."""
     best = None
     if baselines:
         order = min if lower_is_better else max
@@ -93,7 +93,7 @@ def result(
 
 
 def require_clusters(clusters: Sequence[object], what: str) -> None:
-    """Raises NotScored where there are too few to say how sure a score is."""
+    """Raises NotScored if there are too few clusters for a standard error; ``what`` names the examples."""
     found = len(set(clusters))
     if found < MIN_CLUSTERS:
-        raise NotScored(f"{found} document(s) of {len(clusters)} {what}; at least {MIN_CLUSTERS} documents are needed")
+        raise NotScored(f"{len(clusters)} {what} in {found} cluster(s); at least {MIN_CLUSTERS} clusters are needed")

@@ -14,7 +14,7 @@ TASKS: dict[str, Task] = {
 
 
 def select(names: Sequence[str]) -> list[Task]:
-    """The tasks of these names, all for none. Raises InputError for an unknown name, listing those there are."""
+    """The tasks of these names; all tasks if there are no names. Raises InputError for an unknown name."""
     for name in names:
         if name not in TASKS:
             raise InputError(f"--tasks {name}: no such task; there are {', '.join(TASKS)}")

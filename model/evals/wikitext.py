@@ -1,16 +1,16 @@
 """``wikitext2_paper`` (test split) and ``wikitext2_valid_paper``: WikiText-2 the GPT-2 paper's way (section 3.1).
 
-The text is de-tokenized invertibly (data/evalsets.py), scored as one stream, and the nats are divided by the number of
-the *original* tokens: perplexity = exp(nats / (words + ends of line)). So it can be compared with models of any
-vocabulary, and with the paper's 29.41 (117M) to 18.34 (1542M) on the test split, with two reservations: the paper's
-de-tokenizer and the stride of its window are not published. Ours moves by half the model's context. The first token
-comes after an end-of-text.
+The text is de-tokenized invertibly (data/evalsets.py) and scored as one stream. The nats are divided by the number of
+*original* tokens: perplexity = exp(nats / (words + ends of line)). So scores compare across vocabularies, and with the
+paper's 29.41 (117M) to 18.34 (1542M) on the test split, with two reservations: the paper publishes neither its
+de-tokenizer nor the stride of its window. Our window moves by half the model's context. The first token is conditioned
+on end-of-text.
 
-The standard error takes windows as clusters. ``bits_per_byte`` is of the de-tokenized text. Baseline: the unigram model
-of this very text's tokens, which no unigram model can beat.
+Windows are the clusters of the standard error. ``bits_per_byte`` refers to the de-tokenized text. Baseline: the unigram
+model of this text's own tokens, which no other unigram model can beat.
 
-``limit`` counts windows, from the beginning of the text: a part of the text is another text, so a limited score is no
-WikiText-2 score (``is_whole`` is false then); it is for trying things out.
+``limit`` counts windows from the beginning of the text. A limited score is for trying things out: it is not a
+WikiText-2 score, and ``is_whole`` is false.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def run(subject: Subject, evalset: str) -> SCORES:
     stride = max(1, context // 2)
     every = rolling(tokens.tolist(), context, stride)
     windows = every[: subject.limit]
-    require_clusters(range(len(windows)), "are scored")
+    require_clusters(range(len(windows)), "windows")
     n_tokens = np.array([len(window.continuation) for window in windows], dtype=np.float64)
     scored = tokens[: int(n_tokens.sum())]
     scores = subject.score(windows)
     nats = np.array([-score.log_likelihood for score in scores])
-    originals = wikitext.n_tokens * n_tokens / len(tokens)  # original tokens in a window: its share of the text
+    originals = wikitext.n_tokens * n_tokens / len(tokens)  # original tokens per window, by its share of the text
     n_bytes = len(wikitext.text.encode()) * n_tokens / len(tokens)
     frequency = np.bincount(scored) / len(scored)
     unigram = [-np.log(frequency[list(window.continuation)]).sum() for window in windows]

@@ -1,6 +1,6 @@
-"""Sentences and words of English text, as far as the held-out tasks need them: by rule, as spans of the text itself.
+"""Sentences and words of English text, found by rules, for the held-out tasks.
 
-The text is never rewritten: an example is a piece of the document as it stands, so its tokens are those of training.
+The text is never rewritten: an example is a piece of the document, so its tokens are the same as in training.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from data.bpe import encoding
 from model.evals.heldout import Counts
 
-# The closed classes of English words: they carry grammar, not content.
+# The closed classes of English: words that carry grammar, not content.
 STOP_WORDS = frozenset(
     """
     a about above across after again against all almost along already also although always am among an and another any
@@ -38,7 +38,7 @@ _BREAK = re.compile(r"""(?<=[.!?])["'”’)\]]*\s+(?=["'“‘(\[]?[A-Z])|\s*\n
 
 @dataclass(frozen=True)
 class Sentence:
-    """``text[start:end]`` of a document, without the white space around it."""
+    """``text[start:end]`` of a document, without surrounding white space."""
 
     start: int
     end: int
@@ -46,10 +46,11 @@ class Sentence:
 
 
 def sentences(text: str) -> list[Sentence]:
-    """The sentences of a text, in order. Lines end them too: headings, list items and code are lines of their own."""
-    found, start = [], 0
+    """The sentences of a text, in order. A line break ends a sentence: headings, list items and code are lines."""
+    found = []
+    start = 0
     for following in [*(match.end() for match in _BREAK.finditer(text)), len(text)]:
-        # Closing quotes and brackets, which the break begins with, belong to the sentence before.
+        # Closing quotes and brackets at the start of the break belong to the sentence before it.
         body = text[start:following].rstrip()
         offset = len(body) - len(body.lstrip())
         if body.strip():
@@ -59,7 +60,7 @@ def sentences(text: str) -> list[Sentence]:
 
 
 def is_content(word: str) -> bool:
-    """Whether a word names something: long enough and of no closed class."""
+    """Whether a word carries content: long enough, and not a stop word."""
     return len(word) >= MIN_LETTERS and word.isalpha() and word.lower() not in STOP_WORDS
 
 
@@ -68,7 +69,7 @@ def content_words(text: str) -> list[str]:
 
 
 def most_frequent(words: list[str]) -> str | None:
-    """The most frequent word; of several the one that comes last."""
+    """The most frequent word; in a tie the one that occurs last."""
     if not words:
         return None
     counts = Counter(words)
@@ -77,21 +78,22 @@ def most_frequent(words: list[str]) -> str | None:
 
 
 def single_tokens() -> dict[str, int]:
-    """Content words that are one token with the space before them, and that token."""
+    """Content words that are one token together with the space before them, and that token."""
     ranks = encoding()._mergeable_ranks
     pieces = ((piece[1:], rank) for piece, rank in ranks.items() if piece[:1] == b" " and piece[1:].isalpha())
     return {word: rank for raw, rank in pieces if is_content(word := raw.decode("ascii"))}
 
 
 def stop_tokens() -> list[int]:
-    """Tokens that are a space and a stop word, in lower case or capitalised."""
+    """The tokens of a space and a stop word, in lower case or capitalised."""
     ranks = encoding()._mergeable_ranks
     spelled = (f" {word}" for lower in sorted(STOP_WORDS) for word in dict.fromkeys((lower, lower.capitalize())))
     return [ranks[piece] for word in spelled if (piece := word.encode()) in ranks]
 
 
 def commonest(counts: Counts) -> str:
-    """The content word whose token is the most frequent in training."""
+    """The content word whose token is most frequent in training."""
     words = single_tokens()
-    names, tokens = list(words), np.array(list(words.values()))
+    names = list(words)
+    tokens = np.array(list(words.values()))
     return names[int(counts[tokens].argmax())]

@@ -20,6 +20,7 @@ import torch._dynamo  # the first step of an optimizer imports it: once for all 
 
 from model import checkpoint
 from model.config import TrainSpec
+from model.events import EvalEvent, TrainEvent, to_line
 from model.flops import measured_peak
 from model.train import train
 from model.trainer import Trainer
@@ -28,19 +29,20 @@ FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil
 PLACES = ("step", "save", "step", "save", "save", "save")
 
 
-def emit(event: str, **fields: Any) -> None:
-    print(json.dumps({"event": event, **fields}), flush=True)
+def emit(event: TrainEvent | EvalEvent) -> None:
+    print(to_line(event).decode(), end="", flush=True)
 
 
 def die(at: str) -> NoReturn:
-    emit("killed", at=at)
+    print(json.dumps({"event": "killed", "at": at}), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
 
 
 def die_in_a_step(after: int) -> None:
     """In the middle of an accumulation, at the first such micro-batch after so many."""
-    forward, done = Trainer._forward, 0
+    forward = Trainer._forward
+    done = 0
 
     def counting(self: Trainer, *arguments: Any) -> Any:
         nonlocal done
@@ -55,8 +57,10 @@ def die_in_a_step(after: int) -> None:
 
 def die_in_a_save(after: int) -> None:
     """At the file event of that number in this process's second checkpoint, or when it is written and not yet told."""
-    save, fsync = checkpoint.save, os.fsync
-    saves, events = 0, 0
+    save = checkpoint.save
+    fsync = os.fsync
+    saves = 0
+    events = 0
 
     def event(name: str, _: Any = None) -> None:
         nonlocal events

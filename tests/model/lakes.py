@@ -19,7 +19,8 @@ def documents(count: int, seed: int, vocab_size: int = 64) -> list[np.ndarray]:
     random = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        length, stride = int(random.integers(20, 60)), int(random.integers(1, 4))
+        length = int(random.integers(20, 60))
+        stride = int(random.integers(1, 4))
         tokens = (np.arange(length) * stride + random.integers(vocab_size - 1)) % (vocab_size - 1)
         noise = random.random(length) < 0.05
         tokens[noise] = random.integers(0, vocab_size - 1, noise.sum())

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+import pickle
+from typing import Any
+
 import pytest
 
 from data.errors import InputError
-from model.config import ALIASES, PRESETS, ModelConfig, TrainSpec, resolve
+from model.config import ALIASES, PRESETS, ModelConfig, TrainConfig, TrainSpec, resolve
 from model.optim import learning_rate
 
 
@@ -32,12 +36,20 @@ def test_overrides_are_typed() -> None:
     [
         ("125M", {}, "--preset 125M: no such preset; there are nano, mini, 124M, 355M, 774M, 1558M, 117M"),
         ("nano", {"lr": "1"}, "--set lr=1: no such setting; there are batch_size, batch_warmup_steps, beta1"),
-        ("nano", {"steps": "1.5"}, "--set steps=1.5: expects a whole number"),
-        ("nano", {"learning_rate": "fast"}, "--set learning_rate=fast: expects a number"),
-        ("nano", {"steps": "0"}, "steps must be positive, got 0"),
+        ("nano", {"steps": "1.5"}, "--set steps=1.5: must be a whole number"),
+        ("nano", {"learning_rate": "fast"}, "--set learning_rate=fast: must be a number"),
+        ("nano", {"steps": "0"}, "steps must be greater than 0, got 0"),
+        ("nano", {"learning_rate": "inf"}, "learning_rate must be a finite number, got inf"),
+        ("nano", {"clip_norm": "nan"}, "clip_norm must be a finite number, got nan"),
+        ("nano", {"dropout": "1"}, "dropout must be less than 1, got 1.0"),
+        ("nano", {"recompute": "yes"}, "--set recompute=yes: must be true or false"),
         ("nano", {"width": "97"}, "width must be divisible by heads=4, got 97"),
-        ("nano", {"seed": "9" * 23}, "--set seed=99999999999999999999999: expects a whole number of 64 bits"),
-        ("nano", {"precision": "half"}, "precision must be one of auto, float32, tf32, autocast, bfloat16, got half"),
+        ("nano", {"seed": "9" * 23}, "--set seed=99999999999999999999999: must be a whole number of 64 bits"),
+        (
+            "nano",
+            {"precision": "half"},
+            "precision must be 'auto', 'float32', 'tf32', 'autocast' or 'bfloat16', got 'half'",
+        ),
     ],
 )
 def test_bad_settings(preset: str, overrides: dict[str, str], message: str) -> None:
@@ -52,7 +64,7 @@ def test_spec_survives_json() -> None:
     assert TrainSpec.from_json(spec.to_json(), "x") == spec
     assert spec.resolve().train.steps == 5
     assert spec.resolve().train.seed == 3
-    with pytest.raises(InputError, match=r"spec.json: not a TrainSpec .*'colour'"):
+    with pytest.raises(InputError, match=r"spec.json: not a valid TrainSpec .*\(colour: no such setting"):
         TrainSpec.from_json({**spec.to_json(), "colour": "red"}, "spec.json")
 
 
@@ -65,8 +77,34 @@ def test_bad_specs(corpus: tuple[str, ...], run: str, message: str) -> None:
 
 
 def test_model_config_of_another_version() -> None:
-    with pytest.raises(InputError, match=r"config\.json: not a ModelConfig of this version"):
+    with pytest.raises(
+        InputError, match=r"config\.json: not a valid ModelConfig for this version of webtext \(heads is missing\)"
+    ):
         ModelConfig.from_json({"layers": 2}, "config.json")
+
+
+@pytest.mark.parametrize("value", ["2", 2.0, True, None])
+def test_values_are_not_converted(value: Any) -> None:
+    with pytest.raises(InputError, match="layers must be a valid integer, got "):
+        ModelConfig(layers=value, heads=1, width=8)
+
+
+def test_configs_are_values() -> None:
+    config = resolve("nano", {}).train
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert hash(config) == hash(dataclasses.replace(config))
+    assert TrainConfig.from_json(config.to_json(), "x") == config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.steps = 1  # type: ignore[misc]
+    with pytest.raises(InputError, match="steps must be greater than 0, got -1"):
+        dataclasses.replace(config, steps=-1)
+
+
+def test_settings_of_the_machine_are_not_content() -> None:
+    config = resolve("nano", {}).train
+    content = config.content()
+    assert {"learning_rate", "batch_size", "seed", "precision"} <= content.keys()
+    assert not {"steps", "micro_batch_size", "parallel", "log_every", "max_steps_left_out"} & content.keys()
 
 
 def test_learning_rate() -> None:

@@ -15,7 +15,7 @@ from data.errors import InputError
 from data.evalsets import find
 from data.lake.store import Lake
 from model.evals import cloze, heldout, lastword, stats, words
-from model.evals.heldout import Document, HeldOut
+from model.evals.heldout import HeldOut, HeldOutDocument
 from model.evals.task import NotScored, Subject
 from model.evals.tasks import TASKS
 from model.gpt2 import GPT2
@@ -119,7 +119,8 @@ def test_only_held_out_documents_are_read(held_out: HeldOut, texts: tuple[list[s
 
 
 def test_a_leak_is_refused(tmp_path: Path) -> None:
-    lake, every = Lake(tmp_path), prose(6, seed=2, n_sentences=2)
+    lake = Lake(tmp_path)
+    every = prose(6, seed=2, n_sentences=2)
     publish_texts(lake, "leaky", every[:4], every[3:])
     with pytest.raises(InputError, match=f"{doc_id(every[3]).hex()} is held out and in the training split"):
         heldout.load(lake, ["leaky"])
@@ -131,7 +132,8 @@ def test_a_leak_is_refused(tmp_path: Path) -> None:
 
 
 def test_damage_and_other_tokenizers_are_refused(tmp_path: Path) -> None:
-    lake, every = Lake(tmp_path), prose(3, seed=2, n_sentences=2)
+    lake = Lake(tmp_path)
+    every = prose(3, seed=2, n_sentences=2)
     publish_texts(lake, "other", every[:1], every[1:], tokenizer="bytes")
     with pytest.raises(InputError, match="tokenizer 'bytes'"):
         heldout.load(lake, ["other"])
@@ -148,7 +150,8 @@ def test_damage_and_other_tokenizers_are_refused(tmp_path: Path) -> None:
 
 
 def test_documents_are_chosen_by_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lake, every = Lake(tmp_path), prose(20, seed=3, n_sentences=2)
+    lake = Lake(tmp_path)
+    every = prose(20, seed=3, n_sentences=2)
     publish_texts(lake, "a", every[:2], every[2:])
     publish_texts(lake, "b", every[:2], every[:1:-1])  # the same, in another order
     whole = heldout.load(lake, ["a"])
@@ -214,18 +217,20 @@ def test_a_unigram_model_scores_what_the_unigram_baseline_says(held_out: HeldOut
 
 
 @pytest.fixture(scope="module")
-def many() -> tuple[HeldOut, list[cloze.Example]]:
+def many() -> tuple[HeldOut, list[cloze.ClozeExample]]:
     """A large sample of cloze examples."""
-    train_texts, val_texts = prose(60, seed=11), prose(60, seed=12)
+    train_texts = prose(60, seed=11)
+    val_texts = prose(60, seed=12)
     counts = np.bincount([token for text in train_texts for token in tokens_of(text)], minlength=50_257)
-    documents = tuple(Document(doc_id(t), np.array(tokens_of(t), dtype=np.uint16), t) for t in val_texts)
+    documents = tuple(HeldOutDocument(doc_id(t), np.array(tokens_of(t), dtype=np.uint16), t) for t in val_texts)
     tokens = words.single_tokens()
     return HeldOut(documents, 60, counts), [e for d in documents for e in cloze.examples(d, tokens, counts)]
 
 
-def test_counting_does_not_solve_the_cloze(many: tuple[HeldOut, list[cloze.Example]]) -> None:
+def test_counting_does_not_solve_the_cloze(many: tuple[HeldOut, list[cloze.ClozeExample]]) -> None:
     held_out, examples = many
-    tokens, clusters = words.single_tokens(), [example.doc_id for example in examples]
+    tokens = words.single_tokens()
+    clusters = [example.doc_id for example in examples]
     assert len(examples) > 1_000
     frequency = [[int(held_out.counts[tokens[choice]]) for choice in e.choices] for e in examples]
     for sign in (1, -1):  # the most frequent, the rarest
@@ -240,30 +245,41 @@ def test_counting_does_not_solve_the_cloze(many: tuple[HeldOut, list[cloze.Examp
 
 
 def test_the_rank_of_the_answer_is_drawn() -> None:
-    pool = [f"w{i}" for i in range(30)]
+    """Thirty words, each once in the context, from the rarest to the most frequent in training."""
+    pool = [f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(30)]
     frequency = {word: i for i, word in enumerate(pool)}
+    lines = [f"The {pool[i]} and the {pool[(i + 20) % 30]} were there." for i in range(20)]
+    lines = [f"The {pool[i]} was there with us." if i >= 10 else line for i, line in enumerate(lines)]
+
+    def choices_for(answer: str, number: int) -> tuple[str, ...] | None:
+        text = " ".join([*lines, f"At last we saw the {answer} again."])
+        document = HeldOutDocument(number.to_bytes(16, "little"), np.array([], dtype=np.uint16), text)
+        found = list(cloze.examples(document, frequency, np.arange(30)))
+        assert all(example.choices[example.answer] == answer for example in found)
+        return found[0].choices if found else None
+
     ranks = np.zeros(10)
     for i in range(2_000):
-        choices = cloze._neighbours("w12", pool, frequency, str(i))
+        choices = choices_for(pool[12], i)
         assert choices is not None
         in_order = sorted(choices, key=frequency.__getitem__)
-        assert [frequency[word] for word in in_order] == list(
-            range(frequency[in_order[0]], frequency[in_order[0]] + 10)
-        )
-        ranks[in_order.index("w12")] += 1
+        first = frequency[in_order[0]]
+        assert in_order == pool[first : first + 10]
+        ranks[in_order.index(pool[12])] += 1
     assert ((ranks - 200) ** 2 / 200).sum() < 27.9  # chi-square of 9 degrees of freedom, 0.1 %
-    for edge in ("w8", "w21"):  # eight on one side
-        assert cloze._neighbours(edge, pool, frequency, "x") is None
-    assert cloze._neighbours("w9", pool, frequency, "x") is not None
+    for edge in (pool[8], pool[21]):  # eight on one side
+        assert choices_for(edge, 0) is None
+    assert choices_for(pool[9], 0) is not None
 
 
-def test_cloze_examples_are_well_formed(many: tuple[HeldOut, list[cloze.Example]]) -> None:
+def test_cloze_examples_are_well_formed(many: tuple[HeldOut, list[cloze.ClozeExample]]) -> None:
     held_out, examples = many
     texts = {d.doc_id.hex(): d.text for d in held_out.documents}
     places = set()
     for e in examples:
         assert len(set(e.choices)) == 10
-        answer, text = e.choices[e.answer], texts[e.doc_id]
+        answer = e.choices[e.answer]
+        text = texts[e.doc_id]
         assert f"{e.before} {answer}{e.rest}" in text
         assert text[: e.position].endswith(e.before)
         context, _, begun = e.before.rpartition(". ")
@@ -278,7 +294,7 @@ def test_cloze_examples_are_well_formed(many: tuple[HeldOut, list[cloze.Example]
 
 def test_lastword_passages(held_out: HeldOut) -> None:
     text = "One two three of. " * 14 + "Then we saw the big lobster. " + "A short end of the.\n" + "No end " * 9
-    passage, *more = lastword.examples(Document(b"x", np.array([1], dtype=np.uint16), text))
+    passage, *more = lastword.examples(HeldOutDocument(b"x", np.array([1], dtype=np.uint16), text))
     assert not more
     assert passage.target == "lobster"
     assert passage.context.endswith("Then we saw the big")
@@ -312,7 +328,7 @@ def test_lastword_counts_baselines_on_the_same_examples() -> None:
         f"{i} {sentence * 4}At the end we ate the {word}." for i, word in enumerate(("lobster", "lobster", "boat"))
     ]
     counts = np.bincount(encode(" boat boat the the the the").tolist(), minlength=50_257)
-    documents = tuple(Document(doc_id(t), np.array(tokens_of(t), dtype=np.uint16), t) for t in texts)
+    documents = tuple(HeldOutDocument(doc_id(t), np.array(tokens_of(t), dtype=np.uint16), t) for t in texts)
     score = TASKS["heldout_lastword"].run(subject(Uniform(config()), HeldOut(documents, 3, counts)))
     assert score["n"] == 3
     assert score["baselines"]["most_frequent"]["value"] == pytest.approx(2 / 3)
@@ -322,10 +338,10 @@ def test_lastword_counts_baselines_on_the_same_examples() -> None:
 
 
 def test_too_little_is_said() -> None:
-    short = Document(b"x" * 16, np.array(tokens_of("Too short."), dtype=np.uint16), "Too short.")
+    short = HeldOutDocument(b"x" * 16, np.array(tokens_of("Too short."), dtype=np.uint16), "Too short.")
     lonely = HeldOut((short,), 1, np.zeros(50_257, dtype=np.int64))
     for name in ("heldout_ppl", "heldout_lastword", "heldout_cloze"):
-        with pytest.raises(NotScored, match="at least 2 documents"):
+        with pytest.raises(NotScored, match="at least 2 clusters"):
             TASKS[name].run(subject(Uniform(config()), lonely))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,13 +20,17 @@ from model.config import TrainSpec
 from model.evals import EvalSpec, source
 from model.evals.tasks import TASKS, select
 from model.evaluate import evaluate, main
+from model.events import Emit, to_json
 from model.gpt2 import GPT2
 from model.train import train
 from tests.model.corpora import config, prose, publish_texts
+from tests.model.running import Events, ignore
 
 
-def ignore(event: str, **fields: object) -> None:
-    """For what an evaluation reports, where a test does not look at it."""
+def scored(spec: EvalSpec, emit: Emit = ignore) -> dict[str, Any]:
+    """The result of an evaluation as JSON."""
+    result: dict[str, Any] = to_json(evaluate(spec, emit))
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -64,27 +69,31 @@ def test_a_damaged_newest_checkpoint_is_told(tmp_path: Path, caplog: pytest.LogC
     said = "step-00000002/model.safetensors: sha256 is .*; step-00000001 is used"
     assert load_model(lake, "r")[1].step == 1
     assert re.search(said, caplog.text)
-    result = evaluate(EvalSpec(lake.root, run="r", device="cpu", limit=2, tasks=("heldout_ppl",)), ignore)
+    result = scored(EvalSpec(lake.root, run="r", device="cpu", limit=2, tasks=("heldout_ppl",)))
     assert result["step"] == 1
     assert re.search(said, result["warnings"][0])
 
 
-def test_weights_in_shards_are_told_apart(trained: Lake) -> None:
+def test_weights_in_shards_are_told_apart(trained: Lake, tmp_path: Path) -> None:
     """Else the scores of one sharded checkpoint would be taken for those of another."""
     state = read_state(trained, "r", 2)
-    shards = {f"shard-0000{n}-model-00001-of-00001.safetensors": str(n) for n in (1, 2)}
+
+    def digest_of(sha256: dict[str, str]) -> str:
+        (tmp_path / "state.json").write_bytes(dataclasses.replace(state, sha256=sha256).to_bytes())
+        return source.find(EvalSpec(trained.root, checkpoint=str(tmp_path)), trained).digest
+
     digests = {json_digest([state.sha256["model.safetensors"], state.sha256["config.json"]])}
-    assert {source._of_state(state, "", {}, lambda _: GPT2(config())).digest} == digests
+    assert {digest_of(state.sha256)} == digests
+    shards = {f"shard-0000{n}-model-00001-of-00001.safetensors": str(n) for n in (1, 2)}
     for changed in ({}, {next(iter(shards)): "3"}):
-        sharded = dataclasses.replace(state, sha256={"config.json": "0", **shards, **changed})
-        digests.add(source._of_state(sharded, "", {}, lambda _: GPT2(config())).digest)
+        digests.add(digest_of({"config.json": "0", **shards, **changed}))
     assert len(digests) == 3
 
 
 def test_a_run_is_scored_once(trained: Lake, tmp_path: Path) -> None:
-    events: list[tuple[str, dict[str, object]]] = []
+    events = Events()
     spec = EvalSpec(trained.root, run="r", device="cpu", limit=5)
-    result = evaluate(spec, lambda event, **fields: events.append((event, fields)))
+    result = scored(spec, events)
     assert list(result["scores"]) == list(HELD_OUT)
     assert set(result["missing"]) == set(TASKS) - set(HELD_OUT)
     assert "lambada_test*.jsonl" in result["missing"]["lambada_openai"]
@@ -94,23 +103,25 @@ def test_a_run_is_scored_once(trained: Lake, tmp_path: Path) -> None:
         assert low <= score[score["metric"]] <= high
         best = score["baselines"][score["best_baseline"]]
         assert best["interval"][0] <= best["value"] <= best["interval"][1]
-    assert events[-1][0] == "done"
+    assert events.all[-1]["event"] == "done"
     for name in HELD_OUT:
-        told = [fields for event, fields in events if event == "task" and fields["task"] == name]
-        assert told[-1]["done"] == told[-1]["total"]
+        last = [event for event in events.of("task") if event["task"] == name][-1]
+        assert last["done"] == last["total"]
     published = trained.read_json("scores", "r", "step-00000002.json")
-    assert published["scores"] == json.loads(json.dumps(result["scores"]))
+    assert published["scores"] == result["scores"]
 
-    again = evaluate(spec, ignore)
+    again = scored(spec)
     assert again["skipped"]
     assert again["scores"] == published["scores"]
     # A score of fewer examples is shown, and does not replace one of more; that does. Those of other tasks stay.
     for limit, is_kept in ((4, False), (6, True)):
         spec = EvalSpec(trained.root, run="r", device="cpu", limit=limit, tasks=("heldout_lastword",))
-        one = evaluate(spec, ignore)
+        one = scored(spec)
         assert not one["skipped"]
         assert one["scores"]["heldout_lastword"]["n"] == limit
-        assert ("heldout_lastword: only shown; a score of up to 5" in str(one["warnings"])) == (not is_kept)
+        assert ("heldout_lastword: not kept; the lake keeps a score of up to 5" in str(one["warnings"])) == (
+            not is_kept
+        )
         after = trained.read_json("scores", "r", "step-00000002.json")["scores"]
         assert after["heldout_lastword"]["n"] == (6 if is_kept else 5)
         assert after["heldout_cloze"] == published["scores"]["heldout_cloze"]
@@ -119,29 +130,26 @@ def test_a_run_is_scored_once(trained: Lake, tmp_path: Path) -> None:
 def test_the_same_weights_elsewhere_give_the_same_scores(trained: Lake, tmp_path: Path) -> None:
     folder = Path(trained.path("checkpoints", "r", "step-00000002"))
     limits = {"device": "cpu", "limit": 3, "tasks": ("heldout_ppl",)}
-    from_run = evaluate(EvalSpec(trained.root, run="r", **limits), ignore)
-    from_folder = evaluate(EvalSpec(trained.root, checkpoint=str(folder), **limits), ignore)
+    from_run = scored(EvalSpec(trained.root, run="r", **limits))
+    from_folder = scored(EvalSpec(trained.root, checkpoint=str(folder), **limits))
     assert from_folder["skipped"]  # the same run, step and weights
     hf.export(load_model(trained, "r")[0], tmp_path / "exported")
-    reported: list[str] = []
-
-    def report(event: str, **fields: object) -> None:
-        reported.append(event)
-
+    events = Events()
     spec = EvalSpec(trained.root, hf=str(tmp_path / "exported"), corpus=("a",), **limits)
-    exported = evaluate(spec, report)
+    exported = scored(spec, events)
     assert exported["model"] == "hf-exported"
-    assert "warning" in reported  # what it was trained on is not known
+    (warning,) = events.warnings()
+    assert "training data is unknown" in warning
     ours, theirs = (r["scores"]["heldout_ppl"]["nats_per_token"] for r in (from_run, exported))
     assert theirs == pytest.approx(ours, rel=1e-6)
     with pytest.raises(InputError, match=r"nothing was scored: heldout_ppl: needs held-out.*--corpus"):
-        evaluate(EvalSpec(trained.root, hf=str(tmp_path / "exported"), device="cpu"), ignore)
+        scored(EvalSpec(trained.root, hf=str(tmp_path / "exported"), device="cpu"))
 
 
 def test_a_short_context_is_said(trained: Lake, tmp_path: Path) -> None:
     exported = tmp_path / "short"
     hf.export(GPT2(config(context=16, width=4)).eval(), exported)
-    result = evaluate(EvalSpec(trained.root, hf=str(exported), corpus=("a",), device="cpu", limit=2), ignore)
+    result = scored(EvalSpec(trained.root, hf=str(exported), corpus=("a",), device="cpu", limit=2))
     assert list(result["scores"]) == ["heldout_ppl"]
     assert "needs a context of 64 tokens, the model has 16" in result["missing"]["heldout_cloze"]
 
@@ -152,7 +160,7 @@ def test_another_corpus_under_the_same_name_is_refused(trained: Lake, tmp_path: 
     publish_texts(other, "a", every[:2], every[2:])
     trained.fs.copy(trained.path("checkpoints"), other.path("checkpoints"), recursive=True)
     with pytest.raises(InputError, match="not what r was trained on"):
-        evaluate(EvalSpec(other.root, run="r", device="cpu"), ignore)
+        scored(EvalSpec(other.root, run="r", device="cpu"))
 
 
 def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +173,8 @@ def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatc
     for run in ("tracked", "r"):  # r is not known to MLflow: it gets an MLflow run of its own
         limits = {"device": "cpu", "limit": 3, "tasks": ("heldout_ppl",)}
         spec = EvalSpec(trained.root, run=run, tracking_uri=uri, experiment="e", **limits)
-        result = evaluate(spec, ignore)
-        assert evaluate(spec, ignore)["skipped"]
+        result = scored(spec)
+        assert scored(spec)["skipped"]
         experiment = client.get_experiment_by_name("e")
         assert experiment is not None
         models = client.search_logged_models([experiment.experiment_id])
@@ -178,7 +186,7 @@ def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatc
         assert (one.dataset_name, one.dataset_digest) == ("tokens/a/val", result["corpus_digest"][:32])
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     gone = EvalSpec(trained.root, run="tracked", device="cpu", limit=4, tracking_uri="http://127.0.0.1:9", **ONE_TASK)
-    result = evaluate(gone, ignore)
+    result = scored(gone)
     assert result["scores"]["heldout_ppl"]["documents"] == 4
     assert "not in MLflow" in result["warnings"][0]
 
@@ -196,13 +204,13 @@ def test_bad_input_is_one_line(trained: Lake, tmp_path: Path, capsys: pytest.Cap
         ({"run": "r", "tasks": ["lambda"]}, "no such task; there are heldout_ppl, heldout_lastword"),
         ({"run": "nobody"}, "no checkpoint in"),
         ({"hf": str(tmp_path)}, "no config.json"),
-        ({"checkpoint": str(tmp_path)}, "no checkpoint of webtext"),
+        ({"checkpoint": str(tmp_path)}, "not a checkpoint of webtext"),
         ({"run": "r", "eval_data": str(tmp_path / "none")}, "no such directory"),
         ({"run": "r", "corpus": ["none"]}, "no such dataset"),
         ({"run": "r", "hf": "x"}, "exactly one of"),
         ({}, "exactly one of"),
-        ({"run": "r", "limit": 0}, "must be positive"),
-        ({"run": "r", "colour": 1}, "not an EvalSpec"),
+        ({"run": "r", "limit": 0}, "limit must be greater than 0, got 0"),
+        ({"run": "r", "colour": 1}, "not a valid EvalSpec"),
         ({"run": "r", "device": "abacus"}, "--device abacus"),
     ):
         code, message = run(**fields)

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from data.errors import InputError
 from model import loss as head
 from model.config import ALIASES, ModelConfig, resolve
 from model.gpt2 import GPT2, Cache, count_parameters
 from model.hf import to_hf
+from tests.model.reference import pair
 
 SIZES = {"117M": 124_439_808, "345M": 354_823_168, "762M": 774_030_080, "1542M": 1_557_611_200}
 
@@ -34,24 +34,6 @@ def test_settings_of_the_paper() -> None:
         model = resolve(alias, {}).model
         assert (model.context, model.vocab_size, model.width // model.heads) == (1_024, 50_257, 64)
         assert (model.dropout, model.position_std) == (0.0, 0.01)
-
-
-def pair(config: ModelConfig, dtype: torch.dtype) -> tuple[GPT2, GPT2LMHeadModel]:
-    """Our model and transformers', with the same random weights, all of them away from their initial constants."""
-    torch.manual_seed(0)
-    ours = GPT2(config).to(dtype)
-    with torch.no_grad():
-        for weight in ours.parameters():
-            weight.add_(torch.randn_like(weight) * 0.02)
-    shape = {"n_embd": config.width, "n_layer": config.layers, "n_head": config.heads, "n_positions": config.context}
-    dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    with torch.device("meta"):
-        reference = GPT2LMHeadModel(GPT2Config(vocab_size=config.vocab_size, **shape, **dropouts))
-    weights = {name: weight.clone() for name, weight in to_hf(ours.state_dict(), config).items()}
-    missing, unexpected = reference.load_state_dict(weights, strict=False, assign=True)
-    assert (missing, unexpected) == (["lm_head.weight"], [])
-    reference.tie_weights()
-    return ours, reference
 
 
 @pytest.mark.parametrize("preset", SIZES)
@@ -165,7 +147,8 @@ def test_a_position_sees_nothing_after_it() -> None:
     ids = torch.randint(50, (1, 16))
     changed = ids.clone()
     changed[0, 9:] = (changed[0, 9:] + 1) % 50
-    before, after = model(ids), model(changed)
+    before = model(ids)
+    after = model(changed)
     assert torch.allclose(before[0, :9], after[0, :9], atol=1e-14)
     assert not torch.allclose(before[0, 9:], after[0, 9:], atol=1e-3)
 
@@ -187,7 +170,8 @@ def test_cached_logits_equal_uncached(alias: str, pieces: list[int]) -> None:
 
 def test_cached_logits_equal_transformers_cached_logits() -> None:
     ours, theirs = pair(ModelConfig(layers=2, heads=4, width=64, context=32, vocab_size=101), torch.float64)
-    cache, past = Cache(), None
+    cache = Cache()
+    past = None
     with torch.no_grad():
         for piece in torch.randint(101, (2, 20)).split([6, 1, 1, 4, 8], dim=1):
             there = theirs(piece, past_key_values=past, use_cache=True)
@@ -199,5 +183,5 @@ def test_too_many_positions() -> None:
     model = GPT2(ModelConfig(layers=1, heads=1, width=8, context=4, vocab_size=50))
     cache = Cache()
     model(torch.zeros(1, 3, dtype=torch.long), cache)
-    with pytest.raises(InputError, match="5 positions, but the model's context is 4"):
+    with pytest.raises(InputError, match="5 positions do not fit into the model's context of 4"):
         model(torch.zeros(1, 2, dtype=torch.long), cache)

@@ -91,7 +91,8 @@ def test_sample_order_is_pinned() -> None:
 def test_order_depends_on(change: str) -> None:
     base = {"corpus_digest": "digest", "seed": 0, "n_tokens": 80_000, "context": 8}
     other = {"seed": {"seed": 1}, "corpus_digest": {"corpus_digest": "x"}, "context": {"context": 9}}.get(change, {})
-    one, two = Sampler(**base), Sampler(**{**base, **other})
+    one = Sampler(**base)
+    two = Sampler(**{**base, **other})
     samples = np.arange(1_000)
     there = two.starts(samples + (two.windows if change == "epoch" else 0))
     # where they begin differs anyway: compare the order of the windows, which a shift does not change
@@ -178,7 +179,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, caplog: pytest.LogCapture
     cached.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert (open_corpus(lake, ("2026-10",), tmp_path / "cache").train == before).all()
-    assert "train.bin does not match its sha256; it is made again" in caplog.text
+    assert "train.bin does not match its sha256; copying it again" in caplog.text
 
 
 def _open(arguments: tuple[str, str]) -> int:
@@ -195,14 +196,15 @@ def test_processes_open_at_the_same_time(tmp_path: Path) -> None:
 
 
 def test_bad_corpora(tmp_path: Path) -> None:
-    lake, cache = make_lake(tmp_path / "lake"), tmp_path / "cache"
+    lake = make_lake(tmp_path / "lake")
+    cache = tmp_path / "cache"
     publish_tokens(lake, "no-val", [documents(5, 1)], [[]])
     publish_tokens(lake, "no-train", [[]], [documents(5, 1)])
     publish_tokens(lake, "one-val", [documents(5, 1)], [[np.array([63], dtype=np.uint16)]])
     publish_tokens(lake, "other", [documents(5, 1)], [documents(5, 1)], tokenizer="gpt2")
     for snapshots, message in (
         (("no-val",), "no validation documents"),
-        (("one-val",), "the validation documents are one token, which predicts nothing"),
+        (("one-val",), "the validation documents have one token, too few"),
         (("no-train",), "no training documents"),
         (("2026-10", "other"), r"mixes tokenizers \(2026-10: sixty-four, other: gpt2\)"),
         (
@@ -213,5 +215,5 @@ def test_bad_corpora(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             open_corpus(lake, snapshots, cache)
     assert Sampler("digest", 0, 9, 8).windows == 2
-    with pytest.raises(InputError, match="8 training tokens, too few for one sample of context=8 and its target"):
+    with pytest.raises(InputError, match="8 training tokens, too few for one sample of context=8; add snapshots"):
         Sampler("digest", 0, 8, 8)

@@ -22,6 +22,7 @@ from data.errors import InputError
 from data.lake.store import Lake, write_parquet
 from model import checkpoint, failure, hf, world
 from model.config import ModelConfig, TrainSpec
+from model.events import to_json
 from model.failure import FailedStepError
 from model.gpt2 import GPT2
 from model.loader import Sampler, open_corpus
@@ -31,7 +32,7 @@ from model.trainer import Trainer
 from tests.model.corpora import prose, publish_texts
 from tests.model.killing import PLACES
 from tests.model.lakes import documents, make_lake, make_spec, publish_tokens
-from tests.model.test_train import Events, after_steps, assert_bit_equal, files_of, run_process
+from tests.model.running import Events, after_steps, assert_bit_equal, files_of, run_process
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ def test_killed_anywhere_resumes_to_the_same_bits(lake: Lake, seed: int) -> None
     settings: dict[str, Any] = {"steps": 24, "dropout": 0.2, "micro_batch_size": 2, "checkpoint_every": 3}
     whole = Events()
     summary = train(make_spec(lake, "whole", **settings), whole)
-    assert summary["epochs"] > 1
-    assert summary["train_share_seen"] == 1.0
+    assert summary.epochs > 1
+    assert summary.train_share_seen == 1.0
     spec = Path(lake.base).parent / "spec.json"
     spec.write_text(json.dumps(make_spec(lake, "parts", **settings).to_json()))
     command = [sys.executable, "-m", "tests.model.killing", str(spec), str(seed)]
@@ -93,7 +94,7 @@ def test_a_checkpoint_of_another_run_is_refused(lake: Lake, setting: str, value:
     train(make_spec(lake, "a", steps=1), Events())
     source, target = (Path(lake.path("checkpoints", run)) for run in ("other", "a"))
     (source / "step-00000002").rename(target / "step-00000002")
-    with pytest.raises(InputError, match=rf"a/step-00000002 is of another run \({diff}\)"):
+    with pytest.raises(InputError, match=rf"a/step-00000002 belongs to another run \({diff}\)"):
         train(make_spec(lake, "a", steps=4), Events())
     assert checkpoint.steps(lake, "a") == [1, 2]
 
@@ -104,9 +105,9 @@ def test_a_checkpoint_of_another_corpus_is_refused(lake: Lake) -> None:
     spec = make_spec(lake, "a", steps=2)
     train(spec, Events())
     Path(lake.path("checkpoints", "a", "run.json")).unlink()
-    with pytest.raises(InputError, match=r"a/step-00000002 is of another run \(corpus: '"):
+    with pytest.raises(InputError, match=r"a/step-00000002 belongs to another run \(corpus: '"):
         train(begin_at(spec, corpus=["2026-11"], steps=4), Events())
-    assert train(begin_at(spec, steps=4), Events())["steps"] == 4
+    assert train(begin_at(spec, steps=4), Events()).steps == 4
 
 
 def test_a_copied_run_goes_on_beside_the_one_it_was_copied_from(lake: Lake) -> None:
@@ -115,7 +116,7 @@ def test_a_copied_run_goes_on_beside_the_one_it_was_copied_from(lake: Lake) -> N
     shutil.copytree(source, copy)
     before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
     summary = train(make_spec(lake, "copy", steps=8), Events())
-    assert summary["checkpoint"] == str(copy / "step-00000008")
+    assert summary.checkpoint == str(copy / "step-00000008")
     assert checkpoint.steps(lake, "copy")[-1] == 8
     assert before == {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
     keys = {lake.read_json("checkpoints", run, "run.json")["key"] for run in ("a", "copy")}
@@ -127,7 +128,7 @@ def test_a_checkpoint_under_another_step_is_passed_over(lake: Lake) -> None:
     folder = Path(lake.path("checkpoints", "a"))
     (folder / "step-00000004").rename(folder / "step-00000005")
     events = Events()
-    assert train(make_spec(lake, steps=6), events)["steps"] == 6
+    assert train(make_spec(lake, steps=6), events).steps == 6
     assert "it says step 4" in events.of("warning")[0]["message"]
     assert [event["step"] for event in events.of("resumed")] == [2]
 
@@ -164,7 +165,7 @@ def test_a_state_with_one_other_value_is_passed_over(lake: Lake, field: str) -> 
     lake.publish_json({**state, field: value}, *names)
     events = Events()
     train(make_spec(lake, steps=6), events)
-    assert "state.json: damaged checkpoint (its sha256 is another)" in events.of("warning")[0]["message"]
+    assert "state.json: damaged checkpoint (its sha256 does not match)" in events.of("warning")[0]["message"]
     assert [event["step"] for event in events.of("resumed")] == [2]
 
 
@@ -177,7 +178,7 @@ def test_a_record_that_is_no_record_is_refused(lake: Lake, text: str) -> None:
     with pytest.raises(InputError, match=r"run\.json: damaged; remove it"):
         train(make_spec(lake, steps=2), Events())
     record.unlink()
-    assert train(make_spec(lake, steps=2), Events())["skipped"] is False
+    assert train(make_spec(lake, steps=2), Events()).skipped is False
     assert lake.read_json("checkpoints", "a", "summary.json")["steps"] == 2
 
 
@@ -247,7 +248,7 @@ def test_a_run_starts_from_weights_of_transformers(texts: Lake, tmp_path: Path) 
         train(begin_at(spec, init_from=str(other)), Events())
     train(begin_at(spec, init_from=None), Events(), after_steps(1))  # the run knows what it started from
     moved = folder.rename(tmp_path / "moved")
-    assert train(begin_at(spec, init_from=str(moved)), Events())["steps"] == 4
+    assert train(begin_at(spec, init_from=str(moved)), Events()).steps == 4
     assert texts.read_json("checkpoints", "a", "run.json")["settings"]["init_from"] == digest
     train(make_spec(texts, "scratch", steps=1, **SMALL), Events())
     with pytest.raises(InputError, match=r"init_from: '\(none\)' -> '"):
@@ -257,7 +258,8 @@ def test_a_run_starts_from_weights_of_transformers(texts: Lake, tmp_path: Path) 
 def test_killed_before_the_first_checkpoint_it_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
     folder = released(tmp_path / "released", 1)
     spec = begin_at(make_spec(texts, steps=2, **SMALL), init_from=str(folder))
-    whole, again = Events(), Events()
+    whole = Events()
+    again = Events()
     train(dataclasses.replace(spec, run="whole"), whole)
 
     def die() -> bool:
@@ -270,10 +272,11 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_same_weights(text
     assert again.losses() == whole.losses()
 
 
-def test_with_no_intact_checkpoint_it_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
+def test_without_an_intact_checkpoint_it_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
     folder = released(tmp_path / "released", 1)
     spec = begin_at(make_spec(texts, steps=2, **SMALL), init_from=str(folder))
-    whole, again = Events(), Events()
+    whole = Events()
+    again = Events()
     train(spec, whole)
     (Path(texts.path("checkpoints", "a", "step-00000002")) / "model.safetensors").write_bytes(b"")
     train(dataclasses.replace(spec, init_from=None), again)
@@ -333,19 +336,20 @@ def test_a_spike_stops_the_run_with_a_report_and_may_be_left_out(tmp_path: Path)
     assert kept < report["step"]
     assert checkpoint.check(lake, "a", kept).left_out == []
 
-    resumed, whole = Events(), Events()
+    resumed = Events()
+    whole = Events()
     summary = train(make_spec(lake, **settings, max_steps_left_out=9), resumed)
-    assert report["step"] in summary["steps_left_out"]
+    assert report["step"] in summary.steps_left_out
     warning = resumed.of("warning")[0]["message"]
     assert f"step {report['step']}: " in warning
     assert "the batch is left out, 1 of 9" in warning
     left_out = lake.read_json("checkpoints", "a", name.replace(".json", "-2.json"))
     assert left_out == {**report, "outcome": "the batch was left out"}
     assert report["step"] not in resumed.losses()
-    assert summary == {**lake.read_json("checkpoints", "a", "summary.json")}
+    assert to_json(summary) == lake.read_json("checkpoints", "a", "summary.json")
     train(make_spec(lake, "whole", **settings, max_steps_left_out=9), whole)
     assert_bit_equal(files_of(lake, "whole", 380), files_of(lake, "a", 380))
-    assert checkpoint.read_state(lake, "whole", 380).left_out == summary["steps_left_out"]
+    assert checkpoint.read_state(lake, "whole", 380).left_out == list(summary.steps_left_out)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +360,8 @@ def test_no_more_steps_are_left_out_than_allowed_nor_two_in_a_row(
 ) -> None:
     """Weights that are infinite fail every step."""
     train(make_spec(lake, steps=8, checkpoint_every=9), Events(), after_steps(3))
-    before, restore = files_of(lake, "a", 3), checkpoint.restore
+    before = files_of(lake, "a", 3)
+    restore = checkpoint.restore
 
     def poisoned(*arguments: Any) -> None:
         restore(*arguments)
@@ -388,13 +393,13 @@ def test_fewer_steps_than_are_done_are_refused(lake: Lake) -> None:
     """Else the run would be summed up as done, and its plan forgotten."""
     train(make_spec(lake, steps=8), Events(), after_steps(5))
     record = lake.read_json("checkpoints", "a", "run.json")
-    with pytest.raises(InputError, match="--steps 3: run a has done 5 already; ask for as many or more"):
+    with pytest.raises(InputError, match="--steps 3: run a has already done 5; give at least as many"):
         train(make_spec(lake, steps=3), Events())
     assert lake.read_json("checkpoints", "a", "run.json") == record
-    assert train(make_spec(lake, steps=None), Events())["steps"] == 8
-    with pytest.raises(InputError, match="--steps 7: run a has done 8 already"):
+    assert train(make_spec(lake, steps=None), Events()).steps == 8
+    with pytest.raises(InputError, match="--steps 7: run a has already done 8"):
         train(make_spec(lake, steps=7), Events())
-    assert train(make_spec(lake, steps=8), Events())["skipped"]
+    assert train(make_spec(lake, steps=8), Events()).skipped
 
 
 def test_a_damaged_summary_is_written_anew(lake: Lake) -> None:
@@ -402,7 +407,7 @@ def test_a_damaged_summary_is_written_anew(lake: Lake) -> None:
     summary = Path(lake.path("checkpoints", "a", "summary.json"))
     summary.write_text("{")
     again = train(make_spec(lake, steps=2), Events())
-    assert again["skipped"] is False
+    assert again.skipped is False
     assert lake.read_json("checkpoints", "a", "summary.json")["steps"] == 2
 
 
@@ -455,19 +460,19 @@ def test_out_of_memory_is_one_line_with_a_report(lake: Lake) -> None:
     assert resource.getrlimit(resource.RLIMIT_AS) == (resource.RLIM_INFINITY,) * 2
 
 
-def test_what_is_judged_a_spike() -> None:
+def test_what_counts_as_a_spike() -> None:
     calm = [3.0 + 0.01 * (-1) ** i for i in range(failure.SPIKE_WINDOW)]
-    failure.judge(calm, 3.99, 1.0)  # under the floor
-    failure.judge(calm[1:], 99.0, 1.0)  # too few losses to tell
+    failure.refuse_divergence(calm, 3.99, 1.0)  # under the floor
+    failure.refuse_divergence(calm[1:], 99.0, 1.0)  # too few losses to tell
     with pytest.raises(FailedStepError, match=r"loss 4\.1 after a mean of 3 over 100 steps with deviation 0\.01"):
-        failure.judge(calm, 4.1, 1.0)
+        failure.refuse_divergence(calm, 4.1, 1.0)
     noisy = [3.0 + 0.4 * (-1) ** i for i in range(failure.SPIKE_WINDOW)]
-    failure.judge(noisy, 6.9, 1.0)
+    failure.refuse_divergence(noisy, 6.9, 1.0)
     with pytest.raises(FailedStepError):
-        failure.judge(noisy, 7.1, 1.0)
+        failure.refuse_divergence(noisy, 7.1, 1.0)
     for loss, norm in ((math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)):
         with pytest.raises(FailedStepError) as error:
-            failure.judge([], loss, norm)
+            failure.refuse_divergence([], loss, norm)
         assert error.value.kind == "not_finite"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,17 +18,22 @@ from model import checkpoint, world
 from model.attention import attend
 from model.config import TrainConfig
 from model.gpt2 import GPT2
-from model.loader import Sampler, open_corpus
+from model.loader import Sampler
 from model.loss import head_loss
 from model.optim import learning_rate, make_optimizers, state_tensors
 from model.train import train
-from model.trainer import Trainer
 from tests.model.lakes import make_lake, make_spec
-from tests.model.test_train import Events, after_steps, assert_bit_equal, files_of
+from tests.model.running import (
+    HAS_BF16,
+    Events,
+    after_steps,
+    assert_bit_equal,
+    files_of,
+    needs_bf16,
+    trainer_of,
+)
 
 CPU = torch.device("cpu")
-HAS_BF16 = world.precision_for("auto", CPU) == "bfloat16"
-needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no instructions for bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +41,12 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return make_lake(tmp_path_factory.mktemp("precision") / "lake")
 
 
-def trainer_of(lake: Lake, **settings: Any) -> Trainer:
-    spec = make_spec(lake, **settings)
-    preset = spec.resolve()
-    return Trainer(preset.model, preset.train, open_corpus(lake, spec.corpus, Path(spec.cache_dir)), world.join("cpu"))
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("rows", [1, 16, 50])
 def test_head_loss_is_cross_entropy(dtype: torch.dtype, tolerance: float, rows: int) -> None:
     torch.manual_seed(0)
-    hidden, weight = torch.randn(rows, 24, dtype=dtype), torch.randn(101, 24, dtype=dtype)
+    hidden = torch.randn(rows, 24, dtype=dtype)
+    weight = torch.randn(101, 24, dtype=dtype)
     targets = torch.randint(0, 101, (rows,))
     found = []
     for loss_of in (head_loss, lambda h, w, y: F.cross_entropy(h @ w.T, y)):
@@ -64,7 +63,8 @@ def test_head_loss_is_cross_entropy(dtype: torch.dtype, tolerance: float, rows: 
 
 def test_head_loss_in_bfloat16_is_summed_in_fp32() -> None:
     torch.manual_seed(0)
-    hidden, weight = torch.randn(64, 32).bfloat16(), torch.randn(300, 32).bfloat16()
+    hidden = torch.randn(64, 32).bfloat16()
+    weight = torch.randn(300, 32).bfloat16()
     targets = torch.randint(0, 300, (64,))
     loss = head_loss(hidden, weight, targets)
     assert loss.dtype == torch.float32
@@ -88,14 +88,16 @@ def test_attention_in_bfloat16_is_as_exact_as_torchs(positions: int) -> None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     exact = run(torch.float64, torchs)
-    theirs, ours = run(torch.bfloat16, torchs), run(torch.bfloat16, lambda q, k, v: attend(q, k, v, 0.0))
+    theirs = run(torch.bfloat16, torchs)
+    ours = run(torch.bfloat16, lambda q, k, v: attend(q, k, v, 0.0))
     for want, their, own in zip(exact, theirs, ours, strict=True):
         assert (own - want).norm() <= 1.5 * (their - want).norm() + 1e-3 * want.norm()
 
 
 def test_recomputed_activations_change_nothing(lake: Lake) -> None:
     """Dropout on: the masks of the second forward pass are those of the first."""
-    kept, recomputed = trainer_of(lake), trainer_of(lake, recompute="true")
+    kept = trainer_of(lake)
+    recomputed = trainer_of(lake, recompute="true")
     passes = {"kept": 0, "recomputed": 0}
     for name, runner in (("kept", kept), ("recomputed", recomputed)):
         for block in runner.model.blocks:
@@ -185,7 +187,8 @@ def test_gradients_of_micro_batches_are_summed_in_fp32(lake: Lake) -> None:
 )
 def test_resumed_equals_uninterrupted(lake: Lake, settings: dict[str, str]) -> None:
     name = "-".join(f"{key}-{value}" for key, value in settings.items())
-    whole, parts = Events(), Events()
+    whole = Events()
+    parts = Events()
     train(make_spec(lake, f"whole-{name}", **settings), whole)
     train(make_spec(lake, f"parts-{name}", **settings), parts, after_steps(3))
     train(make_spec(lake, f"parts-{name}", **settings), parts)
@@ -254,14 +257,14 @@ def test_growing_batches_take_the_samples_in_order(lake: Lake, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, got sgd"),
-        ({"schedule": "linear"}, "schedule must be one of cosine, wsd, got linear"),
-        ({"parallel": "pipeline"}, "parallel must be one of ddp, fsdp, got pipeline"),
-        ({"decay_share": "0"}, "decay_share must be in (0, 1], got 0.0"),
+        ({"optimizer": "sgd"}, "optimizer must be 'adamw' or 'muon', got 'sgd'"),
+        ({"schedule": "linear"}, "schedule must be 'cosine' or 'wsd', got 'linear'"),
+        ({"parallel": "pipeline"}, "parallel must be 'ddp' or 'fsdp', got 'pipeline'"),
+        ({"decay_share": "0"}, "decay_share must be greater than 0, got 0.0"),
         ({"batch_warmup_steps": "4", "batch_size": "12"}, "batch_size must be divisible by 8 to warm up, got 12"),
-        ({"learning_rate": "inf"}, "learning_rate must be finite, got inf"),
-        ({"position_std": "inf"}, "position_std must be not negative and finite, got inf"),
-        ({"learning_rate": "nan"}, "learning_rate must be positive, got nan"),
+        ({"learning_rate": "inf"}, "learning_rate must be a finite number, got inf"),
+        ({"position_std": "inf"}, "position_std must be a finite number, got inf"),
+        ({"learning_rate": "nan"}, "learning_rate must be a finite number, got nan"),
         ({"recompute": "yes"}, "--set recompute=yes: expects true or false"),
     ],
 )

@@ -120,7 +120,9 @@ def test_it_sorts(trained: tuple[GPT2, nn.Linear]) -> None:
     """All 729 inputs of six digits, decoded with the cache; the reference's weights sort every one of them."""
     model, head = trained
     given = torch.tensor(list(itertools.product(range(3), repeat=6)))
-    cache, unread, written = Cache(), given, []
+    cache = Cache()
+    unread = given
+    written = []
     with torch.no_grad():
         for _ in range(6):
             unread = head(model.hidden(unread, cache)[:, -1:]).argmax(-1)

@@ -39,7 +39,8 @@ def test_it_grows_as_predicted(grown: dict[tuple[int, bool], Growth], layers: in
 
 
 def test_scaling_makes_its_size_independent_of_depth(grown: dict[tuple[int, bool], Growth]) -> None:
-    shallow, deep = DEPTHS[0], DEPTHS[-1]
+    shallow = DEPTHS[0]
+    deep = DEPTHS[-1]
     assert grown[deep, True].final_std == pytest.approx(grown[shallow, True].final_std, rel=0.1)
     # without it the variance is proportional to the depth
     times = grown[deep, False].final_std / grown[shallow, False].final_std

@@ -143,7 +143,9 @@ def test_perplexity_equals_transformers() -> None:
     model = GPT2(config)
     model.load_state_dict(hf.from_hf(reference.state_dict(), config, "reference"))
     tokens = np.random.default_rng(0).integers(0, 97, 61).tolist()
-    whole, stride, nats = torch.tensor([[96, *tokens]]), 5, 0.0
+    whole = torch.tensor([[96, *tokens]])
+    stride = 5
+    nats = 0.0
     done = 1
     for end in [17, *range(17 + stride, 62 + stride, stride)]:  # the window of transformers' documentation
         ids = whole[:, max(0, min(end, 62) - 17) : min(end, 62)]

@@ -16,7 +16,7 @@ from model.loader import open_corpus
 from model.scoring import rolling, score
 from model.train import train
 from tests.model.lakes import publish_tokens
-from tests.model.test_train import Events
+from tests.model.running import Events
 
 TEXT = Path(__file__).parents[2].parent / "shared" / "data" / "reference" / "tinyshakespeare.txt"
 SPLIT = 1_003_854, 111_540  # characters to train on and to validate with
@@ -46,7 +46,8 @@ def test_tiny_shakespeare(tmp_path: Path, optimizer: str, bound: float) -> None:
     assert (len(corpus.train), len(corpus.val), corpus.tokenizer) == (*SPLIT, tokenizer)
     first, *rest = ids[SPLIT[0] :].tolist()
     windows = rolling(rest, RECIPE["context"], RECIPE["context"] // 2, before=first)
-    losses, by_halves = [], []
+    losses = []
+    by_halves = []
     for seed in range(3):
         settings = RECIPE | {
             "seed": seed,
@@ -55,12 +56,13 @@ def test_tiny_shakespeare(tmp_path: Path, optimizer: str, bound: float) -> None:
             "optimizer": optimizer,
         }
         overrides = {name: str(value) for name, value in settings.items()}
-        run, cache = f"seed-{seed}", str(tmp_path / "cache")
+        run = f"seed-{seed}"
+        cache = str(tmp_path / "cache")
         spec = TrainSpec(lake.root, ("shakespeare",), run, "nano", cache, overrides=overrides, steps=2_000)
         events = Events()
         summary = train(spec, events)
         assert events.of("val")[-1]["tokens"] == len(rest)
-        losses.append(summary["val_loss"])
+        losses.append(summary.val_loss)
         model, state = load_model(lake, run, tokenizer=tokenizer)
         scores = score(model, windows)
         assert (state.step, sum(len(one.log_probs) for one in scores)) == (2_000, len(rest))

@@ -17,8 +17,7 @@ from model.checkpoint import step_name
 from model.sharding import load_shards, read_whole, save_shards, shapes
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
-from tests.model.test_precision import needs_bf16
-from tests.model.test_train import Events, files_of, run_process
+from tests.model.running import Events, files_of, needs_bf16, run_process
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,8 @@ def test_fsdp_equals_ddp(lake: Lake, settings: dict[str, str], tolerance: float)
         for events in found.values():
             values = {event["step"]: event[name] for event in events if event["event"] == kind}
             assert values == pytest.approx(expected, abs=tolerance)
-    folder, copied = folder_of(lake, runs["fsdp"], 4), files_of(lake, runs["ddp"], 4)
+    folder = folder_of(lake, runs["fsdp"], 4)
+    copied = files_of(lake, runs["ddp"], 4)
     read = read_whole(folder, shapes(folder))
     assert read.keys() == copied.keys()
     for name, tensor in copied.items():

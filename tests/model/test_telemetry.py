@@ -20,7 +20,7 @@ from model.memory import estimate
 from model.telemetry import MAX_EVENTS, PHASES, Meter, Timer, peak_memory_bytes
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
-from tests.model.test_train import Events, after_steps, run_process
+from tests.model.running import Events, after_steps, run_process
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_run_reports_them(lake: Lake) -> None:
     settings: dict[str, Any] = {"steps": 8, "log_every": 2}
     train(make_spec(lake, **settings), events, after_steps(5))
     summary = train(make_spec(lake, **settings), events)
-    parameters = summary["parameters"]
+    parameters = summary.parameters
     flop = 6 * parameters + 12 * 2 * 16 * 16
     assert [event["step"] for event in events.of("step")] == [1, 2, 4, 6, 8]
     peak = events.of("start")[0]["peak_flop_per_s"]
@@ -82,8 +82,8 @@ def test_a_run_reports_them(lake: Lake) -> None:
         assert min(shares["data"], shares["forward"], shares["backward"], shares["optimizer"]) > 0
     after_a_checkpoint = events.of("step")[2]["time_shares"]
     assert after_a_checkpoint["checkpoint"] > after_a_checkpoint["data"]
-    assert "measured: " in summary["peak"]
-    assert summary["mfu"] == pytest.approx(summary["tokens_per_s"] * flop / peak)
+    assert "measured: " in summary.peak
+    assert summary.mfu == pytest.approx(summary.tokens_per_s * flop / peak)
 
 
 def test_two_processes_wait_for_their_gradients(lake: Lake) -> None:
@@ -137,7 +137,8 @@ def test_known_gpus(name: str, tflops: float | None) -> None:
 
 def test_a_slow_first_product_is_not_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's libraries may need seconds to get ready."""
-    product, waits = torch.mm, iter([1.5])
+    product = torch.mm
+    waits = iter([1.5])
     monkeypatch.setattr("torch.mm", lambda a, b: time.sleep(next(waits, 0.0)) or product(a, b))
     measured_peak.cache_clear()
     peak = measured_peak(torch.device("cpu"), "float32")
@@ -187,7 +188,8 @@ def test_the_activations_are_those_that_autograd_keeps(precision: str, monkeypat
     """With torch's attention, which GPUs have: ours for the CPU keeps its softmax besides."""
     monkeypatch.setattr("model.gpt2.attend", lambda q, k, v, _: F.scaled_dot_product_attention(q, k, v, is_causal=True))
     config = ModelConfig(layers=3, heads=4, width=128, context=64, vocab_size=500, tokenizer="x")
-    model, batch = GPT2(config).train(), 4
+    model = GPT2(config).train()
+    batch = 4
     if precision == "bfloat16":
         model.bfloat16()
     own = {weight.data_ptr() for weight in model.parameters()}

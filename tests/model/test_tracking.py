@@ -20,7 +20,7 @@ from data.errors import InputError
 from data.lake.store import Lake
 from model import checkpoint
 from model.config import TrainSpec
-from model.observer import Emit
+from model.events import Emit, EvalEvent, Started, StepDone, Stopped, TrainEvent
 from model.tracking import (
     DatasetRef,
     Tracker,
@@ -32,7 +32,7 @@ from model.tracking import (
 )
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
-from tests.model.test_train import after_steps
+from tests.model.running import Events, after_steps, ignore
 
 DATASET = DatasetRef("tokens/2026-10", "ab" * 32, "s3://someone:secret@store/lake?key=secret")
 
@@ -64,16 +64,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(timeout=30)
 
 
-def ignore(event: str, **fields: object) -> None:
-    """For what training reports, where a test does not look at it."""
-
-
 class Clock:
     def __init__(self) -> None:
         self.now = 1e9
 
     def __call__(self) -> float:
         return self.now
+
+
+class SwitchedClient:
+    """A client whose server can change."""
+
+    def __init__(self, target: MlflowClient) -> None:
+        self.target = target
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.target, name)
 
 
 def history(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -166,13 +172,15 @@ def test_a_server_that_is_gone(server: str, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InputError, match=r"MLflow at http://127.0.0.1:\d+: ") as error:
         open_tracker(nowhere, "e", "r", "k", {}, Clock())
     assert "secret" not in str(error.value)
-    tracker = open_tracker(server, "gone", "r", "k", {}, Clock())
+    opened = open_tracker(server, "gone", "r", "k", {}, Clock())
+    client = SwitchedClient(MlflowClient(server))
+    tracker = Tracker(client, client.get_run(opened.run_id), Clock())
     tracker.log_metrics({"loss": 1.0}, 1)
-    there, tracker._client = tracker._client, MlflowClient(nowhere)
+    client.target = MlflowClient(nowhere)
     with pytest.raises(TrackingError, match="MLflow does not take the metrics") as error:
         tracker.flush()
     assert "secret" not in str(error.value), "warnings are kept in the run's summary"
-    tracker._client = there
+    client.target = MlflowClient(server)
     tracker.flush()  # nothing was lost
     assert history(MlflowClient(server), tracker.run_id, "loss") == [(1, 1.0)]
 
@@ -188,8 +196,8 @@ def test_a_training_run(server: str, tmp_path: Path, capfd: pytest.CaptureFixtur
     run_id = lake.read_json("checkpoints", "a", "run.json")["mlflow_run_id"]
     assert client.get_run(run_id).info.status == "KILLED"
     summary = train(spec, ignore)
-    assert summary["mlflow_run_id"] == run_id
-    assert summary["warnings"] == []
+    assert summary.mlflow_run_id == run_id
+    assert summary.warnings == ()
     assert capfd.readouterr().out == ""  # it belongs to the events
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
@@ -209,10 +217,10 @@ def test_a_training_run(server: str, tmp_path: Path, capfd: pytest.CaptureFixtur
     models = resume_tracker(server, run_id).models()
     assert sorted(models) == [2, 4, 5, 6, 8]
     with_weights = {step for step, model in models.items() if client.list_logged_model_artifacts(model)}
-    assert with_weights == {4, 8, summary["best_step"]}
+    assert with_weights == {4, 8, summary.best_step}
     model = client.get_logged_model(models[8])
     metrics = {metric.key: metric.value for metric in model.metrics}
-    assert metrics["val_loss"] == pytest.approx(summary["val_loss"])
+    assert metrics["val_loss"] == pytest.approx(summary.val_loss)
     local = client.list_logged_model_artifacts(models[8])
     stored = Path(lake.path("checkpoints", "a", checkpoint.step_name(8), "model.safetensors"))
     assert {file.path: file.file_size for file in local}["model.safetensors"] == stored.stat().st_size
@@ -225,13 +233,13 @@ def test_training_goes_on_without_its_server(server: str, tmp_path: Path, monkey
     def refuse(*_: object, **__: object) -> None:
         raise OSError("connection lost")
 
-    def then_lose(event: str, **_: object) -> None:
-        if event == "start":
+    def then_lose(event: TrainEvent | EvalEvent) -> None:
+        if isinstance(event, Started):
             monkeypatch.setattr(MlflowClient, "log_batch", refuse)
 
     summary = train(spec, then_lose)
-    assert summary["steps"] == 3
-    assert any("MLflow does not take the metrics: connection lost" in warning for warning in summary["warnings"])
+    assert summary.steps == 3
+    assert any("MLflow does not take the metrics: connection lost" in warning for warning in summary.warnings)
 
 
 def test_a_lost_server_costs_no_point_and_little_time(
@@ -241,29 +249,30 @@ def test_a_lost_server_costs_no_point_and_little_time(
     lake: Lake = make_lake(tmp_path / "lake")
     tracked = {"tracking_uri": server, "experiment": "lost"}
     spec = TrainSpec.from_json({**make_spec(lake, steps=10, val_every=1).to_json(), **tracked}, "x")
-    real, refused = MlflowClient.log_batch, 0
+    real = MlflowClient.log_batch
+    refused = 0
 
     def refuse(*_: object, **__: object) -> None:
         nonlocal refused
         refused += 1
         raise OSError("connection lost")
 
-    def lose_at(kind: str, step: int) -> Emit:
-        def emit(event: str, **fields: object) -> None:
-            if (event, fields["step"] if event == "step" else step) == (kind, step):
+    def lose_at(kind: type[Started] | type[StepDone], step: int) -> Emit:
+        def emit(event: TrainEvent | EvalEvent) -> None:
+            if isinstance(event, kind) and event.step == step:
                 monkeypatch.setattr(MlflowClient, "log_batch", refuse)
 
         return emit
 
     unsent = Path(lake.path("checkpoints", "a", "unsent.json"))
-    assert train(spec, lose_at("start", 0), after_steps(5))["stopped"]
+    assert isinstance(train(spec, lose_at(Started, 0), after_steps(5)), Stopped)
     assert refused <= 3
     assert {step for *_, step in json.loads(unsent.read_bytes())} == {1, 2, 3, 4, 5}
     monkeypatch.setattr(MlflowClient, "log_batch", real)
-    run_id = train(spec, lose_at("step", 8))["mlflow_run_id"]
+    run_id = train(spec, lose_at(StepDone, 8)).mlflow_run_id
     assert {step for *_, step in json.loads(unsent.read_bytes())} >= {9, 10}
     monkeypatch.setattr(MlflowClient, "log_batch", real)
-    assert train(spec, ignore)["skipped"]
+    assert train(spec, ignore).skipped
     assert not unsent.exists()
     client = MlflowClient(server)
     assert [step for step, _ in history(client, run_id, "loss")] == list(range(1, 11))
@@ -279,24 +288,25 @@ def test_a_checkpoint_that_mlflow_does_not_take_keeps_its_curve(
     lake: Lake = make_lake(tmp_path / "lake")
     tracked = {"tracking_uri": server, "experiment": "between"}
     spec = TrainSpec.from_json({**make_spec(lake, steps=6, keep_every=4, val_every=1).to_json(), **tracked}, "x")
-    real, failing = Tracker._log_checkpoint, iter([True, True])
+    real = MlflowClient.create_logged_model
+    failing = iter([True, True])
 
-    def once(self: Tracker, *arguments: Any) -> str:
+    def failing_twice(self: MlflowClient, *arguments: Any, **more: Any) -> Any:
         if next(failing, False):
             raise OSError("connection lost")
-        return real(self, *arguments)
+        return real(self, *arguments, **more)
 
     monkeypatch.setattr("model.tracking.AWAY_S", 0.0)
-    monkeypatch.setattr(Tracker, "_log_checkpoint", once)
-    told: list[str] = []
-    train(spec, lambda _, **fields: told.append(str(fields.get("message"))), after_steps(5))
-    assert sum("does not take the checkpoint" in message for message in told) == 2
+    monkeypatch.setattr(MlflowClient, "create_logged_model", failing_twice)
+    events = Events()
+    train(spec, events, after_steps(5))
+    assert sum("does not take the checkpoint" in message for message in events.warnings()) == 2
     unsent = Path(lake.path("checkpoints", "a", "unsent.json"))
     unsent.write_text("[[1]")
-    told.clear()
-    summary = train(spec, lambda _, **fields: told.append(str(fields.get("message"))))
-    assert any("unsent.json: damaged" in message for message in told)
-    curve = history(MlflowClient(server), summary["mlflow_run_id"], "val_loss")
+    events = Events()
+    summary = train(spec, events)
+    assert any("unsent.json: damaged" in message for message in events.warnings())
+    curve = history(MlflowClient(server), summary.mlflow_run_id, "val_loss")
     assert sorted(step for step, _ in curve) == [1, 2, 3, 4, 6]
 
 
@@ -313,5 +323,5 @@ def test_a_full_disk_costs_the_unsent_points_only(server: str, tmp_path: Path, m
     monkeypatch.setattr(Lake, "publish_json", full)
     monkeypatch.setattr(Tracker, "flush", lambda _: None)
     summary = train(spec, ignore)
-    assert summary["steps"] == 4
-    assert any("are not kept for a later process: no space left" in warning for warning in summary["warnings"])
+    assert summary.steps == 4
+    assert any("cannot be kept for a later process: no space left" in warning for warning in summary.warnings)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.distributed.run import get_args_parser
 
 from data.errors import InputError
 from data.lake.store import Lake
 from model import checkpoint, launch, trainer, world
 from model.config import TrainSpec
+from model.events import Stopped, to_json
 from model.failure import FailedStepError
 from model.loader import open_corpus, val_windows
 from model.optim import state_tensors
@@ -29,39 +26,7 @@ from model.sharding import load_shards
 from model.train import train
 from model.trainer import Trainer
 from tests.model.lakes import documents, make_lake, make_spec, publish_tokens
-
-
-class Events:
-    """Collects what training reports."""
-
-    def __init__(self) -> None:
-        self.all: list[dict[str, Any]] = []
-
-    def __call__(self, event: str, **fields: Any) -> None:
-        self.all.append({"event": event, **fields})
-
-    def of(self, event: str) -> list[dict[str, Any]]:
-        return [fields for fields in self.all if fields["event"] == event]
-
-    def losses(self) -> dict[int, float]:
-        return {fields["step"]: fields["loss"] for fields in self.of("step")}
-
-
-def after_steps(count: int) -> Callable[[], bool]:
-    """Stops training after that many steps of this process."""
-    left = iter(range(count - 1))
-    return lambda: next(left, None) is None
-
-
-def files_of(lake: Lake, run: str, step: int) -> dict[str, torch.Tensor]:
-    folder = Path(lake.path("checkpoints", run, checkpoint.step_name(step)))
-    return {**load_file(folder / "model.safetensors"), **load_file(folder / "optimizer.safetensors")}
-
-
-def assert_bit_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    differing = [name for name, tensor in one.items() if not torch.equal(tensor, other[name])]
-    assert differing == []
+from tests.model.running import Events, after_steps, assert_bit_equal, files_of, run_process
 
 
 @pytest.fixture
@@ -72,31 +37,31 @@ def lake(tmp_path: Path) -> Lake:
 def test_it_learns(lake: Lake) -> None:
     events = Events()
     summary = train(make_spec(lake, steps=150, learning_rate=1e-2, dropout=0.0, warmup_steps=10), events)
-    assert summary["first_loss"] == pytest.approx(math.log(64), abs=0.1)
-    assert summary["val_loss"] < summary["unigram_entropy"] - 0.5
-    assert summary["train_loss"] == pytest.approx(np.mean(list(events.losses().values())[-20:]))
-    assert summary["tokens_seen"] == 150 * 8 * 16
-    assert lake.read_json("checkpoints", "a", "summary.json") == summary
+    assert summary.first_loss == pytest.approx(math.log(64), abs=0.1)
+    assert summary.val_loss < summary.unigram_entropy - 0.5
+    assert summary.train_loss == pytest.approx(np.mean(list(events.losses().values())[-20:]))
+    assert summary.tokens_seen == 150 * 8 * 16
+    assert lake.read_json("checkpoints", "a", "summary.json") == to_json(summary)
     assert [event["event"] for event in events.all][-1] == "done"
 
 
 def test_resumed_equals_uninterrupted(lake: Lake) -> None:
     """Twice stopped, between checkpoints and across an epoch's end, with dropout: parameters, optimizer, losses."""
-    whole, parts = Events(), Events()
+    whole = Events()
+    parts = Events()
     steps = 40
     assert steps * 8 * 16 > 1.5 * len(open_corpus(lake, ("2026-10",), Path(lake.base).parent / "cache").train)
     settings: dict[str, Any] = {"dropout": 0.2, "checkpoint_every": 4, "val_every": 4}
     summary = train(make_spec(lake, "whole", steps=steps, **settings), whole)
     for stop in (after_steps(15), after_steps(18)):
-        assert train(make_spec(lake, "parts", steps=steps, **settings), parts, stop)["stopped"]
+        assert isinstance(train(make_spec(lake, "parts", steps=steps, **settings), parts, stop), Stopped)
     resumed = train(make_spec(lake, "parts", steps=steps, **settings), parts)
     assert [event["step"] for event in parts.of("resumed")] == [15, 33]
     assert_bit_equal(files_of(lake, "whole", steps), files_of(lake, "parts", steps))
     assert parts.losses() == whole.losses()
     volatile = {"run", "checkpoint", "tokens_per_s", "seconds", "mfu", "memory_mb"}
-    assert {k: v for k, v in resumed.items() if k not in volatile} == {
-        k: v for k, v in summary.items() if k not in volatile
-    }
+    one, other = ({k: v for k, v in to_json(of).items() if k not in volatile} for of in (resumed, summary))
+    assert one == other
 
 
 def test_watching_changes_nothing(lake: Lake) -> None:
@@ -108,7 +73,8 @@ def test_watching_changes_nothing(lake: Lake) -> None:
 def test_micro_batches_change_only_rounding(lake: Lake) -> None:
     for size in (8, 2):
         train(make_spec(lake, f"micro-{size}", steps=3, dropout=0.0, micro_batch_size=size), Events())
-    one, other = files_of(lake, "micro-8", 3), files_of(lake, "micro-2", 3)
+    one = files_of(lake, "micro-8", 3)
+    other = files_of(lake, "micro-2", 3)
     assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
 
 
@@ -147,7 +113,7 @@ def test_damaged_older_checkpoints_do_not_count_among_those_kept(lake: Lake) -> 
     for step in (4, 5):
         Path(lake.path("checkpoints", "a", checkpoint.step_name(step), "optimizer.safetensors")).write_bytes(b"")
     summary = train(make_spec(lake, **{**settings, "keep_last": 2}), Events())
-    assert summary["best_step"] == 6
+    assert summary.best_step == 6
     assert checkpoint.steps(lake, "a") == [3, 6]
 
 
@@ -155,10 +121,10 @@ def test_a_finished_run_is_left_alone_until_more_is_asked(lake: Lake) -> None:
     summary = train(make_spec(lake, steps=4), Events())
     before = {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
     for steps in (4, None):  # None: as many as the run was begun with, not the preset's
-        assert train(make_spec(lake, steps=steps), Events()) == {**summary, "skipped": True}
+        assert train(make_spec(lake, steps=steps), Events()) == dataclasses.replace(summary, skipped=True)
     assert before == {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
     longer = train(make_spec(lake, steps=6), Events())
-    assert (longer["steps"], longer["skipped"]) == (6, False)
+    assert (longer.steps, longer.skipped) == (6, False)
 
 
 def test_checkpoints_kept(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +134,7 @@ def test_checkpoints_kept(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     train(make_spec(lake, **settings), Events(), after_steps(13))
     assert checkpoint.steps(lake, "a") == [4, 8, 12, 13]
     summary = train(make_spec(lake, **settings), Events())
-    assert (summary["best_step"], summary["best_val_loss"]) == (4, 1.0)
+    assert (summary.best_step, summary.best_val_loss) == (4, 1.0)
     assert checkpoint.steps(lake, "a") == [4, 8, 16, 18, 20]
 
 
@@ -189,8 +155,8 @@ def test_one_batch_overfits(tmp_path: Path) -> None:
     publish_tokens(lake, "2026-10", [[tokens]], [[tokens]])
     settings: dict[str, Any] = {"width": 32, "dropout": 0.0, "learning_rate": 1e-2, "weight_decay": 0.0}
     summary = train(make_spec(lake, steps=200, checkpoint_every=200, val_every=200, **settings), Events())
-    assert summary["first_loss"] == pytest.approx(math.log(64), abs=0.1)
-    assert summary["train_loss"] < 0.2
+    assert summary.first_loss == pytest.approx(math.log(64), abs=0.1)
+    assert summary.train_loss < 0.2
 
 
 def test_other_settings_are_refused(lake: Lake) -> None:
@@ -206,17 +172,17 @@ def test_other_settings_are_refused(lake: Lake) -> None:
 
 def test_corpus_of_another_vocabulary(lake: Lake) -> None:
     with pytest.raises(
-        InputError, match="is of tokenizer sixty-four with ids up to 63, the model is for gpt2 of 50257"
+        InputError, match="has tokenizer sixty-four and ids up to 63, the model has gpt2 and a vocabulary of 50257"
     ):
         train(make_spec(lake, tokenizer="gpt2", vocab_size=50_257), Events())
-    with pytest.raises(InputError, match="the model is for sixty-four of 60"):
+    with pytest.raises(InputError, match="the model has sixty-four and a vocabulary of 60"):
         train(make_spec(lake, vocab_size=60), Events())
     assert not lake.exists("checkpoints", "a")
 
 
 def test_checkpoint_of_another_vocabulary(lake: Lake) -> None:
     train(make_spec(lake, steps=2), Events())
-    with pytest.raises(InputError, match=r"its vocabulary is sixty-four \(64 tokens\), not gpt2"):
+    with pytest.raises(InputError, match=r"its tokenizer is sixty-four \(64 tokens\), not gpt2"):
         checkpoint.load_model(lake, "a")
     model, state = checkpoint.load_model(lake, "a", tokenizer="sixty-four")
     assert (state.step, model.training) == (2, False)
@@ -259,7 +225,7 @@ def test_divergence_stops_before_the_update(lake: Lake, monkeypatch: pytest.Monk
     monkeypatch.undo()
     assert checkpoint.steps(lake, "a")[-1] == 3
     assert_bit_equal(before, files_of(lake, "a", 3))
-    assert train(make_spec(lake, steps=4), Events())["steps"] == 4
+    assert train(make_spec(lake, steps=4), Events()).steps == 4
 
 
 def test_a_checkpoint_that_cannot_be_written(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,26 +248,6 @@ def test_one_process_a_run(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
         train(make_spec(lake), events)
     (warning,) = events.of("warning")
     assert "waiting for it to end" in warning["message"]
-
-
-def run_process(
-    lake: Lake, spec: TrainSpec, *, processes: int = 1, program: str = "model.train"
-) -> subprocess.Popen[str]:
-    path = Path(lake.base).parent / f"{spec.run}.json"
-    path.write_text(json.dumps(spec.to_json()))
-    command = [sys.executable, "-m", program, "--spec", str(path)]
-    if processes > 1:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [*launcher, *command[1:]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-    )
 
 
 def test_killed_and_stopped_processes_resume_to_the_same_bits(lake: Lake) -> None:
@@ -369,7 +315,8 @@ def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:
     losses = {line["step"]: line["loss"] for line in lines if line["event"] == "step"}
     assert next(line for line in lines if line["event"] == "start")["processes"] == 2
     assert losses == pytest.approx(events.losses(), abs=1e-6)
-    one, other = files_of(lake, "one", 4), files_of(lake, "two", 4)
+    one = files_of(lake, "one", 4)
+    other = files_of(lake, "two", 4)
     assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
 
 
@@ -431,7 +378,8 @@ def test_validation_counts_every_token_once(lake: Lake) -> None:
     preset = spec.resolve()
     runner = Trainer(preset.model, preset.train, corpus, world.join("cpu"))
     loss, tokens = runner.validate()
-    context, total = preset.model.context, 0.0
+    context = preset.model.context
+    total = 0.0
     with torch.no_grad():
         for start in range(0, len(corpus.val) - 1, context):
             window = torch.from_numpy(corpus.val[start : start + context + 1].astype(np.int64))

@@ -21,7 +21,7 @@ from model.loader import open_corpus
 from model.train import train
 from model.world import World
 from tests.model.lakes import make_lake, make_spec
-from tests.model.test_train import Events, files_of
+from tests.model.running import Events, files_of
 
 
 @pytest.fixture
@@ -68,10 +68,10 @@ def test_a_process_on_its_own_takes_the_gpu_that_is_named(calls: Any, device: st
 @pytest.mark.parametrize(
     ("device", "size", "local_rank", "message"),
     [
-        ("cuda", 8, 5, "process 5 has none, torch sees 4 CUDA device"),
-        ("cuda:1", 2, 0, "each needs its own; use --device cuda"),
+        ("cuda", 8, 5, "there is none for process 5, torch sees 4 CUDA device"),
+        ("cuda:1", 2, 0, "2 processes need a GPU each; use --device cuda"),
         ("cuda:4", 1, 0, "--device cuda:4: torch sees 4 CUDA device"),
-        ("mps", 2, 0, "mps trains one process; use --processes 1 or --device cpu"),
+        ("mps", 2, 0, "mps supports one process; use --processes 1 or --device cpu"),
         ("meta", 1, 0, "--device meta: use cpu, cuda, cuda:N or mps"),
         ("gpu", 1, 0, "--device gpu: not a device of torch"),
     ],
@@ -122,7 +122,9 @@ def test_shards_are_not_written_where_the_first_process_does_not_look(
     from model.trainer import Trainer
 
     trainer = Trainer(spec.resolve().model, spec.resolve().train, corpus, world.join("cpu"))
-    with pytest.raises(InputError, match="1 of 2 processes do not see /nowhere/scratch/step-00000001, where all write"):
+    with pytest.raises(
+        InputError, match="1 of 2 processes do not see /nowhere/scratch/step-00000001, where all must write"
+    ):
         checkpoint.save(lake, trainer.weights, trainer.optimizers, state, Elsewhere(1, 2, torch.device("cpu")))
 
 
@@ -154,10 +156,11 @@ def test_every_machine_verifies_its_copy_of_the_corpus(lake: Lake, tmp_path: Pat
     machines = [on_machine(number, port, spec, tmp_path) for number in range(2)]
     outcomes = [machine.communicate(timeout=120) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outcomes
-    assert "train.bin does not match its sha256; it is made again" in outcomes[1][1]
+    assert "train.bin does not match its sha256; copying it again" in outcomes[1][1]
     assert damaged.read_bytes() == whole
     train(make_spec(lake, "one", steps=2), Events())
-    one, two = files_of(lake, "one", 2), files_of(lake, "a", 2)
+    one = files_of(lake, "one", 2)
+    two = files_of(lake, "a", 2)
     assert all(torch.allclose(tensor, two[name], atol=1e-5) for name, tensor in one.items())
 
 

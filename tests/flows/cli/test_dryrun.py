@@ -81,12 +81,12 @@ def test_the_processes_that_were_asked_for_are_planned() -> None:
 def test_no_steps_are_wrong_usage(option: list[str]) -> None:
     result = CliRunner().invoke(cli.app, ["train", "--corpus", "none", "--preset", "nano", *option, "--dry-run"])
     assert result.exit_code == 2
-    assert "steps must be positive, got 0" in result.output
+    assert "steps must be greater than 0, got 0" in result.output
 
 
 def test_bfloat16_is_not_planned_with_shards() -> None:
     """model.train refuses it."""
-    with pytest.raises(InputError, match="its shards are fp32"):
+    with pytest.raises(InputError, match="whose shards are fp32"):
         train_plan("124M", {"precision": "bfloat16", "parallel": "fsdp"}, None)
     assert list(train_plan("124M", {"precision": "bfloat16"}, None)["gpus"]) == ["1", "8 ddp"]
 
@@ -115,7 +115,7 @@ def test_a_batch_that_eight_gpus_cannot_share(capsys: pytest.CaptureFixture[str]
     [
         ({"batch_size": "500"}, "batch_size=500 is not divisible by micro_batch_size=8 x 1"),
         ({"batch_size": "32", "batch_warmup_steps": "9"}, "batch_size=32 warms up from 4, which is not divisible by"),
-        ({"layers": "0"}, "layers must be positive, got 0"),
+        ({"layers": "0"}, "layers must be greater than 0, got 0"),
     ],
 )
 def test_a_plan_that_cannot_be(settings: dict[str, str], message: str) -> None:

@@ -1,0 +1,136 @@
+"""The training loop: steps, validations and checkpoints from where a run stands to its last step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+from model import failure
+from model.checkpoint import State
+from model.events import Warned
+from model.failure import FailedStepError, Kind
+from model.recorder import Recorder
+from model.setup import Setup
+from model.trainer import Trainer
+
+
+class Loop:
+    """One process's share in the steps of a run; ``state`` is where training stands."""
+
+    def __init__(
+        self, setup: Setup, trainer: Trainer, recorder: Recorder, state: State, clock: Callable[[], float]
+    ) -> None:
+        self.setup = setup
+        self.trainer = trainer
+        self.recorder = recorder
+        self.state = state
+        self.clock = clock
+
+    def run(self, should_stop: Callable[[], bool]) -> bool:
+        """Train to the last step; returns whether ``should_stop`` ended it before. A checkpoint is saved either way."""
+        config = self.setup.preset.train
+        timer = self.trainer.timer
+        self.recorder.start(self.state.step)
+        timer.shares()  # drops the time before the first step
+        began = self.clock()
+        seconds_before = self.state.seconds
+        n_steps = 0
+        is_stopped = False
+        while self.state.step < config.steps and not is_stopped:
+            step_began = self.clock()
+            done = self._step()
+            self._advance(done, self.clock() - step_began)
+            n_steps += 1
+            step = self.state.step
+            is_stopped = self.setup.world.sum(float(should_stop()))[0] > 0 and step < config.steps
+            is_saved = step % config.checkpoint_every == 0 or step == config.steps or is_stopped
+            if done is not None and (step % config.log_every == 0 or step in (1, config.steps)):
+                eta_s = (self.clock() - began) / n_steps * (config.steps - step)
+                self.recorder.step(self.state, *done, eta_s=eta_s)
+            val_loss = None
+            if (step % config.val_every == 0 or is_saved) and not is_stopped:
+                timer.start("validation")
+                val_loss, n_tokens = self.validate()
+                timer.start("other")
+                self.recorder.validation(step, val_loss, n_tokens, is_saved=is_saved)
+            if is_saved:
+                timer.start("checkpoint")
+                self.state = self.recorder.save(self.state, val_loss, seconds_before + self.clock() - began)
+                timer.start("other")
+        return is_stopped
+
+    def validate(self) -> tuple[float, int]:
+        """The validation loss and the number of its tokens. Raises FailedStepError if the loss is not finite."""
+        val_loss, n_tokens = self.trainer.validate()
+        if not math.isfinite(val_loss):
+            message = f"step {self.state.step}: the validation loss is {val_loss}; the checkpoint before is untouched: "
+            message += "lower the learning rate or lengthen the warm-up with --set, under another --run"
+            raise FailedStepError("not_finite", message)
+        return val_loss, n_tokens
+
+    def _step(self) -> tuple[float, float] | None:
+        """Make one update; returns its loss and gradient norm, or None if the batch was left out.
+
+        Raises FailedStepError if training must stop.
+        """
+        losses = self.state.recent_losses
+        try:
+            return self.trainer.train_step(lambda loss, norm: failure.refuse_divergence(losses, loss, norm))
+        except (RuntimeError, MemoryError) as error:
+            kind = failure.kind_of(error)
+            if kind is None:
+                raise
+            what = failure.one_line(error)
+        self._leave_out(kind, what)  # not in the handler: the error holds the tensors of the failed step
+        return None
+
+    def _leave_out(self, kind: Kind, what: str) -> None:
+        """Report a failed step and leave its batch out. Raises FailedStepError if the settings do not allow it."""
+        state = self.state
+        config = self.setup.preset.train
+        is_left_out = kind != "out_of_memory" and len(state.left_out) < config.max_steps_left_out
+        if is_left_out and kind == "not_finite" and state.left_out[-1:] == [state.step]:
+            is_left_out = False
+            what = f"{what}, as in the step before: it is not the batch"
+        where = self._report(kind, what, is_left_out)
+        last = state.samples_seen + config.batch_at(state.step) - 1
+        message = f"step {state.step + 1}: {what}, on samples {state.samples_seen} to {last}; report: {where}"
+        if not is_left_out:
+            raise FailedStepError(kind, f"{message}; the checkpoint before is untouched: {failure.ADVICE[kind]}")
+        count = f"{len(state.left_out) + 1} of {config.max_steps_left_out}"
+        self.recorder.emit(Warned(f"{message}; the batch is left out, {count}"))
+        self.trainer.leave_out()
+
+    def _report(self, kind: Kind, what: str, is_left_out: bool) -> str:
+        """Publish the report of a failed step, once for all processes; returns where it is."""
+        setup = self.setup
+        is_common = kind != "out_of_memory"  # which the other processes need not have met
+        if is_common and not setup.world.is_first:
+            setup.world.wait()  # until the first process has written the report
+        where = failure.report(
+            setup.lake, setup.spec.corpus, self.state, self.trainer.sampler, kind, what, is_left_out=is_left_out
+        )
+        if is_common and setup.world.is_first:
+            setup.world.wait()  # when one process ends, torchrun ends the others, the writing one too
+        return where
+
+    def _advance(self, done: tuple[float, float] | None, step_s: float) -> None:
+        """Count a step that took ``step_s``; ``done`` is None if its batch was left out."""
+        step = self.trainer.step
+        state = self.state
+        config = self.setup.preset.train
+        context = self.setup.preset.model.context
+        samples_seen = config.samples_before(step)
+        losses = state.recent_losses if done is None else [*state.recent_losses, done[0]]
+        self.recorder.meter.add(step_s, config.batch_at(step - 1) * context)
+        self.state = dataclasses.replace(
+            state,
+            step=step,
+            samples_seen=samples_seen,
+            tokens_seen=samples_seen * context,
+            first_loss=losses[0] if state.first_loss is None and losses else state.first_loss,
+            recent_losses=losses[-failure.SPIKE_WINDOW :],
+            step_seconds=state.step_seconds + step_s,
+            left_out=[*state.left_out, step] if done is None else state.left_out,
+        )
