@@ -49,7 +49,8 @@ class DeferredLinks(Unsliced):
 
     def records(self, reading: Reading, slices: list[str]) -> Iterator[LinkRecords]:  # noqa: ARG002
         lake = Lake(self.lake_root)
-        links, pages = lake.dataset("links", self.snapshot), lake.dataset("pages", self.snapshot)
+        links = lake.dataset("links", self.snapshot)
+        pages = lake.dataset("pages", self.snapshot)
         wanted = _deferred(pages)
         found: set[int] = set()
         for part in links.require().parts:

@@ -151,7 +151,8 @@ class _Download:
         with self.path.open("ab") as file:
             while (have := file.tell()) < n_bytes:
                 last = min(have + PIECE_BYTES, n_bytes) - 1
-                limits, wanted = _limits(last + 1 - have), f"bytes={have}-{last}"
+                limits = _limits(last + 1 - have)
+                wanted = f"bytes={have}-{last}"
                 answer = await self._get(remote.url, wanted, lambda status, _: status == 206, limits, _PIECE_TIMEOUT_S)
                 with answer:
                     body = answer.body.read() if answer.body is not None else b""

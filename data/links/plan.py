@@ -111,7 +111,7 @@ SOURCE_KINDS = (
     ),
     SourceKind("", "PATH or 'PATTERN'", "a dump: .zst .xz .bz2 .gz or plain NDJSON", (FileSource,), _file),
 )
-"""What --links takes. The first kind whose prefix matches reads the source, but an existing path is always a file."""
+"""What --links takes. The first kind whose prefix matches reads the source. An existing path is always a file."""
 
 
 def kind_of(spec: str) -> SourceKind:

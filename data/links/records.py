@@ -264,7 +264,8 @@ def decode_rows(lines: bytes) -> tuple[Sequence[RedditFields | None], list[int]]
     except _UNDECODABLE:
         rows = []
     if len(rows) == len(ends):
-        octets, last = np.frombuffer(lines, np.uint8), np.array(ends)
+        octets = np.frombuffer(lines, np.uint8)
+        last = np.array(ends)
         first = np.concatenate(([0], last[:-1] + 1))
         if (octets[first] == _OPEN).all() and (octets[last - 1] == _CLOSE).all():
             return rows, ends

@@ -108,7 +108,8 @@ def _page(answer: Any, counts: Counter[str]) -> tuple[str | None, list[dict[str,
     """The name of the next page, and the submissions (kind ``t3``); items of other kinds are counted."""
     if answer["kind"] != "Listing":
         raise ValueError(f"kind {answer['kind']!r}")
-    after, children = answer["data"]["after"], answer["data"]["children"]
+    after = answer["data"]["after"]
+    children = answer["data"]["children"]
     if after is not None and not isinstance(after, str):
         raise ValueError(f"after {after!r}")
     posts = [child["data"] for child in children if child["kind"] == "t3"]

@@ -106,13 +106,16 @@ def _hacker_news(item: dict[str, Any]) -> Submission | Rejected:
         return Rejected(LinkStatus.SELF_POST, "on the site's own hosts")
     score = _score(item.get("points", item.get("score")))
     created_ms = _milliseconds(item.get("time", item.get("created_at_i", item.get("dt"))))
-    identity, observed_ms = item.get("id", item.get("objectID")), _milliseconds(item.get("retrieved_on"))
+    identity = item.get("id", item.get("objectID"))
+    observed_ms = _milliseconds(item.get("retrieved_on"))
     return _submission("hackernews", identity, None, url, parts, score, created_ms, observed_ms)
 
 
 def parse_reddit(item: Mapping[str, Any]) -> Submission | Rejected:
     """A submission as an object of Reddit's API, which is also what dumps hold."""
-    url, domain, is_self = item.get("url"), item.get("domain"), item.get("is_self")
+    url = item.get("url")
+    domain = item.get("domain")
+    is_self = item.get("is_self")
     if is_self is True:
         return Rejected(LinkStatus.SELF_POST, "is_self")
     domain = domain.lower() if isinstance(domain, str) else ""

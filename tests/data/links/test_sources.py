@@ -1,4 +1,4 @@
-"""Files of links: every compression, files that are damaged or change, and what is no source at all."""
+"""Files of links: every compression, damaged and changing files, and names that no source has."""
 
 import gzip
 import io

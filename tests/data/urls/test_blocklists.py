@@ -1,4 +1,4 @@
-"""Which links the profiles and a user's own lists drop; what earlier lists got wrong."""
+"""The links that the profiles and a user's own list drop, and the known bugs of earlier lists."""
 
 from pathlib import Path
 from typing import Any
