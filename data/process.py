@@ -19,10 +19,10 @@ def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
 
 
 def die_with_main_process() -> None:
-    """Be killed when the process ends that started this child of multiprocessing, by spawning or the fork server.
+    """Kill this child of multiprocessing (spawn or fork server) when the main process ends.
 
-    Not covered by the fork server's end: the server lives as long as its children do. The pipe to the main process
-    becomes readable when that ends, and the kernel then sends SIGIO, whose default is to kill, whatever code runs.
+    The end of the fork server does not do it, since the server lives as long as its children. The pipe to the main
+    process becomes readable when that process ends. The kernel then sends SIGIO, which kills by default.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a child only"

@@ -1,6 +1,7 @@
 """Names that pass between the stages: the stages, their outcomes and their columns.
 
-This is the only place that lists the statuses. ``docs/statuses.md`` is printed from here (a test compares them).
+This is the only place that lists the statuses and what the columns mean. docs/statuses.md and docs/columns.md are
+printed from here; a test compares them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from enum import StrEnum
 import pyarrow as pa
 
 STAGES = ("links", "pages", "text", "select", "tokens")
-"""In the order in which they run."""
+"""In the order they run."""
 
 
 class Status(StrEnum):
@@ -28,36 +29,36 @@ class LinkStatus(Status):
 
     OK = "ok", "kept: one row per distinct canonical URL"
     MERGED = "merged", "a further submission of a URL that has a row already (its score is in that row)"
-    MALFORMED_LINE = "malformed_line", "the line is no JSON object, or too long; its number is in the links report"
-    SELF_POST = "self_post", "a post of the site itself (text, or a file on its own hosts), no outbound link"
+    MALFORMED_LINE = "malformed_line", "the line is not a JSON object, or too long; the links report has its number"
+    SELF_POST = "self_post", "a text post, or a file on the site's own hosts: no outbound link"
     NO_URL = "no_url", "the submission has no URL"
     BAD_URL = "bad_url", "not a URL that can be fetched: another scheme, no host, credentials inside, unparsable"
     OVER_18 = "over_18", "marked as not safe for work"
     LOW_KARMA = "low_karma", "the highest score of the URL's submissions is below min_karma"
     BLOCKED_DOMAIN = "blocked_domain", "the registrable domain is on the profile's or the user's block list"
-    BLOCKED_EXTENSION = "blocked_extension", "the path ends as a file that holds no article (image, archive, ...)"
+    BLOCKED_EXTENSION = "blocked_extension", "the path ends like a file without an article (image, archive, ...)"
 
 
 class PageStatus(Status):
     """What became of one kept link when it was fetched."""
 
-    OK = "ok", "an HTML page was received whole and is in the WARC"
+    OK = "ok", "the whole HTML page was received and is in the WARC"
     ROBOTS_DISALLOWED = "robots_disallowed", "robots.txt forbids this path to our user agent"
-    ROBOTS_UNREACHABLE = "robots_unreachable", "no robots.txt to be had (5xx, 429, time-out): as forbidden (RFC 9309)"
+    ROBOTS_UNREACHABLE = "robots_unreachable", "robots.txt failed (5xx, 429, time-out), which forbids all (RFC 9309)"
     CRAWL_DELAY_TOO_LONG = "crawl_delay_too_long", "robots.txt asks for a delay above max_crawl_delay_s"
     OPT_OUT_X_ROBOTS_TAG = "opt_out_x_robots_tag", "the header X-Robots-Tag says noindex, noai or none to us"
     OPT_OUT_META_ROBOTS = "opt_out_meta_robots", "a robots meta element of the page says noindex, noai or none"
     OPT_OUT_CONTENT_SIGNAL = "opt_out_content_signal", "Content-Signal says ai-train=no, in robots.txt or a header"
-    OPT_OUT_TDM = "opt_out_tdm", "text and data mining is reserved (TDMRep: header, meta element or tdmrep.json)"
+    OPT_OUT_TDM = "opt_out_tdm", "the site reserves text and data mining (TDMRep: header, meta or tdmrep.json)"
     DNS_FAILURE = "dns_failure", "the host name does not resolve"
-    CONNECT_FAILURE = "connect_failure", "no connection could be made"
+    CONNECT_FAILURE = "connect_failure", "the connection failed"
     TLS_FAILURE = "tls_failure", "the TLS handshake or the certificate failed"
     FORBIDDEN_ADDRESS = "forbidden_address", "the address is not public, or the port is not 80 or 443"
     TIMEOUT = "timeout", "the page took longer than total_timeout_s, or the server was silent too long"
     TOO_SLOW = "too_slow", "fewer than min_bytes_per_s after slow_after_s"
     HOST_FAILING = (
         "host_failing",
-        "not asked: the host failed breaker_failures times in a row, and again later",
+        "not fetched: the host failed breaker_failures times in a row, and again later",
     )
     PROTOCOL_ERROR = "protocol_error", "the answer is not valid HTTP, or was cut off"
     REDIRECT_LOOP = "redirect_loop", "a redirect leads back to a URL already seen for this link"
@@ -66,17 +67,17 @@ class PageStatus(Status):
     RATE_LIMITED = "rate_limited", "429, too many requests"
     NOT_FOUND = "not_found", "404, not found"
     GONE = "gone", "410, gone for good"
-    CLIENT_ERROR = "client_error", "another 4xx than those"
-    SERVER_ERROR = "server_error", "5xx, an error of the server"
-    HTTP_OTHER = "http_other", "any other status that is not 200"
+    CLIENT_ERROR = "client_error", "any other 4xx"
+    SERVER_ERROR = "server_error", "5xx, a server error"
+    HTTP_OTHER = "http_other", "any other status but 200"
     NOT_HTML = "not_html", "the content type is neither HTML nor XHTML"
-    TOO_LARGE = "too_large", "more than max_wire_bytes on the wire"
+    TOO_LARGE = "too_large", "more than max_wire_bytes were received"
     DECODED_TOO_LARGE = "decoded_too_large", "the body decompresses to more than max_decoded_bytes (a compression bomb)"
     BAD_ENCODING = "bad_encoding", "the content encoding is unknown or its data is broken"
-    EMPTY_BODY = "empty_body", "200 with nothing in it"
+    EMPTY_BODY = "empty_body", "200 with an empty body"
     DEFERRED = (
         "deferred",
-        "left for the next refresh, where it comes first; the reason names the limit",
+        "left for the next refresh, which fetches it first; the reason names the limit",
     )
 
 
@@ -92,16 +93,16 @@ class TextStatus(Status):
 
 
 class SelectStatus(Status):
-    """The verdict on one extracted text, in the order in which the rules are asked."""
+    """The verdict on one extracted text, in the order the rules apply."""
 
     OK = "ok", "selected for the corpus"
-    NO_TEXT = "no_text", "the text stage found none"
-    WIKIPEDIA = "wikipedia", "the page is Wikipedia's (WebText left it out since benchmarks are made of it)"
+    NO_TEXT = "no_text", "the text stage found no text"
+    WIKIPEDIA = "wikipedia", "the page is from Wikipedia, which WebText left out because benchmarks use it"
     TOO_SHORT = "too_short", "fewer than min_words words or min_chars characters"
     TOO_LONG = "too_long", "more than max_chars characters"
-    NOT_ENGLISH = "not_english", "the language identifier says another language, or is not sure enough"
+    NOT_ENGLISH = "not_english", "the language identifier found another language, or is not sure enough"
     NOT_PROSE = "not_prose", "too few letters or too much repetition to be prose"
-    EXACT_DUPLICATE = "exact_duplicate", "the same text, up to white space and case, as a document kept before"
+    EXACT_DUPLICATE = "exact_duplicate", "the same text, apart from white space and case, as a document kept before"
     NEAR_DUPLICATE = "near_duplicate", "the MinHash signature is at least `threshold` similar to a document kept before"
 
 
@@ -133,7 +134,7 @@ LINKS = pa.schema(
         ("subreddits", pa.list_(pa.string())),
         ("submitted_at", _TIME),
         ("score_observed_at", _TIME),
-        ("deferred_from", pa.string()),  # the snapshot that left it for this one; null for a link of the sources
+        ("deferred_from", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
     ]
@@ -147,11 +148,11 @@ PAGES = pa.schema(
         ("http_status", pa.int16()),
         ("payload_digest", pa.string()),
         ("content_type", pa.string()),
-        ("warc_file", pa.string()),  # in this snapshot's folder; SNAPSHOT/FILE where the payload is an earlier one's
-        ("warc_offset", pa.int64()),  # of the record that holds the payload
+        ("warc_file", pa.string()),
+        ("warc_offset", pa.int64()),
         ("etag", pa.string()),
         ("last_modified", pa.string()),
-        ("archive", pa.string()),  # NAME:YYYYMMDDhhmmss of the capture, for a page from a web archive; else null
+        ("archive", pa.string()),
         ("fetched_at", _TIME),
         ("domain", pa.string()),
         ("karma", pa.int64()),
@@ -194,6 +195,79 @@ TOKENS = pa.schema(
         ("n_tokens", pa.int32()),
     ]
 )
+
+SCHEMAS = {"links": LINKS, "pages": PAGES, "text": TEXT, "select": SELECT, "tokens": TOKENS}
+"""The columns of each stage's published Parquet files."""
+
+_KARMA = "the highest score of the link's submissions; null if no submission has one"
+_DOC_ID = "identifies the document: a hash of its canonical URL and its text"
+
+MEANINGS: dict[str, dict[str, str]] = {
+    "links": {
+        "url": "the URL as it was submitted, from the submission with the highest score",
+        "canonical_url": "the URL in its one spelling; unique in the snapshot",
+        "domain": "the registrable domain of the canonical URL, or its IP address",
+        "source": "the link source that holds the submission with the highest score",
+        "karma": _KARMA,
+        "karma_sum": "the sum of the scores of the link's submissions; null if no submission has one",
+        "submission_ids": "the ids of the submissions, sorted",
+        "subreddits": "the subreddits that the link was posted in, sorted; empty for Hacker News",
+        "submitted_at": "the time of the first submission; null if unknown",
+        "score_observed_at": "when the source read the score in `karma`; null if unknown",
+        "deferred_from": "the snapshot that deferred the link to this one; null for a link of the sources",
+        "status": "one of the [statuses of links](statuses.md#links)",
+        "reason": "details of the status, such as the block rule; empty for `ok`",
+    },
+    "pages": {
+        "canonical_url": "the link, as in links",
+        "final_url": "the URL that was fetched last, after redirects",
+        "status": "one of the [statuses of pages](statuses.md#pages)",
+        "reason": "details of the status; empty for `ok`",
+        "http_status": "the last HTTP status; null if there was no answer",
+        "payload_digest": "`sha1:` and the base32 SHA-1 of the decoded body, as in the WARC; null without a page",
+        "content_type": "the Content-Type header of the page",
+        "warc_file": "the WARC file in this snapshot's folder, or SNAPSHOT/FILE where an earlier snapshot has the page",
+        "warc_offset": "the byte offset of the WARC record that holds the page",
+        "etag": "the ETag header, for conditional requests",
+        "last_modified": "the Last-Modified header, for conditional requests",
+        "archive": "NAME:YYYYMMDDhhmmss of the capture if the page is from a web archive; else null",
+        "fetched_at": "when the page was received",
+        "domain": "the registrable domain that the crawler asked last",
+        "karma": _KARMA,
+    },
+    "text": {
+        "doc_id": _DOC_ID,
+        "url": "the canonical URL of the link",
+        "domain": "the registrable domain of the URL that was fetched last",
+        "karma": _KARMA,
+        "fetched_at": "when the page was received",
+        "title": "the title of the page; null if none was found",
+        "date": "the publication date that the page names, YYYY-MM-DD; null if none was found",
+        "language": "the language of the text, an ISO 639-1 code; null without text",
+        "language_score": "the confidence in the language, 0 to 1; null without text",
+        "status": "one of the [statuses of text](statuses.md#text)",
+        "reason": "details of the status; empty for `ok`",
+        "text": "the main text of the page; null if the status is not `ok`",
+        "n_chars": "characters of the text",
+        "n_words": "words of the text, split at white space",
+        "mean_word_length": "characters per word",
+        "alpha_share": "letters among the characters that are not white space, 0 to 1",
+        "duplicate_line_share": "lines that repeat an earlier line, among the lines that are not blank, 0 to 1",
+        "stop_word_share": "English stop words among the words, 0 to 1",
+    },
+    "select": {
+        "doc_id": f"{_DOC_ID}; row k is row k of the text file of the same name",
+        "status": "one of the [statuses of select](statuses.md#select)",
+        "reason": "details of the status, such as the word count; empty for `ok`",
+        "duplicate_of": "the `doc_id` of the document that it duplicates; null if it is not a duplicate",
+    },
+    "tokens": {
+        "doc_id": _DOC_ID,
+        "tokens": "the GPT-2 tokens of the document, the last one being end-of-text",
+        "n_tokens": "the number of tokens, end-of-text included",
+    },
+}
+"""What each column of SCHEMAS holds."""
 
 VOLATILE = frozenset({"fetched_at", "warc_file", "warc_offset", "etag", "last_modified"})
 """Columns that differ between two runs over the same web; they stay out of every digest."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from data.schema import STATUSES
+from data.schema import MEANINGS, SCHEMAS, STAGES, STATUSES, VOLATILE
 from flows.cli import main as cli
 from model.config import ModelConfig, TrainConfig, resolve
 
@@ -46,6 +46,23 @@ def test_statuses_are_documented_from_the_schema() -> None:
         lines += ["", f"## {stage}", "", "| status | meaning |", "| --- | --- |"]
         lines += [f"| `{status.value}` | {status.__doc__} |" for status in statuses]
     assert (ROOT / "docs" / "statuses.md").read_text() == "\n".join(lines) + "\n"
+
+
+def test_columns_are_documented_from_the_schema() -> None:
+    assert tuple(SCHEMAS) == tuple(MEANINGS) == STAGES
+    lines = [
+        "# Columns",
+        "",
+        "Every column of the Parquet files in the lake, stage by stage; printed from `data/schema.py`. Columns marked",
+        "with * may differ between two runs over the same web, so they are not part of a digest.",
+    ]
+    for stage, schema in SCHEMAS.items():
+        assert list(MEANINGS[stage]) == schema.names
+        lines += ["", f"## {stage}", "", "| column | type | meaning |", "| --- | --- | --- |"]
+        for column in schema:
+            star = "*" if column.name in VOLATILE else ""
+            lines.append(f"| `{column.name}`{star} | `{column.type}` | {MEANINGS[stage][column.name]} |")
+    assert (ROOT / "docs" / "columns.md").read_text() == "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize("package", ["data", "model", "flows"])

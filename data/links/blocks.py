@@ -1,13 +1,13 @@
-"""A file of lines, decompressed into buffers that the caller gives, a block of whole lines at a time.
+"""A file of lines, decompressed into the caller's buffers, a block of whole lines at a time.
 
-The compression is read from the first bytes; a name that says otherwise is an error, so that a web page saved as
-``dump.zst`` is not taken for a dump full of malformed lines.
+The first bytes tell the compression. A file name that contradicts them is an error, so a web page saved as ``dump.zst``
+is not read as a dump full of malformed lines.
 
-zstandard's reader, which writes where it is told and is the fastest, ends at a cut-off frame without an error. So two
-small frames of random bytes are put behind the file: they come out at the end only if every frame before was whole.
+zstandard's ``readinto`` is the fastest reader, but it ends at a cut-off frame without an error. So we append two small
+frames of random bytes to the file: they come out at the end only if every frame before them was whole.
 
-Memory: buffers of ``BUFFER_BYTES``, of which a block seldom fills more than ``BLOCK_BYTES``, and the decompressor's
-window (2 GiB for Pushshift's later months, as far as data fill it).
+Memory: buffers of ``buffer_bytes()``, of which a block seldom fills more than ``BLOCK_BYTES``, and the decompressor's
+window (up to 2 GiB for Pushshift's later months).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
 
 def buffer_bytes() -> int:
-    """The size of a buffer: the longest line, and what is read at once."""
+    """The size of a buffer: the longest line and one read."""
     return MAX_LINE_BYTES + READ_BYTES
 
 
@@ -62,7 +62,7 @@ class Buffer(NamedTuple):
 
 
 class LineBlock(NamedTuple):
-    """Whole lines, from ``start`` to ``end`` of the buffer's memory; one line of which nothing is kept is too long."""
+    """Whole lines, from ``start`` to ``end`` of the buffer's memory. A line that is too long is an empty block."""
 
     start: int
     end: int
@@ -70,16 +70,16 @@ class LineBlock(NamedTuple):
 
 
 class BlockReader:
-    """The blocks of an opened file. Raises InputError as ``compression``."""
+    """Reads an opened file block by block. Raises InputError as ``compression``."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         assert BLOCK_BYTES + READ_BYTES <= MAX_LINE_BYTES, "so that only the first line of a block may be too long"
         self._stream = _Stream(path, file)
-        self._tail = b""  # what was read behind the last block
+        self._tail = b""  # read, but after the last block
         self._is_done = False
 
     def fill(self, buffer: Buffer) -> LineBlock | None:
-        """The next block, in this buffer; None at the end. Every line but a file's last one ends with a newline.
+        """The next block, in this buffer; None at the end. Every line ends with a newline, except perhaps the last.
 
         Raises InputError if the file is cut off or damaged.
         """
@@ -121,7 +121,7 @@ class BlockReader:
 def compression(path: Path, file: BinaryIO) -> str:
     """zstd, xz, bzip2, gzip or plain, by the first bytes; the file is left at its start.
 
-    Raises InputError where none of them is known or the file's name says another.
+    Raises InputError if the compression is unknown or the file name contradicts it.
     """
     head = file.read(512)
     file.seek(0)
@@ -140,20 +140,21 @@ class _Stream:
     """The decompressed bytes of a file, without a byte order mark."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._path, self._n_bytes = path, 0
+        self._path = path
+        self._n_bytes = 0
         name = compression(path, file)
         self._mark = b""
         if name == "zstd":
             self._mark = os.urandom(32)
             decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
-            marked: Any = _Marked(file, self._mark)  # of a file, read() is all that is called
+            marked: Any = _Marked(file, self._mark)  # zstandard calls nothing but read()
             self._read_into = decompressor.stream_reader(marked, read_across_frames=True).readinto
         else:
-            self._read_into = _OPENERS[name](file).readinto1  # readinto would lose what stands before the damage
-        self._held = self._first()  # read and not given: at the end, the mark
+            self._read_into = _OPENERS[name](file).readinto1  # readinto would lose the bytes before the damage
+        self._held = self._first()  # read, but not returned yet; at the end, the mark
 
     def read_into(self, view: memoryview) -> int:
-        """How many bytes were read; 0 at the end. ``view`` has to be longer than the mark and the byte order mark."""
+        """The number of bytes read; 0 at the end. ``view`` must be longer than the mark and the byte order mark."""
         n = len(self._held)
         view[:n] = self._held
         while True:
@@ -183,27 +184,29 @@ class _Stream:
     def _damaged(self, why: str) -> InputError:
         return InputError(
             f"{self._path}: damaged or cut off after {self._n_bytes:,} bytes of text ({why}); "
-            "nothing of it was kept: download it again and run again"
+            "nothing was kept: download it again and run again"
         )
 
 
 class _Marked:
     """A zstd file with two frames behind it that hold the halves of a mark.
 
-    Two, since a frame that is cut off may take what follows for its own content, with all that is between them. The
-    frames come in one piece with what is before them: if a piece ended inside a frame's header and the next one began
-    with a whole frame, libzstd would forget the header.
+    A cut-off frame may swallow the bytes that follow it as its own content, hence two frames. They come in one piece
+    with the end of the file. If a piece ended inside a frame's header and the next one began with a whole frame,
+    libzstd would forget the header.
     """
 
     def __init__(self, file: BinaryIO, mark: bytes) -> None:
         half = len(mark) // 2
         compressor = zstandard.ZstdCompressor(write_checksum=True)
-        self._file, self._frames = file, compressor.compress(mark[:half]) + compressor.compress(mark[half:])
+        self._file = file
+        self._frames = compressor.compress(mark[:half]) + compressor.compress(mark[half:])
         self._next: bytes | None = None
 
     def read(self, n_bytes: int) -> bytes:
         found = self._file.read(n_bytes) if self._next is None else self._next
         self._next = self._file.read(n_bytes) if found else b""
         if not self._next:
-            found, self._frames = found + self._frames, b""
+            found += self._frames
+            self._frames = b""
         return found

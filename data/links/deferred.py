@@ -3,11 +3,10 @@
 A links dataset claims them when it is begun: ``deferred:<snapshot>`` among its inputs, with the digest of that
 snapshot's pages. No later one takes them again; removing the dataset that claimed them frees them.
 
-Their submissions come from the links dataset of the snapshot that deferred them, where each is kept, so they are merged
-with new submissions of the same URL as if all had come at once. A deferred link counts as one line, however many
-submissions it has; what other links of the new sources say of it is merged into its row.
+Their submissions come from the links dataset of the snapshot that deferred them. They are merged with new submissions
+of the same URL as if all had come at once. A deferred link counts as one line, however many submissions it has.
 
-Memory: 8 bytes a deferred link, and one row group.
+Memory: 8 bytes per deferred link, and one row group.
 """
 
 from __future__ import annotations
@@ -50,7 +49,8 @@ class DeferredLinks(Unsliced):
 
     def records(self, reading: Reading, slices: list[str]) -> Iterator[LinkRecords]:  # noqa: ARG002
         lake = Lake(self.lake_root)
-        links, pages = lake.dataset("links", self.snapshot), lake.dataset("pages", self.snapshot)
+        links = lake.dataset("links", self.snapshot)
+        pages = lake.dataset("pages", self.snapshot)
         wanted = _deferred(pages)
         found: set[int] = set()
         for part in links.require().parts:
@@ -68,12 +68,12 @@ class DeferredLinks(Unsliced):
         if len(found) != len(wanted):
             raise InputError(
                 f"{pages.label}: {len(wanted):,} links are deferred, {len(found):,} of them are in {links.label}; one "
-                "of the two was made anew: remove the pages and what was made from them, and run that snapshot again"
+                "of the two was made again: remove the pages and all later stages, and run that snapshot again"
             )
 
 
 def unclaimed(lake: Lake, snapshot: str) -> dict[str, str]:
-    """Published snapshots but this one whose deferred links no links dataset has claimed; their pages' digests."""
+    """The other published snapshots whose deferred links nobody has claimed, with the digests of their pages."""
     claimed = set()
     for name in lake.datasets("links"):
         begun = lake.dataset("links", name).begun() if name != snapshot else None

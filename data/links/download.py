@@ -1,12 +1,12 @@
 """A dump that is named by its URL: downloaded whole and sealed in the lake before it is read.
 
-It comes in pieces of ``PIECE_BYTES``. What has arrived stays when the process is killed, and the next run goes on
-behind it, if the server says by length and ETag or Last-Modified that the file is the same one; if not, it begins anew.
-A server that does not serve ranges gives the file in one piece of at most ``WHOLE_BYTES``, which cannot be resumed. The
-unfinished file lies in the lake's ``tmp`` folder, for a lake in an object store in the machine's temporary directory.
+It comes in pieces of ``PIECE_BYTES``. If the process is killed, the next run continues after the last piece, provided
+that the length and the ETag or Last-Modified are the same; else it starts over. Without range requests the file comes
+in one piece of at most ``WHOLE_BYTES``, which cannot be resumed. The unfinished file is in the ``tmp`` folder of the
+lake or, for a lake in an object store, in the temporary directory of the machine.
 
-The guarded client is used: no proxy, no address that is not public. Redirects are followed, each one guarded.
-robots.txt is not asked: a person named this one file.
+The download uses the guarded client: no proxy, public addresses only, and every redirect is checked. It does not read
+robots.txt, since a person named this one file.
 
 Sources: RFC 9110, sections 13.1 and 14 (validators, ranges).
 """
@@ -47,7 +47,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 @dataclass(frozen=True)
 class UrlSource:
-    """A dump by its http(s) URL. Its label is the last name of the path."""
+    """A dump by its http(s) URL. Its label is the last segment of the path."""
 
     url: str
 
@@ -59,10 +59,11 @@ class UrlSource:
     def inputs(self) -> tuple[str, str]:
         return f"url:{self.url}", "whole"
 
+    mark = None
     n_slices = 1
 
     def make_slice(self, reading: Reading, part: str, index: int) -> Part:  # noqa: ARG002
-        """Raises InputError where the file cannot be had."""
+        """Raises InputError if the download fails."""
         folder = self._folder(reading.dataset.lake)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "file"
@@ -91,9 +92,9 @@ class UrlSource:
 
 @dataclass(frozen=True)
 class _Remote:
-    """What the server says of the file. ``n_bytes`` is None where it serves no ranges."""
+    """What the server says about the file. ``n_bytes`` is None if it does not serve ranges."""
 
-    url: str  # where redirects have led
+    url: str  # after redirects
     n_bytes: int | None
     version: str  # ETag or Last-Modified
 
@@ -102,7 +103,9 @@ class _Download:
     """One download into ``path``, with a note of the remote file's version beside it."""
 
     def __init__(self, url: str, path: Path, reading: Reading) -> None:
-        self.url, self.path, self.config = url, path, reading.network
+        self.url = url
+        self.path = path
+        self.config = reading.network
         self.note = path.with_suffix(".json")
         self.max_bytes = reading.config.max_download_bytes
         self.random = random.Random()
@@ -120,7 +123,7 @@ class _Download:
             await self.client.close()
 
     async def _look(self) -> _Remote:
-        """Ask for one byte: whether ranges are served, how long the file is, and which version of it."""
+        """Ask for one byte, to learn whether ranges are served, the length of the file, and its version."""
         url = self.url
         for _ in range(_MAX_REDIRECTS + 1):
             with await self._get(url, "bytes=0-0", lambda status, _: status == 206, _limits(1), 60.0) as answer:
@@ -148,7 +151,8 @@ class _Download:
         with self.path.open("ab") as file:
             while (have := file.tell()) < n_bytes:
                 last = min(have + PIECE_BYTES, n_bytes) - 1
-                limits, wanted = _limits(last + 1 - have), f"bytes={have}-{last}"
+                limits = _limits(last + 1 - have)
+                wanted = f"bytes={have}-{last}"
                 answer = await self._get(remote.url, wanted, lambda status, _: status == 206, limits, _PIECE_TIMEOUT_S)
                 with answer:
                     body = answer.body.read() if answer.body is not None else b""
@@ -178,11 +182,12 @@ class _Download:
         free = shutil.disk_usage(self.path.parent).free
         if n_bytes - have > free:
             raise InputError(
-                f"{self.url}: {n_bytes - have:,} bytes are to come, {free:,} are free in {self.path.parent}"
+                f"{self.url}: {n_bytes - have:,} bytes are needed, {free:,} are free in {self.path.parent}; "
+                "make room and run again"
             )
 
     async def _get(self, url: str, range_: str | None, wants: Wants, limits: Limits, timeout_s: float) -> Answer:
-        """One exchange, asked again where the failure may pass. Raises InputError."""
+        """One exchange, repeated after failures that may pass. Raises InputError."""
         extra = {"Accept": "*/*", "Accept-Encoding": "identity"} | ({"Range": range_} if range_ else {})
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
@@ -202,5 +207,5 @@ class _Download:
 
 
 def _limits(n_bytes: int) -> Limits:
-    """For a body of so many bytes; the wire may have a little more, for the framing of chunks."""
+    """For a body of this many bytes; the wire may carry a little more, for the framing of chunks."""
     return Limits(n_bytes + n_bytes // 8 + 4_096, n_bytes)

@@ -1,14 +1,14 @@
 """Hacker News as a live source: stories with their points.
 
     hn:2026-11          the stories of a month, by Algolia's search
-    hn:                 those since the watermark
+    hn:                 the stories since the watermark
     hn-items:FROM-TO    items by number, by Firebase; without TO up to the newest one
 
-Algolia's search shows at most 1,000 hits of a query. So time is sliced: a slice is a day, and a query that has as many
-hits or more is halved, down to a second. Hits are kept as they came, without their highlighting, with ``retrieved_on``.
+Algolia's search shows at most 1,000 hits of a query. So each day is a slice, and a query with 1,000 hits or more is
+halved by time, down to a second. Hits are kept as they came, with ``retrieved_on`` and without their highlighting.
 
-Firebase gives one item a request, comments among them (nine of ten), so it is for gaps and for checks: an hour for
-3,600 items at one request a second. Items that are no story, missing, deleted or dead are counted.
+Firebase gives one item per request, and nine items of ten are comments, so it serves to fill gaps and for checks: at
+one request per second, 3,600 items take an hour. Items that are missing, deleted, dead or not a story are counted.
 
 Sources: hn.algolia.com/api, github.com/HackerNews/API.
 """
@@ -18,71 +18,60 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from data.config import LinksConfig
 from data.errors import InputError
-from data.lake.manifest import Part
-from data.links.live import JsonService, Window, items_file, month_window, seal_items
-from data.links.records import LinkRecords
-from data.links.sources import Reading, sealed_records
+from data.links.live import FIRST_WINDOW_S, Items, JsonService, LiveSource, Window, month_window
+from data.links.sources import Reading
 
 MAX_HITS = 1_000
-ITEMS_A_SLICE = 500
+ITEMS_PER_SLICE = 500
 _ITEMS = re.compile(r"(\d+)-(\d*)")
 
 
 @dataclass(frozen=True)
-class HackerNewsSearch:
-    """Stories of a window, by Algolia's search; a slice is a day."""
+class HackerNewsSearch(LiveSource):
+    """Stories of a window, by Algolia's search. A slice is a day."""
 
-    spec: str
     window: Window
 
     @property
-    def label(self) -> str:
-        return self.spec
+    def extent(self) -> str:
+        return str(self.window)
 
     @property
-    def inputs(self) -> tuple[str, str]:
-        return f"live:{self.spec}", str(self.window)
+    def mark(self) -> int | None:
+        return self.window.mark if self.spec == "hn:" else None
 
     @property
     def n_slices(self) -> int:
         return len(self.window.days())
 
-    def make_slice(self, reading: Reading, part: str, index: int) -> Part:
-        hits, counts = asyncio.run(self._read(reading, self.window.days()[index]))
-        return seal_items(reading.dataset.lake, reading.dataset, part, hits, dict(counts))
-
-    def records(self, reading: Reading, slices: list[str]) -> Iterator[LinkRecords]:
-        return sealed_records(reading, self.label, [items_file(part) for part in slices])
-
-    async def _read(self, reading: Reading, day: Window) -> tuple[list[dict[str, Any]], Counter[str]]:
+    async def read_slice(self, service: JsonService, config: LinksConfig, index: int) -> Items:
         """The hits of a day, by time and number."""
         counts: Counter[str] = Counter()
         hits: dict[str, dict[str, Any]] = {}
-        todo = [day]
-        async with JsonService(reading.network, reading.scratch, reading.clock) as service:
-            while todo:
-                window = todo.pop()
-                found = await _hits(service, reading.config.hn_search_url, window, counts)
-                if found is not None:
-                    hits |= found
-                    continue
-                middle = (window.start + window.end) // 2
-                todo += [Window(middle, window.end), Window(window.start, middle)]
+        todo = [self.window.days()[index]]
+        while todo:
+            window = todo.pop()
+            found = await _hits(service, config.hn_search_url, window, counts)
+            if found is not None:
+                hits |= found
+                continue
+            middle = (window.start + window.end) // 2
+            todo += [Window(middle, window.end), Window(window.start, middle)]
         return sorted(hits.values(), key=lambda hit: (hit["created_at_i"], int(hit["objectID"]))), counts
 
 
 async def _hits(
     service: JsonService, base: str, window: Window, counts: Counter[str]
 ) -> dict[str, dict[str, Any]] | None:
-    """All hits of a window by their number; None where it has to be halved.
+    """All hits of a window by their number; None if the window has to be halved.
 
-    Raises InputError for a second of more hits than are shown, and for an answer that is none of Algolia's.
+    Raises InputError for a second with more hits than the search shows, and for an answer that is not Algolia's.
     """
     hits: dict[str, dict[str, Any]] = {}
     page = 0
@@ -97,7 +86,8 @@ async def _hits(
         answer, read_at = await service.get_json(url)
         counts["requests"] += 1
         try:
-            n_hits, n_pages = int(answer["nbHits"]), int(answer["nbPages"])
+            n_hits = int(answer["nbHits"])
+            n_pages = int(answer["nbPages"])
             for hit in answer["hits"]:
                 if window.start <= int(hit["created_at_i"]) < window.end:
                     kept = {key: value for key, value in hit.items() if key not in ("_highlightResult", "children")}
@@ -121,53 +111,41 @@ async def _hits(
 
 
 @dataclass(frozen=True)
-class HackerNewsItems:
-    """Items by number, from ``first`` to ``last``, by Firebase; a slice is ITEMS_A_SLICE of them."""
+class HackerNewsItems(LiveSource):
+    """Items by number, from ``first`` to ``last``, by Firebase. A slice is ITEMS_PER_SLICE of them."""
 
     first: int
     last: int
-    spec: str
 
     @property
-    def label(self) -> str:
-        return self.spec
-
-    @property
-    def inputs(self) -> tuple[str, str]:
-        return f"live:{self.spec}", f"{self.first}..{self.last}"
+    def extent(self) -> str:
+        return f"{self.first}..{self.last}"
 
     @property
     def n_slices(self) -> int:
-        return (self.last - self.first) // ITEMS_A_SLICE + 1
+        return (self.last - self.first) // ITEMS_PER_SLICE + 1
 
-    def make_slice(self, reading: Reading, part: str, index: int) -> Part:
-        first = self.first + index * ITEMS_A_SLICE
-        numbers = range(first, min(first + ITEMS_A_SLICE, self.last + 1))
-        items, counts = asyncio.run(self._read(reading, numbers))
-        return seal_items(reading.dataset.lake, reading.dataset, part, items, dict(counts))
-
-    def records(self, reading: Reading, slices: list[str]) -> Iterator[LinkRecords]:
-        return sealed_records(reading, self.label, [items_file(part) for part in slices])
-
-    async def _read(self, reading: Reading, numbers: range) -> tuple[list[dict[str, Any]], Counter[str]]:
-        items, counts = [], Counter(requests=len(numbers))
-        async with JsonService(reading.network, reading.scratch, reading.clock) as service:
-            for number in numbers:
-                url = f"{reading.config.hn_items_url}/item/{number}.json"
-                item, read_at = await service.get_json(url)
-                if item is None:
-                    counts["items_missing"] += 1
-                elif not isinstance(item, dict) or item.get("id") != number:
-                    raise InputError(f"{url}: not the item of that number; check hn_items_url")
-                elif left_out := _left_out(item):
-                    counts[left_out] += 1
-                else:
-                    items.append(item | {"retrieved_on": read_at})
+    async def read_slice(self, service: JsonService, config: LinksConfig, index: int) -> Items:
+        first = self.first + index * ITEMS_PER_SLICE
+        numbers = range(first, min(first + ITEMS_PER_SLICE, self.last + 1))
+        items = []
+        counts = Counter(requests=len(numbers))
+        for number in numbers:
+            url = f"{config.hn_items_url}/item/{number}.json"
+            item, read_at = await service.get_json(url)
+            if item is None:
+                counts["items_missing"] += 1
+            elif not isinstance(item, dict) or item.get("id") != number:
+                raise InputError(f"{url}: not the item of that number; check hn_items_url")
+            elif left_out := _left_out(item):
+                counts[left_out] += 1
+            else:
+                items.append(item | {"retrieved_on": read_at})
         return items, counts
 
 
 def _left_out(item: dict[str, Any]) -> str | None:
-    """What an item is counted as that is no story; None for a story."""
+    """The count to which an item that is not a live story is added; None for a story."""
     if item.get("deleted") is True:
         return "items_deleted"
     if item.get("dead") is True:  # killed by moderators or by flags
@@ -175,33 +153,33 @@ def _left_out(item: dict[str, Any]) -> str | None:
     return None if item.get("type") == "story" else "items_no_story"
 
 
-def search_source(spec: str, recorded: str | None, mark: int | None, now: int, first_window_s: int) -> HackerNewsSearch:
-    """The source of ``hn:MONTH`` or ``hn:``; ``recorded`` is the window of a run that began, ``mark`` the watermark."""
+def search_source(spec: str, recorded: str | None, mark: int | None, now: int) -> HackerNewsSearch:
+    """The source of ``hn:MONTH`` or ``hn:``. ``recorded`` is the window of a run that began, ``mark`` the watermark."""
     if recorded is not None:
         return HackerNewsSearch(spec, Window.parse(recorded))
     month = spec.removeprefix("hn:")
     if month:
         return HackerNewsSearch(spec, month_window(spec, month, now))
-    return HackerNewsSearch(spec, Window(now - first_window_s if mark is None else mark, now))
+    return HackerNewsSearch(spec, Window(now - FIRST_WINDOW_S if mark is None else mark, now))
 
 
 def items_source(spec: str, recorded: str | None, reading: Reading) -> HackerNewsItems:
-    """The source of ``hn-items:FROM-[TO]``. Asks for the newest number where TO is not given. Raises InputError."""
+    """The source of ``hn-items:FROM-[TO]``. Without TO it asks for the newest number. Raises InputError."""
     match = _ITEMS.fullmatch(spec.removeprefix("hn-items:"))
     if match is None:
         raise InputError(f"link source {spec}: write it like hn-items:8863-8900, or hn-items:8863- up to the newest")
-    first, last = int(match[1]), match[2]
+    first = int(match[1])
     if recorded is not None:
-        return HackerNewsItems(first, Window.parse(recorded).end, spec)
-    newest = int(last) if last else asyncio.run(_newest(reading))
-    if not 0 < first <= newest:
-        raise InputError(f"link source {spec}: no items from {first} to {newest}; numbers begin at 1 and ascend")
-    return HackerNewsItems(first, newest, spec)
+        return HackerNewsItems(spec, first, Window.parse(recorded).end)
+    last = int(match[2]) if match[2] else asyncio.run(_newest(reading))
+    if not 0 < first <= last:
+        raise InputError(f"link source {spec}: no items from {first} to {last}; numbers begin at 1 and ascend")
+    return HackerNewsItems(spec, first, last)
 
 
 async def _newest(reading: Reading) -> int:
     url = f"{reading.config.hn_items_url}/maxitem.json"
-    async with JsonService(reading.network, reading.scratch, reading.clock) as service:
+    async with JsonService(reading) as service:
         value, _ = await service.get_json(url)
     if not isinstance(value, int):
         raise InputError(f"{url}: not a number; check hn_items_url")

@@ -1,48 +1,53 @@
-"""What the adapters of live sources share: windows of time, and polite requests for JSON.
+"""What the adapters of live sources share: windows of time, polite requests for JSON, sealed slices.
 
 A window is seconds since 1970, its end excluded. It is chosen when the dataset is begun and recorded among its inputs.
-Scores settle: what is younger than ``SETTLE_S`` when the window ends is read again by the next refresh, so the
-watermark is the end less that.
+Scores take ``SETTLE_S`` to settle. The next refresh reads later submissions again, so the watermark is the end of the
+window less ``SETTLE_S``.
 
-robots.txt does not apply: these are documented interfaces for programs, asked one request at a time, ``host_delay_s``
-after the end of the one before, the first one of a slice included. 429, 5xx and lost connections are asked again up to
-``MAX_ATTEMPTS`` times, after Retry-After or an exponential back-off with jitter, whichever is longer.
+robots.txt does not apply, since these interfaces are documented for programs. We make one request at a time and wait
+``host_delay_s`` before each. After 429, 5xx or a lost connection we try again, ``MAX_ATTEMPTS`` times in all, after
+Retry-After or an exponential back-off with jitter, whichever is longer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Self
 
 import orjson
 import pyarrow as pa
 import zstandard
 
-from data.config import PagesConfig
+from data.config import LinksConfig
 from data.errors import InputError
 from data.http.client import Client, Network
 from data.http.exchange import Answer, FetchError, Limits
 from data.http.retry import backoff_s, retry_after_s
 from data.lake.manifest import Part
 from data.lake.store import Dataset, Lake
+from data.links.records import LinkRecords
+from data.links.sources import Reading, sealed_records
 from data.schema import PageStatus
 
 SETTLE_S = 36 * 3600
 """Points of Hacker News and Reddit hardly move after this."""
 
 FIRST_WINDOW_S = 30 * 86_400
-"""How far back a source is read that has no watermark yet."""
+"""How far back a source without a watermark is read."""
 
 MAX_ATTEMPTS = 6
 MAX_ANSWER_BYTES = 64_000_000  # a page of 1,000 hits with their texts has about 2 MB
 TRANSIENT = frozenset({PageStatus.CONNECT_FAILURE, PageStatus.TIMEOUT, PageStatus.TOO_SLOW, PageStatus.PROTOCOL_ERROR})
 _TIMEOUT_S = 120.0
+
+Items = tuple[list[dict[str, Any]], Counter[str]]
+"""The items of a slice, as the service sent them, and counts of requests and of items that were left out."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,13 @@ class Window:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """What ``str`` gave."""
+        """The inverse of ``str``."""
         start, _, end = text.partition("..")
         return cls(int(start), int(end))
 
     @property
     def mark(self) -> int:
-        """Up to where scores have settled when the window ends."""
+        """The watermark: scores of earlier submissions have settled when the window ends."""
         return max(self.start, self.end - SETTLE_S)
 
     def days(self) -> list[Window]:
@@ -72,11 +77,51 @@ class Window:
         return [Window(start, end) for start, end in pairwise(cuts) if start < end]
 
 
+@dataclass(frozen=True)
+class LiveSource:
+    """A source that a service answers with JSON, slice by slice. A subclass says what it covers and reads a slice."""
+
+    spec: str
+
+    @property
+    def label(self) -> str:
+        return self.spec
+
+    @property
+    def inputs(self) -> tuple[str, str]:
+        return f"live:{self.spec}", self.extent
+
+    @property
+    def extent(self) -> str:
+        """What is read, as the dataset records it."""
+        raise NotImplementedError
+
+    @property
+    def mark(self) -> int | None:
+        return None
+
+    def make_slice(self, reading: Reading, part: str, index: int) -> Part:
+        items, counts = asyncio.run(self._read(reading, index))
+        return seal_items(reading.dataset.lake, reading.dataset, part, items, dict(counts))
+
+    def records(self, reading: Reading, slices: list[str]) -> Iterator[LinkRecords]:
+        return sealed_records(reading, self.label, [items_file(part) for part in slices])
+
+    async def read_slice(self, service: JsonService, config: LinksConfig, index: int) -> Items:
+        raise NotImplementedError
+
+    async def _read(self, reading: Reading, index: int) -> Items:
+        async with JsonService(reading) as service:
+            return await self.read_slice(service, reading.config, index)
+
+
 class JsonService:
     """Polite requests for JSON to one host. Used inside an event loop, as an asynchronous context."""
 
-    def __init__(self, network: PagesConfig, scratch: Path, clock: Callable[[], float]) -> None:
-        self.config, self.scratch, self.clock = network, scratch, clock
+    def __init__(self, reading: Reading) -> None:
+        self.config = reading.network
+        self.scratch = reading.scratch
+        self.clock = reading.clock
         self.random = random.Random()
 
     async def __aenter__(self) -> Self:
@@ -87,7 +132,7 @@ class JsonService:
         await self.client.close()
 
     async def get_json(self, url: str) -> tuple[Any, int]:
-        """The value and when it was read, in seconds since 1970. Raises InputError where there is no such answer."""
+        """The value and when it was read, in seconds since 1970. Raises InputError if the service gives none."""
         for attempt in range(MAX_ATTEMPTS):
             await asyncio.sleep(self.config.host_delay_s)
             wait_s = backoff_s(attempt + 1, self.config, self.random)
@@ -133,12 +178,12 @@ class JsonService:
 
 
 def month_window(name: str, month: str, now: int) -> Window:
-    """The window of ``2026-11``, up to now if the month is not over. Raises InputError for what is no past month."""
+    """The window of ``2026-11``, up to now if the month is not over. Raises InputError for a later month."""
     try:
         first = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
         after = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
     except ValueError as error:
-        raise InputError(f"link source {name}: {month!r} is no month; write it like 2026-11") from error
+        raise InputError(f"link source {name}: {month!r} is not a month; write it like 2026-11") from error
     window = Window(int(first.timestamp()), min(int(after.timestamp()), now))
     if window.start >= window.end:
         raise InputError(f"link source {name}: {month} has not begun yet")
@@ -146,7 +191,7 @@ def month_window(name: str, month: str, now: int) -> Window:
 
 
 def seal_items(lake: Lake, dataset: Dataset, part: str, items: list[dict[str, Any]], extra: dict[str, int]) -> Part:
-    """Seal what a slice gave: a line of JSON an item, compressed. Its bytes are in the digest."""
+    """Seal the items of a slice as compressed JSON, one per line. The lines are part of the digest."""
     lines = b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in items)
     file = items_file(part)
     with lake.scratch() as folder:

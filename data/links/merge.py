@@ -1,9 +1,9 @@
 """Submissions of one canonical URL become one link: its karma, who posted it where, and whether it is kept.
 
-A submission may have been looked at several times: by two dumps, or by a live source before and after its score had
-settled. Of the looks at one submission, told by site and id, the latest counts, even where its score is lower; looks of
-no known time come before all others, and of those of one time the highest score counts. Then, as WebText did (the
-paper, section 2.1), the karma of a URL is the highest score that any of its submissions has.
+The same submission may come several times: from two dumps, or from a live source before and after its score settled.
+Its site and id identify it, and the latest observation counts, even if its score is lower. An observation without a
+time counts as the earliest; among observations of the same time the highest score counts. Then, as in WebText (the
+paper, section 2.1), the karma of a URL is the highest score of its submissions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def merged_links(submissions: pa.Table, config: LinksConfig) -> pa.Table:
 
 
 def n_lines(submissions: pa.Table) -> int:
-    """The lines they come from: a new submission is one, and so is a deferred link with all of its submissions."""
+    """How many lines they come from. A deferred link is one line, however many submissions it has."""
     deferred = submissions.filter(pc.is_valid(submissions["deferred_from"]))
     links = deferred.group_by(["deferred_from", "canonical_url"]).aggregate([])
     return len(submissions) - len(deferred) + len(links)
@@ -58,7 +58,7 @@ def _rows(table: pa.Table) -> Iterator[Row]:
 def _link(canonical_url: str, group: Iterable[Row], config: LinksConfig) -> Row:
     """``karma`` is the highest score, ``karma_sum`` the sum over submissions.
 
-    ``url``, ``source`` and ``score_observed_at`` are those of the submission with the highest score.
+    ``url``, ``source`` and ``score_observed_at`` come from the submission with the highest score.
     """
     rows = list(group)
     looks = rows if len(rows) == 1 else sorted(_latest_looks(rows), key=_rank)
@@ -83,7 +83,7 @@ def _link(canonical_url: str, group: Iterable[Row], config: LinksConfig) -> Row:
 
 
 def _latest_looks(rows: list[Row]) -> Iterable[Row]:
-    """One row a submission; one without an id is a submission of its own."""
+    """One row per submission. A row without an id is a submission of its own."""
     latest: dict[object, Row] = {}
     for number, row in enumerate(sorted(rows, key=_rank)):
         key = number if row["id"] is None else (row["site"], row["id"])
@@ -94,7 +94,7 @@ def _latest_looks(rows: list[Row]) -> Iterable[Row]:
 
 
 def _rank(row: Row) -> tuple[Any, ...]:
-    """Highest score first, then the latest look at it, then names: a total order up to equal rows."""
+    """Highest score first, then the latest observation, then names: a total order up to equal rows."""
     score = row["score"]
     return (
         score is None,
@@ -108,7 +108,7 @@ def _rank(row: Row) -> tuple[Any, ...]:
 
 
 def _status(canonical_url: str, karma: int | None, is_listed: bool, config: LinksConfig) -> tuple[LinkStatus, str]:
-    """A URL list has no votes: its URLs count as voted up, whatever a dump says of them."""
+    """A URL list has no votes: its URLs count as voted up, even if a dump has a low score for them."""
     _, _, host, path = canonical_url.partition("?")[0].split("/", 3)
     blocked = blocked_at(_PORT.sub("", host), path, config)
     if blocked is not None:

@@ -1,27 +1,28 @@
 """What a refresh reads: the sources that are named, the windows of the live ones, and the links left from before.
 
 All of it is settled when the dataset is begun, from the files, the clock, the watermarks and the earlier snapshots, and
-recorded among its inputs. A run that goes on with a begun dataset takes it from there, so it reads what the first one
-would have read, whatever the time, and whatever came in between.
+recorded among its inputs. A run that resumes a begun dataset takes the plan from there, so it reads what the first run
+would have read, whatever happened in between.
+
+``SOURCE_KINDS`` lists what --links takes.
 """
 
 from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from data.errors import InputError
 from data.lake.store import Lake
 from data.links.deferred import KEY, DeferredLinks, unclaimed
 from data.links.download import UrlSource
-from data.links.hackernews import HackerNewsSearch, items_source, search_source
-from data.links.live import FIRST_WINDOW_S, Window
-from data.links.reddit import RedditListing, listing_sources
+from data.links.hackernews import HackerNewsItems, HackerNewsSearch, items_source, search_source
+from data.links.reddit import RedditListing, subreddit_sources
 from data.links.sources import FileSource, LinkSource, Reading, file_source
 
 
@@ -47,36 +48,95 @@ class Plan:
         return dict(source.inputs for source in self.sources)
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What decides which sources a spec stands for."""
+
+    state: Lake
+    reading: Reading
+    marks: dict[str, int]
+    recorded: dict[str, str] | None  # the inputs of the run that began the dataset; None: this one begins it
+    now: int
+
+    def recorded_window(self, spec: str) -> str | None:
+        return (self.recorded or {}).get(f"live:{spec}")
+
+
+class _Found(NamedTuple):
+    sources: Sequence[LinkSource]
+    consumed: Sequence[Consumed] = ()
+
+
+def _search(spec: str, start: _Start) -> _Found:
+    return _Found([search_source(spec, start.recorded_window(spec), start.marks.get(spec), start.now)])
+
+
+def _items(spec: str, start: _Start) -> _Found:
+    return _Found([items_source(spec, start.recorded_window(spec), start.reading)])
+
+
+def _subreddits(spec: str, start: _Start) -> _Found:
+    base = start.reading.config.reddit_url
+    return _Found(subreddit_sources(spec, start.recorded or {}, start.marks, start.now, base))
+
+
+def _address(spec: str, _: _Start) -> _Found:
+    is_listing = urlsplit(spec).path.endswith(".json")
+    return _Found([RedditListing(spec, spec, None) if is_listing else UrlSource(spec)])
+
+
+def _file(spec: str, start: _Start) -> _Found:
+    is_pattern = glob.has_magic(spec) and not spec.startswith("urls:") and not Path(spec).exists()
+    return _pattern(spec, start) if is_pattern else _Found([file_source(spec)])
+
+
+class SourceKind(NamedTuple):
+    """A kind of link source: how its names begin, how a person writes them, what is read, and the adapters."""
+
+    prefix: str
+    form: str
+    help: str
+    adapters: tuple[type[LinkSource], ...]
+    find: Callable[[str, _Start], _Found]
+
+
+SOURCE_KINDS = (
+    SourceKind("urls:", "urls:FILE", "one URL per line, compressed or not", (FileSource,), _file),
+    SourceKind("hn:", "hn:[MONTH]", "Hacker News: a month, or what is new", (HackerNewsSearch,), _search),
+    SourceKind("hn-items:", "hn-items:FROM-[TO]", "items of Hacker News by number", (HackerNewsItems,), _items),
+    SourceKind("reddit:", "reddit:NAME,..", "what is new in subreddits", (RedditListing,), _subreddits),
+    SourceKind("http://", "http://..", "as https://..", (UrlSource, RedditListing), _address),
+    SourceKind(
+        "https://", "https://..", "a dump, or a listing of Reddit (.json)", (UrlSource, RedditListing), _address
+    ),
+    SourceKind("", "PATH or 'PATTERN'", "a dump: .zst .xz .bz2 .gz or plain NDJSON", (FileSource,), _file),
+)
+"""What --links takes. The first kind whose prefix matches reads the source. An existing path is always a file."""
+
+
+def kind_of(spec: str) -> SourceKind:
+    """The kind of a source by its name."""
+    *_, file_kind = SOURCE_KINDS
+    if Path(spec).exists():
+        return file_kind
+    return next(kind for kind in SOURCE_KINDS if spec.startswith(kind.prefix))
+
+
 def make_plan(specs: Sequence[str], state: Lake, reading: Reading, marks: dict[str, int]) -> Plan:
-    """The sources in an order that does not depend on that of ``specs``.
+    """The sources, in an order that does not depend on the order of ``specs``.
 
     ``state`` is the lake whose earlier snapshots count, ``marks`` holds its watermarks. Raises InputError for a source
-    that is missing, unreadable, of an unknown kind, or named twice.
+    that is missing, unreadable, misspelt, or named twice.
     """
     if not specs:
-        raise InputError("no link source given: name a dump file, urls:FILE, hn: or reddit:NAME with --links")
+        forms = "; ".join(f"{kind.form} ({kind.help})" for kind in SOURCE_KINDS)
+        raise InputError(f"no link source given; name one with --links: {forms}")
     begun: dict[str, Any] | None = reading.dataset.begun()
-    recorded: dict[str, str] = begun["inputs"] if begun else {}
-    files: list[FileSource] = []
-    consumed: list[Consumed] = []
-    others: list[LinkSource] = []
-    now = int(reading.clock())
-    for spec in specs:
-        is_path = spec.startswith("urls:") or Path(spec).exists()
-        if spec.startswith("hn:") and not is_path:
-            others.append(search_source(spec, recorded.get(f"live:{spec}"), marks.get(spec), now, FIRST_WINDOW_S))
-        elif spec.startswith("hn-items:") and not is_path:
-            others.append(items_source(spec, recorded.get(f"live:{spec}"), reading))
-        elif not is_path and (spec.startswith("reddit:") or _is_listing(spec)):
-            others += _listings(spec, recorded, marks, now, reading.config.reddit_url)
-        elif not is_path and _is_url(spec):
-            others.append(UrlSource(spec))
-        elif not is_path and glob.has_magic(spec):
-            new, old = _pattern(spec, state, reading.dataset.snapshot, recorded if begun else None)
-            files += new
-            consumed += old
-        else:
-            files.append(file_source(spec))
+    start = _Start(state, reading, marks, begun["inputs"] if begun else None, int(reading.clock()))
+    found = [kind_of(spec).find(spec, start) for spec in specs]
+    named = [source for one in found for source in one.sources]
+    files = [source for source in named if isinstance(source, FileSource)]
+    others = [source for source in named if not isinstance(source, FileSource)]
     others += [
         DeferredLinks(state.root, snapshot, digest)
         for snapshot, digest in _deferred(state, reading.dataset.snapshot, begun).items()
@@ -85,66 +145,39 @@ def make_plan(specs: Sequence[str], state: Lake, reading: Reading, marks: dict[s
     twice = [key for key, n in Counter(source.inputs[0] for source in sources).items() if n > 1]
     if twice:
         raise InputError(f"{twice[0].partition(':')[2]}: among the link sources twice; name it once")
-    windows = {source.label: _window_from_mark(source) for source in others}
-    return Plan(sources, tuple(consumed), {label: window.mark for label, window in windows.items() if window})
+    new_marks = {source.label: source.mark for source in sources if source.mark is not None}
+    return Plan(sources, tuple(file for one in found for file in one.consumed), new_marks)
 
 
-def _window_from_mark(source: LinkSource) -> Window | None:
-    """The window of a source that is read from its watermark on."""
-    if isinstance(source, HackerNewsSearch):
-        return source.window if source.spec == "hn:" else None
-    return source.window if isinstance(source, RedditListing) else None
+def _pattern(pattern: str, start: _Start) -> _Found:
+    """The files of a pattern that are new. By their hash, those that other published snapshots have read are consumed.
 
-
-def _is_url(spec: str) -> bool:
-    return spec.startswith(("http://", "https://"))
-
-
-def _is_listing(spec: str) -> bool:
-    return _is_url(spec) and urlsplit(spec).path.endswith(".json")
-
-
-def _listings(spec: str, recorded: dict[str, str], marks: dict[str, int], now: int, base: str) -> list[LinkSource]:
-    found: list[LinkSource] = []
-    for name, url in listing_sources(spec, base):
-        window = None
-        if spec.startswith("reddit:"):
-            begun = recorded.get(f"live:{name}")
-            window = Window.parse(begun) if begun else Window(marks.get(name, now - FIRST_WINDOW_S), now)
-        found.append(RedditListing(name, url, window))
-    return found
-
-
-def _pattern(
-    pattern: str, state: Lake, snapshot: str, recorded: dict[str, str] | None
-) -> tuple[list[FileSource], list[Consumed]]:
-    """The files of a pattern that are new, and those that other published snapshots have read, by their hash.
-
-    ``recorded`` holds the inputs of a run that began: then its files are the new ones.
+    Where a run that began recorded its inputs, its files are the new ones.
     """
     paths = sorted(path for path in glob.glob(pattern) if Path(path).is_file())  # noqa: PTH207 - may be absolute
     if not paths:
         raise InputError(f"link source {pattern}: no file matches the pattern; check the path")
     read_by = {
         digest: name
-        for name in state.snapshots("links")
-        if name != snapshot
-        for key, digest in state.dataset("links", name).require().inputs.items()
+        for name in start.state.snapshots("links")
+        if name != start.reading.dataset.snapshot
+        for key, digest in start.state.dataset("links", name).require().inputs.items()
         if key.startswith("source:")
     }
-    mine = {digest for key, digest in (recorded or {}).items() if key.startswith("source:")}
-    new, old = [], []
+    mine = {digest for key, digest in (start.recorded or {}).items() if key.startswith("source:")}
+    new = []
+    old = []
     for path in paths:
         source = file_source(path)
-        if source.sha256 in mine or (recorded is None and source.sha256 not in read_by):
+        if source.sha256 in mine or (start.recorded is None and source.sha256 not in read_by):
             new.append(source)
         elif source.sha256 in read_by:
             old.append(Consumed(path, source.sha256, read_by[source.sha256]))
-    return new, old
+    return _Found(new, old)
 
 
 def _told_apart(files: list[FileSource]) -> list[FileSource]:
-    """Files of the same name in different directories are told apart by their hash."""
+    """Files of the same name in different directories get their hash into their labels."""
     names = Counter(label for label, _ in {(file.label, file.sha256) for file in files})
     named = [
         file if names[file.label] == 1 else replace(file, label=f"{file.label}@{file.sha256[:12]}") for file in files

@@ -1,12 +1,11 @@
-"""Lines of a dump, classified: link records as columns, and counts of all that is no link.
+"""Classifies the lines of a dump: links become columns, all other lines are counted by status.
 
-Most lines of a dump are plain: ``is_self`` is a boolean, the URL is canonical already, numbers are numbers. Those take
-the fast path: only the fields needed are decoded, a whole block of lines in one call (msgspec), and a strict pattern
-says that the URL is its own canonical spelling. Every other line goes through data/links/submissions.py, which is
-exact and slow; the fast path takes no line of which it would say anything else. One exception: a byte that is no UTF-8
-in a field that is not needed goes unnoticed.
+Most lines are plain: ``is_self`` is a boolean, the URL is already canonical, numbers are numbers. They take a fast
+path: one call of msgspec decodes the needed fields of a whole block, and a strict pattern proves that the URL is its
+own canonical spelling. Every other line goes through data/links/submissions.py, which is exact and slow. Both give the
+same result, with one exception: the fast path does not notice invalid UTF-8 in a field that it does not need.
 
-About 5 microseconds a line of 1.4 kB (benchmarks/links.py), where the exact way takes 15 to 20.
+About 5 microseconds per line of 1.4 kB (benchmarks/links.py), against 15 to 20 for the exact path.
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ SUBMISSIONS = pa.schema(
         ("is_listed", pa.bool_()),
         ("partition", pa.uint64()),  # urls.partition_of(domain)
         ("source", pa.string()),
-        ("deferred_from", pa.string()),  # the snapshot that did not come to fetch it; null for a new submission
+        ("deferred_from", pa.string()),  # the snapshot that deferred it; null for a new submission
     ]
 )
-"""A submission with an outbound link: the fields of submissions.Submission, and where it comes from."""
+"""A submission with an outbound link: the fields of submissions.Submission, its partition and its origin."""
 
 NAMED_LINES = 100
-"""Malformed lines of a source whose number and reason are kept; all are counted."""
+"""The number of malformed lines per source that keep their line number and reason; all are counted."""
 
 
 class Malformed(NamedTuple):
@@ -66,17 +65,17 @@ class Malformed(NamedTuple):
 
 
 class LinkRecords(NamedTuple):
-    """What some lines of a link source hold: each is outbound, counted by its status, or blank."""
+    """The result of some lines of a source. Each line is outbound, counted by its status, or blank."""
 
     table: pa.Table  # of SUBMISSIONS: the outbound ones
-    outbound: int  # lines; the rows of the table but for links that were deferred, of which each is one line
+    outbound: int  # lines; as many as the table has rows, but a deferred link is one line for all its rows
     counts: Counter[LinkStatus]
     blank: int = 0
     malformed: Sequence[Malformed] = ()  # the first NAMED_LINES, numbered from 1 here
-    n_read: int = 0  # lines; not the sum of the others where a line is a whole listing
+    n_read: int = 0  # lines; the other counts may sum to more, since a line may be a whole listing
 
     def after(self, n_before: int) -> LinkRecords:
-        """With the malformed lines numbered as they are in a file with ``n_before`` lines before these."""
+        """The same, with malformed lines numbered as in a file that has ``n_before`` lines before these."""
         return self._replace(malformed=[Malformed(n_before + line, reason) for line, reason in self.malformed])
 
 
@@ -103,7 +102,7 @@ _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _PLAIN_HOST = re.compile(rf"(?:{_LABEL}\.)+[a-z]{{2,63}}")  # so no IPv4 address in any spelling
 _PLAIN_URL = re.compile(
     r"(https?://([a-z0-9.-]+))"
-    r"(/[A-Za-z0-9._~!$'()*+,;=:@/%-]*)?"  # what the WHATWG parser leaves alone, but for segments of dots
+    r"(/[A-Za-z0-9._~!$'()*+,;=:@/%-]*)?"  # the WHATWG parser leaves these alone, except segments of dots
     r"(?:\?([A-Za-z0-9._~!$()*+,;=:@/?&%-]+))?"
     r"(?:#[!-~]*)?"
 )
@@ -118,7 +117,7 @@ class _Host(NamedTuple):
 
 @functools.lru_cache(maxsize=65_536)
 def _host(host: str) -> _Host:
-    """``is_plain``: the parser leaves it as it is. Not with punycode, whose labels would have to be checked."""
+    """``is_plain``: the parser would not change it. Punycode is not plain, since its labels need checks."""
     if not _PLAIN_HOST.fullmatch(host) or len(host) > 253 or "xn--" in host:
         return _Host(False, False, "", 0)
     domain = registrable_domain(host)
@@ -131,9 +130,9 @@ def _partition(domain: str) -> int:
 
 
 def plain_url(url: str) -> tuple[str, _Host] | None:
-    """The canonical spelling of a URL, the same as ``canonical_url``'s, and its host, where both are certain at a look.
+    """The canonical spelling of a URL, as ``canonical_url`` returns it, and its host; None if the URL needs parsing.
 
-    None where the URL has to be parsed. About 1 microsecond.
+    About 1 microsecond.
     """
     match = _PLAIN_URL.fullmatch(url)
     if match is None:
@@ -151,7 +150,7 @@ def plain_url(url: str) -> tuple[str, _Host] | None:
 
 
 class _Classified:
-    """Collects what lines turn out to be."""
+    """Collects the results of lines."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[Any, ...]] = []  # Submission's fields and the partition
@@ -169,8 +168,12 @@ class _Classified:
                 self.malformed.append(Malformed(number, found.reason))
 
     def add_outbound(self, row: RedditFields) -> None:
-        """A row with ``is_self`` false; not parsed where its URL is plain and its fields have the usual types."""
-        url, score, created, identity, subreddit = row.url, row.score, row.created_utc, row.id, row.subreddit
+        """Add a row with ``is_self`` false. A plain URL with fields of the usual types skips the exact path."""
+        url = row.url
+        score = row.score
+        created = row.created_utc
+        identity = row.id
+        subreddit = row.subreddit
         plain = None
         if (
             type(url) is type(identity) is type(subreddit) is str
@@ -209,14 +212,14 @@ class _Classified:
 
 
 def too_long(max_bytes: int, label: str) -> LinkRecords:
-    """The record of a line that was not kept because of its length."""
+    """The record of a line that is too long."""
     classified = _Classified()
     classified.add(1, [Rejected(LinkStatus.MALFORMED_LINE, f"longer than {max_bytes:,} bytes")])
     return classified.records(label, 1)
 
 
 def classify_urls(lines: bytes, label: str) -> LinkRecords:
-    """Whole lines of a URL list."""
+    """The records of whole lines of a URL list."""
     classified = _Classified()
     every = lines.removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(every, 1):
@@ -228,7 +231,7 @@ def classify_urls(lines: bytes, label: str) -> LinkRecords:
 
 
 def classify_dump(lines: bytes, label: str) -> LinkRecords:
-    """Whole lines of a dump."""
+    """The records of whole lines of a dump."""
     classified = _Classified()
     rows, ends = decode_rows(lines)
     n_self = 0
@@ -249,10 +252,11 @@ def classify_dump(lines: bytes, label: str) -> LinkRecords:
 
 
 def decode_rows(lines: bytes) -> tuple[Sequence[RedditFields | None], list[int]]:
-    """A row for each line, None for a line that is not one whole object; and where each line ends.
+    """A row per line, None for a line that is not one whole object; and the end of each line.
 
-    The decoder takes objects apart at any white space or none. Where as many objects as lines come out, and every line
-    begins and ends with a brace, no object can stand on two lines: an opening brace may not follow a closing one.
+    The decoder splits objects at any white space, or at none. If it finds as many objects as lines, and every line
+    begins and ends with a brace, then no object spans two lines: in JSON an opening brace never directly
+    follows a closing one.
     """
     ends = _line_ends(lines)
     try:
@@ -260,7 +264,8 @@ def decode_rows(lines: bytes) -> tuple[Sequence[RedditFields | None], list[int]]
     except _UNDECODABLE:
         rows = []
     if len(rows) == len(ends):
-        octets, last = np.frombuffer(lines, np.uint8), np.array(ends)
+        octets = np.frombuffer(lines, np.uint8)
+        last = np.array(ends)
         first = np.concatenate(([0], last[:-1] + 1))
         if (octets[first] == _OPEN).all() and (octets[last - 1] == _CLOSE).all():
             return rows, ends

@@ -1,21 +1,14 @@
-"""Link sources: what `--links` names, each with one adapter.
+"""Link sources: what every adapter does, and the adapter of files.
 
-    PATH                    a dump: .zst .xz .bz2 .gz or plain, one JSON object a line
-    DIR/RS_*.zst            the dumps of that pattern; those that an earlier published snapshot has read are left out
-    urls:PATH               one URL a line, compressed or not
-    https://../RS.zst       a dump, downloaded (data/links/download.py)
-    hn:2026-11, hn:         Hacker News: a month, or what is new (data/links/hackernews.py)
-    hn-items:FROM-[TO]      items of Hacker News by number
-    reddit:news,science     new submissions of subreddits (data/links/reddit.py), what is new
-    https://../top.json     a listing of Reddit's API
-    (implicit)              links that earlier snapshots deferred (data/links/deferred.py)
+data/links/plan.py lists what ``--links`` takes. One source is implicit: the links that earlier snapshots deferred
+(data/links/deferred.py).
 
-An adapter gives LinkRecords, whatever it reads. What it reads is known before it reads: ``inputs`` names a file by its
-sha256 and a live source by its window of time, and both are recorded when the dataset is begun. So a run that was
-killed goes on with the same files and the same window.
+Every adapter yields LinkRecords. It names its input before it reads: ``inputs`` has the sha256 of a file and the window
+of time of a live source. Both are recorded when the dataset is begun, so a killed run resumes with the same files and
+the same window.
 
-A live source is read in slices. Each is a sealed part of its own, made in an earlier round than the source's part,
-which then reads the slices and not the network: what was read once is not asked for again.
+A live source is read in slices. Each slice is a sealed part, made in an earlier round than the source's part, which
+reads the slices and not the network. So no request is repeated once its slice is sealed.
 """
 
 from __future__ import annotations
@@ -39,7 +32,7 @@ from data.links.workers import classify_blocks
 
 @dataclass(frozen=True)
 class Reading:
-    """What an adapter reads with. ``clock`` gives seconds since 1970."""
+    """What an adapter needs to read. ``clock`` returns seconds since 1970."""
 
     dataset: Dataset
     scratch: Path
@@ -49,13 +42,18 @@ class Reading:
 
 
 class LinkSource(Protocol):
-    """An adapter; picklable. ``label`` names it in rows, ``inputs`` is its entry among the dataset's inputs."""
+    """An adapter; picklable. ``label`` names it in rows, ``inputs`` is its entry in the inputs of the dataset."""
 
     @property
     def label(self) -> str: ...
 
     @property
     def inputs(self) -> tuple[str, str]: ...
+
+    @property
+    def mark(self) -> int | None:
+        """The watermark to set under the label once the links are published; None: the source has none."""
+        ...
 
     @property
     def n_slices(self) -> int:
@@ -67,13 +65,14 @@ class LinkSource(Protocol):
         ...
 
     def records(self, reading: Reading, slices: list[str]) -> Iterator[LinkRecords]:
-        """The records, from the sealed parts of these names where the source has slices."""
+        """The records; a source with slices reads them from the sealed parts named ``slices``."""
         ...
 
 
 class Unsliced:
     """A source that is read in one go."""
 
+    mark = None
     n_slices = 0
 
     def make_slice(self, reading: Reading, part: str, index: int) -> Part:  # noqa: ARG002
@@ -94,7 +93,7 @@ class FileSource(Unsliced):
         return f"source:{self.label}", self.sha256
 
     def records(self, reading: Reading, slices: list[str]) -> Iterator[LinkRecords]:  # noqa: ARG002
-        """Raises InputError if the file is damaged, or is not the file any more that was hashed."""
+        """Raises InputError if the file is damaged or has changed since it was hashed."""
         path = Path(self.path)
         with path.open("rb") as file:
             yield from lines_of(path, file, reading, label=self.label, is_url_list=self.is_url_list)
@@ -106,7 +105,7 @@ class FileSource(Unsliced):
 def file_source(spec: str) -> FileSource:
     """The source of ``PATH`` or ``urls:PATH``, hashed.
 
-    Raises InputError for one that is missing, empty, no file, or of a compression that is not read.
+    Raises InputError if it is missing, empty, a directory, or of an unknown compression.
     """
     is_url_list = spec.startswith("urls:")
     path = _existing(spec, Path(spec.removeprefix("urls:")))
@@ -135,7 +134,7 @@ def lines_of(
 
 
 def sealed_records(reading: Reading, label: str, files: list[str]) -> Iterator[LinkRecords]:
-    """The records of a live source, from the files of its sealed slices: compressed lines of JSON, each file small."""
+    """The records of a live source, from the files of its sealed slices: small files of compressed JSON lines."""
     n_before = 0
     for name in files:
         with reading.dataset.lake.open(*reading.dataset.names(name)) as file:

@@ -1,23 +1,22 @@
-"""Links: from submissions to one row per distinct outbound URL, with its karma and what became of it.
+"""Links: from submissions to one row per distinct outbound URL, with its karma and its status.
 
-Three rounds. The first reads the slices of live sources, which are asked once and kept. The second reads each source as
-a stream; submissions with an outbound link are written sorted by the hash of their registrable domain (an external
-sort: runs of ``spill_rows``, then ranges of the hash). The third makes the link parts: part k of 2**b holds the domains
-whose hash starts with the b bits of k, so whole domains, and reads only the row groups of its range. It merges the
-submissions of a canonical URL (data/links/merge.py).
+There are three rounds. The first fetches the slices of live sources and seals them. The second reads each source as a
+stream and writes the submissions with an outbound link, sorted by the hash of their registrable domain (an external
+sort: runs of ``spill_rows``, then ranges of the hash). The third makes the link parts. Part k of 2**b holds the domains
+whose hash starts with the b bits of k, so it holds whole domains and reads only the row groups of its range. It merges
+the submissions of a canonical URL (data/links/merge.py).
 
-    live-00001-00000.*            what a slice of source 1 answered, or a dump by URL
-    source-00000.parquet          records.SUBMISSIONS: those with an outbound link
-    source-00000.malformed.json   how many lines were malformed, and number and reason of the first NAMED_LINES
+    live-00001-00000.*            a slice of source 1, or a dump by URL
+    source-00000.parquet          columns of records.SUBMISSIONS: submissions with an outbound link
+    source-00000.malformed.json   the number of malformed lines; number and reason of the first NAMED_LINES
     part-00000.parquet            columns of schema.LINKS, sorted by canonical_url
-    part-00000.consumed.json      files of a pattern that an earlier snapshot has read, where there are any
+    part-00000.consumed.json      files of a pattern that an earlier snapshot has read, if there are any
 
-Every line is counted once: in its source, or, if it has an outbound link, in the part of its domain. A deferred link of
+Every line is counted once: in the part of its domain if it has an outbound link, else in its source. A deferred link of
 an earlier snapshot is one line.
 
-Cost: benchmarks/links.py. Memory: ``spill_rows`` submissions, or those of the largest domain of a source where that is
-more; a part's submissions as Arrow columns; data/links/workers.py. The order in which the sources are given does not
-matter.
+Cost: benchmarks/links.py. Memory: ``spill_rows`` submissions, or the submissions of a source's largest domain if they
+are more; a part's submissions as Arrow columns; data/links/workers.py. The order of the sources does not matter.
 """
 
 from __future__ import annotations
@@ -62,23 +61,23 @@ def run(
     state: Lake | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Outcome:
-    """Read ``sources`` (see data/links/sources.py) and what earlier snapshots deferred into ``links/<snapshot>``.
+    """Read ``sources`` (see data/links/plan.py) and what earlier snapshots deferred into ``links/<snapshot>``.
 
-    Live sources are asked as ``network`` says, and their watermarks advanced when the dataset is published. ``state``
-    is the lake whose earlier snapshots and watermarks count, by default the same; another one is only read (dry runs).
-    ``clock`` gives seconds since 1970. Raises InputError for bad settings and for a source that is missing, empty,
-    damaged, of an unknown kind, or does not answer; then nothing is published, and what was sealed before stays.
+    ``network`` has the settings for live sources. Their watermarks advance when the dataset is published. ``state`` is
+    the lake whose earlier snapshots and watermarks count, by default ``lake``; another one is only read (dry runs).
+    ``clock`` returns seconds since 1970. Raises InputError for bad settings and for a source that is missing, empty,
+    damaged, misspelt, or does not answer. Then nothing is published, and sealed parts stay.
     """
     check_rules(config)
     dataset = lake.dataset("links", snapshot)
     if dataset.manifest() is None and not lake.names(*dataset.names("_parts")):
-        lake.remove(*dataset.names("_begun.json"))  # nothing was made: a mended source, of another hash, may begin
+        lake.remove(*dataset.names("_begun.json"))  # nothing was made, so a repaired source with another hash may begin
     with lake.scratch() as scratch:
         reading = Reading(dataset, scratch, config, network, clock)
         plan = make_plan(sources, state or lake, reading, watermarks.read(state or lake))
 
     def rounds() -> Iterator[list[str]]:
-        for index, source in enumerate(plan.sources):  # in turn: one request at a time to a service
+        for index, source in enumerate(plan.sources):  # one by one: a service gets one request at a time
             for name in _slice_names(index, source):
                 yield [name]
         yield [_source_name(index) for index in range(len(plan.sources))]
@@ -100,7 +99,7 @@ def make_part(
     plan: Plan,
     name: str,
 ) -> Part:
-    """Make and seal one part: a slice of a live source, a source's submissions, or the links of a range of domains."""
+    """Make and seal one part: a slice, the submissions of a source, or the links of a range of domains."""
     dataset = Lake(lake_root).dataset("links", snapshot)
     kind, _, rest = name.partition("-")
     if kind == "part":
@@ -142,7 +141,7 @@ def _source_name(index: int) -> str:
 
 
 def _n_parts(dataset: Dataset, n_sources: int, config: LinksConfig) -> int:
-    """The smallest power of two that gives parts of at most ``part_links`` submissions on average."""
+    """The smallest power of two for which parts have at most ``part_links`` submissions on average."""
     names = (f"{_source_name(index)}.json" for index in range(n_sources))
     outbound: int = sum(dataset.lake.read_json(*dataset.names("_parts", name))["extra"]["outbound"] for name in names)
     return 1 << (max(0, outbound - 1) // config.part_links).bit_length()
@@ -153,7 +152,7 @@ def _slice_names(index: int, source: LinkSource) -> list[str]:
 
 
 def _make_source(reading: Reading, source: LinkSource, slices: list[str], name: str) -> Part:
-    """One source's lines, classified; those with an outbound link are sorted and kept."""
+    """Classify the lines of a source, and keep those with an outbound link, sorted."""
     counts: Counter[LinkStatus] = Counter()
     malformed: list[Malformed] = []
     blank = outbound = 0
@@ -170,7 +169,7 @@ def _make_source(reading: Reading, source: LinkSource, slices: list[str], name: 
     first = [line._asdict() for line in malformed]
     report = {"source": source.label, "malformed_lines": counts[LinkStatus.MALFORMED_LINE], "first": first}
     files[f"{name}.malformed.json"].write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-    # The rows follow from the source, whose hash or slices are in the digest: the counts stand for them.
+    # The rows follow from the source, whose hash or slices are in the digest already, so the counts suffice.
     kept = sorted([("outbound", outbound), *((str(status), n) for status, n in counts.items())])
     return reading.dataset.seal(
         name,
@@ -186,10 +185,12 @@ class _Runs:
     """An external sort of submissions by partition; equal ones keep their order. Runs are memory-mapped Arrow files."""
 
     def __init__(self, folder: Path, spill_rows: int) -> None:
-        self.folder, self.spill_rows = folder, spill_rows
+        self.folder = folder
+        self.spill_rows = spill_rows
         self.tables: list[pa.Table] = []
         self.paths: list[Path] = []
-        self.held = self.n_rows = 0
+        self.held = 0
+        self.n_rows = 0
 
     def add(self, records: LinkRecords) -> None:
         for start in range(0, len(records.table), self.spill_rows):
@@ -222,7 +223,8 @@ class _Runs:
             writer.write_table(_sorted_by_partition(pa.concat_tables(self.tables)))
         self.paths.append(path)
         self.n_rows += self.held
-        self.tables, self.held = [], 0
+        self.tables = []
+        self.held = 0
 
 
 def _sorted_by_partition(table: pa.Table) -> pa.Table:
@@ -241,9 +243,11 @@ def _range_start(index: int, ranges: int) -> int:
 
 def _make_links(dataset: Dataset, plan: Plan, config: LinksConfig, index: int) -> Part:
     """The submissions of the part's domains, merged by canonical URL."""
-    name, n_sources = part_name(index), len(plan.sources)
+    name = part_name(index)
+    n_sources = len(plan.sources)
     n_parts = _n_parts(dataset, n_sources, config)
-    first, last = _range_start(index, n_parts), _range_start(index + 1, n_parts) - 1
+    first = _range_start(index, n_parts)
+    last = _range_start(index + 1, n_parts) - 1
     key = pc.field("partition")
     within = (key >= pa.scalar(first, pa.uint64())) & (key <= pa.scalar(last, pa.uint64()))
     tables = []

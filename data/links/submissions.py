@@ -1,11 +1,12 @@
-"""One line of a link source as a submission with an outbound link, or the reason why it is none.
+"""Parses one line of a link source: a submission with an outbound link, or the reason why there is none.
 
-Fields come and go over twenty years of Reddit: ``created_utc`` is a number, a float or a string, ``is_self`` and
-``retrieved_on`` may be absent, Arctic Shift keeps the time of its second look at the score in ``_meta``. Items of
-Hacker News are recognised line by line: they have ``points``, ``time`` or ``dt`` and never ``created_utc``; Firebase's
-items, the hits of Algolia's search and older dumps are read. ``retrieved_on`` is when we read them ourselves.
+Fields come and go over twenty years of Reddit: ``created_utc`` is an integer, a float or a string, ``is_self`` and
+``retrieved_on`` may be absent, and Arctic Shift keeps the time of its second observation of the score in ``_meta``.
+Items of Hacker News are recognised line by line: they have ``points``, ``time`` or ``dt`` and never ``created_utc``.
+They may be Firebase's items, hits of Algolia's search, or lines of older dumps. In items that we fetched ourselves,
+``retrieved_on`` is the time of the request.
 
-These functions are exact and slow, 15 to 20 microseconds a line; data/links/records.py has a fast path for the plain
+These functions are exact and slow, 15 to 20 microseconds per line; data/links/records.py has a fast path for plain
 lines.
 
 Sources: the dumps of Pushshift and Arctic Shift (file_content_explanations.md), github.com/HackerNews/API,
@@ -24,7 +25,7 @@ from data.schema import LinkStatus
 from data.urls.blocklists import REDDIT_HOSTS
 from data.urls.canonical import UrlParts, is_below, parse_url, registrable_domain
 
-MAX_SCORE = 2**31  # beyond it a number is no score; sums of scores stay far inside 64 bits
+MAX_SCORE = 2**31  # a larger number is not a score; sums of scores stay far within 64 bits
 HACKER_NEWS_FIELDS = frozenset({"points", "time", "dt"})
 _HN_HOSTS = frozenset({"news.ycombinator.com"})
 LAST_S = 253_402_300_799  # the end of the year 9999
@@ -66,7 +67,7 @@ def parse_url_line(line: bytes) -> Submission | Rejected:
 def parse_dump_line(line: bytes) -> Iterator[Submission | Rejected]:
     """A line of a Reddit dump, of Hacker News items, or of Reddit's API.
 
-    One result; for a whole ``Listing`` of the API, which is saved as one line, one for each of its submissions.
+    One result; a saved ``Listing`` of the API is one line and has a result per submission.
     """
     try:
         item = orjson.loads(line)
@@ -105,13 +106,16 @@ def _hacker_news(item: dict[str, Any]) -> Submission | Rejected:
         return Rejected(LinkStatus.SELF_POST, "on the site's own hosts")
     score = _score(item.get("points", item.get("score")))
     created_ms = _milliseconds(item.get("time", item.get("created_at_i", item.get("dt"))))
-    identity, observed_ms = item.get("id", item.get("objectID")), _milliseconds(item.get("retrieved_on"))
+    identity = item.get("id", item.get("objectID"))
+    observed_ms = _milliseconds(item.get("retrieved_on"))
     return _submission("hackernews", identity, None, url, parts, score, created_ms, observed_ms)
 
 
 def parse_reddit(item: Mapping[str, Any]) -> Submission | Rejected:
     """A submission as an object of Reddit's API, which is also what dumps hold."""
-    url, domain, is_self = item.get("url"), item.get("domain"), item.get("is_self")
+    url = item.get("url")
+    domain = item.get("domain")
+    is_self = item.get("is_self")
     if is_self is True:
         return Rejected(LinkStatus.SELF_POST, "is_self")
     domain = domain.lower() if isinstance(domain, str) else ""
@@ -125,7 +129,7 @@ def parse_reddit(item: Mapping[str, Any]) -> Submission | Rejected:
     host = "" if isinstance(parts, Rejected) else parts.host
     if is_below(host, REDDIT_HOSTS):
         return Rejected(LinkStatus.SELF_POST, "on the site's own hosts")
-    if is_self_domain and host.removeprefix("www.") != domain:  # self.com is a site, self.AskReddit is none
+    if is_self_domain and host.removeprefix("www.") != domain:  # self.com is a site, self.AskReddit is not
         return Rejected(LinkStatus.SELF_POST, "domain")
     if item.get("over_18") is True:
         return Rejected(LinkStatus.OVER_18, "")
@@ -138,7 +142,7 @@ def parse_reddit(item: Mapping[str, Any]) -> Submission | Rejected:
 
 
 def observed(meta: Any, retrieved_on: Any, retrieved_utc: Any) -> int | None:
-    """When the score was looked at, in milliseconds, by the fields of that name; ``meta`` is Arctic Shift's."""
+    """When the score was observed, in milliseconds, from the fields of these names; ``meta`` is Arctic Shift's."""
     seen_again = meta.get("retrieved_2nd_on") if isinstance(meta, dict) else None
     return _milliseconds(seen_again or retrieved_on or retrieved_utc)
 
@@ -175,12 +179,12 @@ def _submission(
 
 
 def unescaped(url: str) -> str:
-    """Reddit's API writes these three characters, and no others, as HTML entities."""
+    """Undo the HTML entities of Reddit's API, which escapes only these three characters."""
     return url.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") if "&" in url else url
 
 
 def _score(value: Any) -> int | None:
-    """An integer, also as a float or a string; None for anything else."""
+    """An integer, which may be written as a float or a string; None for anything else."""
     try:
         score = int(value) if isinstance(value, int | str) else int(float(value))
     except (TypeError, ValueError, OverflowError):

@@ -1,10 +1,10 @@
-"""Watermarks: up to where each live source has been read, in the lake's state.
+"""Watermarks: how far each live source has been read, in the state folder of the lake.
 
     state/watermarks/00000012.json    {"hn:": {"until": 1762300800, "snapshot": "2026-w45"}, ..}
 
-Each change is a new version beside the older ones, so a reader sees a whole one. A watermark is advanced when the links
-of its snapshot are published, and never goes back; a run that ends in between has its window read again, which costs
-requests and nothing else.
+Each change writes a new version beside the older ones, so a reader always finds a whole file. A watermark advances when
+the links of its snapshot are published, and never goes back. If a run ends in between, the next one reads its window
+again, which costs only requests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from data.lake.store import Lake
 
 
 class Mark(TypedDict):
-    """``until`` is in seconds since 1970; ``snapshot`` is whose links advanced it."""
+    """``until`` is seconds since 1970; the links of ``snapshot`` advanced it."""
 
     until: int
     snapshot: str
@@ -31,7 +31,7 @@ def read(lake: Lake) -> dict[str, int]:
 
 
 def advance(lake: Lake, snapshot: str, marks: Mapping[str, int]) -> None:
-    """Move the watermarks of these sources forward; those that are further on already stay."""
+    """Move the watermarks of these sources forward, never back."""
     if not marks:
         return
     with lake.lock("watermarks"):

@@ -1,10 +1,10 @@
-"""Named lists of what is never fetched: host names (with everything below them) and file extensions.
+"""Named lists of links that are never fetched, by host name (with its subdomains) and by file extension.
 
     webtext       Wikipedia, as the paper says (section 2.1), and what holds no text: images, sound, video, archives
     openwebtext   what the OpenWebText reproduction drops, list by list: also GitHub, Twitter, Google, PDF, plain text
 
-OpenAI's list of WebText's top domains has google, archive, github and nytimes in it, and neither youtube nor imgur nor
-wikipedia: the original dropped Wikipedia only; from the other two no text came. ``webtext`` saves those fetches.
+OpenAI's list of WebText's top domains includes google, archive, github and nytimes, but not youtube, imgur or
+wikipedia. The original dropped only Wikipedia; the other two yielded no text. ``webtext`` saves those fetches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 REDDIT_HOSTS = frozenset({"reddit.com", "redd.it"})
-"""Reddit's own; dropped under every profile, since a link to them is not an outbound one."""
+"""Reddit's own hosts, dropped under every profile: a link to them is not outbound."""
 
 _IMAGES = ".png .jpg .jpeg .gif .gifv .svg .bmp .tiff .psd"
 _SOUND_AND_VIDEO = ".mp4 .mp3 .ogg .ogv .webm .avi .mkv .mov .mpg .mpeg .wav .wma .wmv .3gp .mid .midi .swf .ram"

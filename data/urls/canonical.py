@@ -1,14 +1,19 @@
 """URLs: one spelling for one page, the registrable domain of a host, and which links are not wanted.
 
-Parsing follows the WHATWG URL standard (the ada library, as browsers do), since links come as people pasted them.
-What is changed beyond that is what cannot change the page: the fragment, parameters that only track, the spelling
-of percent-encodings (RFC 3986, section 6.2.2), the order of parameters where no program can tell (``_sorted``), and the
-AMP caches and mobile host names of data/urls/variants.py. http and https, www and no www, a slash at the end, and the
-order of all other parameters are kept: for many sites they make a difference.
+Parsing follows the WHATWG URL standard, as browsers do (the ada library), since links come as people pasted them.
+Then only such parts change as cannot change the page:
 
-The registrable domain follows the ICANN part of the public suffix list that tldextract carries; nothing is fetched, and
-nothing is cached on disk. Which list that is is a setting (``LinksConfig.public_suffix_list``), so links that were put
-together by another list are never mixed with ours. A canonical URL costs about 10 microseconds.
+* the fragment, and parameters that only track, are dropped
+* percent-encodings get one spelling (RFC 3986, section 6.2.2)
+* parameters are sorted where no program can notice (``_sorted``)
+* URLs of AMP caches and mobile hosts become the publisher's (data/urls/variants.py)
+
+http and https, www and no www, a trailing slash, and the order of all other parameters make a difference on many sites,
+so they are kept.
+
+The registrable domain follows the ICANN part of the public suffix list that tldextract carries. Nothing is fetched or
+cached on disk. The version of the list is a setting (``LinksConfig.public_suffix_list``), so links made with different
+lists never mix. A canonical URL costs about 10 microseconds.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from data.urls.variants import desktop_host, may_be_rewritten, publisher_url
 if TYPE_CHECKING:
     import tldextract
 
-MAX_URL_CHARS = 8_000  # RFC 9110, section 4.1: what every recipient should be able to take
+MAX_URL_CHARS = 8_000  # RFC 9110, section 4.1, asks every recipient to support at least this length
 
 TRACKING_PARAMETERS = frozenset(
     [
@@ -50,15 +55,15 @@ TRACKING_PARAMETERS = frozenset(
         *("_ga", "_gl", "_openstat", "xtor"),  # analytics: Google's cross-domain linkers, Openstat, AT Internet
     ]
 )
-"""Query parameters that say where a reader came from, never which page is shown; and all that start with ``utm_``.
+"""Query parameters that say where a reader came from, never which page to show. Names with ``utm_`` count too.
 
-Names that some site uses for content (``ref``, ``source``, ``id``, ``s``) are not among them.
+Names that some sites use for content (``ref``, ``source``, ``id``, ``s``) are not in the list.
 """
 
-# Fields that every program reads by their names: one value for each name, no names that make arrays (a[], a.b, a1 and
-# a2) or that PHP changes to others, no values that are URLs with fields of their own.
+# Fields that every program reads by name. Excluded are names that make arrays (a[], a.b, a1 and a2) or that PHP
+# renames, and values that are URLs with fields of their own.
 _PLAIN_FIELD = re.compile(r"([A-Za-z][A-Za-z_-]*)=[A-Za-z0-9._~%+,!*'()@-]+")
-# A signature may be over the query as it stands; image servers apply these operations in their order.
+# A signature may cover the query as it stands; image servers apply these operations in the given order.
 _ORDERED_NAMES = re.compile(r"sig|hmac|hash|md5|checksum|token|auth|policy|expires|resize|crop|rotate|filter|transform")
 
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})?")
@@ -66,7 +71,7 @@ _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 
 
 class UrlParts(NamedTuple):
-    """A canonical URL in parts: ``http://host[:port]/path[?query]``. Port and query are empty where there is none."""
+    """A canonical URL in parts: ``http://host[:port]/path[?query]``. A missing port or query is empty."""
 
     scheme: str
     host: str  # lower case, punycode, IPv6 in brackets
@@ -76,15 +81,16 @@ class UrlParts(NamedTuple):
 
     @property
     def url(self) -> str:
-        port, query = self.port and f":{self.port}", self.query and f"?{self.query}"
+        port = self.port and f":{self.port}"
+        query = self.query and f"?{self.query}"
         return f"{self.scheme}://{self.host}{port}{self.path}{query}"
 
 
 def parse_url(url: str) -> UrlParts:
     """The parts of a URL's canonical spelling.
 
-    Raises ValueError, saying why, for what cannot be fetched: no absolute http or https URL, credentials inside, a host
-    that DNS cannot hold, more than ``MAX_URL_CHARS`` characters.
+    Raises ValueError, saying why, for a URL that cannot be fetched: it is not an absolute http or https URL, has
+    credentials, a host that DNS cannot hold, or more than ``MAX_URL_CHARS`` characters.
     """
     parts = _split(url)
     while not parts.port and may_be_rewritten(parts.host, parts.path):
@@ -99,7 +105,7 @@ def parse_url(url: str) -> UrlParts:
 
 
 def _split(url: str) -> UrlParts:
-    """The parts of a URL in their normal spelling, with the host that it names. Raises ValueError as ``parse_url``."""
+    """As ``parse_url``, but keeps AMP caches and mobile hosts."""
     if len(url) > MAX_URL_CHARS:
         raise ValueError(f"longer than {MAX_URL_CHARS} characters")
     try:
@@ -126,18 +132,18 @@ def canonical_url(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """The host that is asked for a URL: lower case, punycode, IPv6 in brackets. Raises ValueError as ``parse_url``.
+    """The host that a request for this URL goes to: lower case, punycode, IPv6 in brackets.
 
-    Of a URL that is not canonical it is the one it names, and not the one that its canonical URL has.
+    The canonical URL may have another host (AMP caches, mobile hosts). Raises ValueError as ``parse_url``.
     """
     return _split(url).host
 
 
 def domain_of(url: str) -> str:
-    """The registrable domain of ``host_of``; for an address the address (IPv6 without brackets).
+    """The registrable domain of ``host_of``; an IP address is its own domain (IPv6 without brackets).
 
-    The host itself where it is a public suffix or one label; below an unknown top-level domain its last two labels.
-    Raises ValueError as ``parse_url``.
+    A public suffix or a single label is its own domain, too. Below an unknown top-level domain, the domain is the last
+    two labels. Raises ValueError as ``parse_url``.
     """
     return registrable_domain(_split(url).host)
 
@@ -156,7 +162,7 @@ def registrable_domain(host: str) -> str:
 
 
 def partition_of(domain: str) -> int:
-    """A 64-bit hash of a registrable domain, the same on every machine; its top bits choose the part."""
+    """A 64-bit hash of a registrable domain, the same on every machine; ``part_of`` cuts its range into parts."""
     return int.from_bytes(hashlib.blake2b(domain.encode(), digest_size=8).digest(), "big")
 
 
@@ -166,7 +172,7 @@ def part_of(domain: str, n_parts: int) -> int:
 
 
 def is_below(host: str, hosts: frozenset[str]) -> str | None:
-    """The member of ``hosts`` that the host is or is a subdomain of; None if there is none."""
+    """The member of ``hosts`` that equals the host or is above it; None if there is none."""
     while host not in hosts:
         _, dot, host = host.partition(".")
         if not dot:
@@ -202,7 +208,7 @@ def blocked_at(host: str, path: str, config: LinksConfig) -> tuple[LinkStatus, s
 
 
 def check_rules(config: LinksConfig) -> None:
-    """Raises InputError for an unknown profile or suffix list, or a ``block_domains`` entry that is no host name."""
+    """Raises InputError for an unknown profile or suffix list, or an invalid host name in ``block_domains``."""
     if config.public_suffix_list != PUBLIC_SUFFIX_LIST:
         raise InputError(
             f"public_suffix_list {config.public_suffix_list!r} is not the one of this version: {PUBLIC_SUFFIX_LIST!r}"
@@ -227,8 +233,8 @@ def _rules(profile: str, block_domains: tuple[str, ...]) -> tuple[frozenset[str]
 def read_block_list(path: Path) -> tuple[str, ...]:
     """A file of domains to drop, as ``LinksConfig.block_domains`` takes them: canonical, sorted, each once.
 
-    One domain a line, which stands for itself and everything below it; ``#`` begins a comment. Raises InputError,
-    naming file and line, for what is no domain, and for a file that cannot be read.
+    The file has one domain per line, which stands for itself and everything below it; ``#`` begins a comment. Raises
+    InputError, naming file and line, for an invalid domain, and for a file that cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -250,18 +256,18 @@ def read_block_list(path: Path) -> tuple[str, ...]:
 
 
 def _domain_name(domain: str) -> str:
-    """A domain as it stands in canonical URLs. Raises ValueError if it is none."""
+    """A domain as canonical URLs spell it. Raises ValueError for anything else."""
     if re.search(r"[/?#:@\\\s%*]", domain):
-        raise ValueError(f"{domain!r} is no domain")
+        raise ValueError(f"{domain!r} is not a domain")
     try:
         return _split(f"http://{domain}/").host
     except ValueError as error:
-        raise ValueError(f"{domain!r} is no domain ({error})") from error
+        raise ValueError(f"{domain!r} is not a domain ({error})") from error
 
 
 @functools.lru_cache(maxsize=65_536)
 def _host_and_port(authority: str) -> tuple[str, str]:
-    """Host without the root's dot, and port. RFC 1035, section 2.3.4: labels of 1 to 63 octets, 253 in all."""
+    """The host, without a trailing dot, and the port. RFC 1035, section 2.3.4: labels of 1 to 63 octets, 253 in all."""
     if authority.startswith("["):
         host, _, port = authority.partition("]")
         return f"{host}]", port[1:]
@@ -280,7 +286,7 @@ def normal_query(query: str) -> str:
 
 
 def _sorted(fields: list[str]) -> list[str]:
-    """The fields sorted by name where they are all plain and distinct, as they are otherwise."""
+    """The fields, sorted by name if all are plain and distinct."""
     names = set()
     for field in fields:
         plain = _PLAIN_FIELD.fullmatch(field)
@@ -297,9 +303,9 @@ def _is_tracking(field: str) -> bool:
 
 
 def normal_percents(text: str) -> str:
-    """Unreserved characters bare, other octets in upper case; a percent sign that starts no octet becomes ``%25``.
+    """Decode unreserved characters, write other octets in upper case, and a percent sign without octet as ``%25``.
 
-    Without the last one, ``%%32e`` would become ``%2e`` and that, next time, a dot.
+    Else ``%%32e`` would become ``%2e``, and that a dot the next time.
     """
     return _PERCENT.sub(_normal_percent, text) if "%" in text else text
 
@@ -323,9 +329,9 @@ def installed_suffix_list() -> str:
 def _extractor() -> tldextract.TLDExtract:
     if (installed := installed_suffix_list()) != PUBLIC_SUFFIX_LIST:
         raise InputError(
-            f"tldextract brings the public suffix list {installed!r}, this version of webtext goes by "
+            f"tldextract brings the public suffix list {installed!r}, this version of webtext needs "
             f"{PUBLIC_SUFFIX_LIST!r}: install the tldextract of constraints.txt"
         )
-    import tldextract  # brings requests along: a quarter of what a process that only decodes lines would start up
+    import tldextract  # imports requests: a quarter of the start-up time of a process that decodes lines
 
     return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=False)

@@ -1,11 +1,11 @@
 """URLs that show another URL's page: AMP caches and viewers, and mobile host names.
 
-Only what is certain is rewritten, since a wrong guess would show another page:
+Only certain cases are rewritten, since a wrong guess would show another page:
 
 * An AMP cache or viewer has the publisher's URL in its own path, by the format its operator documents. The publisher's
-  own AMP pages (``/amp``, ``?amp=1``, ``amp.`` hosts) are kept: what their plain page is called differs by site.
-* ``MOBILE_HOSTS`` lists services that serve the same paths under a host name for telephones, which they redirect to or
-  from themselves. ``m.`` in front of any other host says nothing: it may have other paths, or other pages.
+  own AMP pages (``/amp``, ``?amp=1``, ``amp.`` hosts) are kept: the URL of their plain page differs by site.
+* ``MOBILE_HOSTS`` lists services that serve the same paths under a host name for phones, and redirect between the two.
+  ``m.`` in front of any other host proves nothing: it may have other paths, or other pages.
 
 Sources: developers.google.com/amp/cache/overview, cdn.ampproject.org/caches.json, amphtml's src/url.js (which
 parameters the cache and the viewer add), www.mediawiki.org/wiki/Extension:MobileFrontend.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 
 AMP_CACHES = ("cdn.ampproject.org", "bing-amp.com")
-"""Hosts, with everything below them, of the AMP caches: Google's and Bing's."""
+"""The hosts of Google's and Bing's AMP caches; subdomains count too."""
 
 _WIKIMEDIA = frozenset(  # LANGUAGE.m.PROJECT.org is PROJECT's mobile site; commons.m.wikimedia.org and its like too
     "wikipedia wiktionary wikibooks wikinews wikiquote wikisource wikiversity wikivoyage wikimedia".split()
@@ -37,20 +37,20 @@ _ADDED = re.compile(r"(?:^|&)(?:amp_js|amp_gsa|amp_r|amp_kit|usqp)[^&]*")  # par
 
 
 def may_be_rewritten(host: str, path: str) -> bool:
-    """Whether ``publisher_url`` or ``desktop_host`` may have something to say about a canonical host and its path.
+    """Whether ``publisher_url`` or ``desktop_host`` may rewrite a canonical host and its path.
 
-    False is certain; True means that they have to be asked. For fast paths: about 0.2 microseconds.
+    False is certain, True is not. About 0.2 microseconds, for fast paths.
     """
     return path.startswith(("/amp/", "/c/", "/v/")) or host.startswith(("m.", "mobile.")) or ".m." in host
 
 
 def publisher_url(host: str, path: str, query: str) -> str | None:
-    """The URL of the page that an AMP cache or viewer shows at this canonical URL; None if it is none of theirs."""
+    """The page that an AMP cache or viewer shows at this canonical URL; None for any other URL."""
     if not path.startswith(("/amp/", "/c/", "/v/")):
         return None
     query = _ADDED.sub("", query).removeprefix("&")
     if path.startswith("/amp/"):
-        # What follows the question mark is the viewer's; the page's own query is part of the path, its marks encoded.
+        # The query belongs to the viewer. The query of the page is in the path, with ?, = and & encoded.
         path, _, own_query = path.removeprefix("/amp/").partition("%3F")
         if not _GOOGLE.fullmatch(host) or query or "%25" in own_query:
             return None

@@ -59,7 +59,7 @@ Sources = Annotated[
         "--links",
         metavar="SOURCE",
         help="A Reddit or Hacker News dump (.zst .xz .bz2 .gz or plain NDJSON), by path or URL; 'DIR/RS_*.zst' for "
-        "those not read yet; hn:2026-11, or hn: for what is new; reddit:SUBREDDIT,..; urls:FILE. Repeatable.",
+        "those not read yet; hn:2026-11, or hn: for news; hn-items:FROM-[TO]; reddit:NAME,..; urls:FILE. Repeatable.",
     ),
 ]
 NewSnapshot = Annotated[str | None, Option(metavar="NAME", help="Such as 2026-11. [default: this ISO week]")]

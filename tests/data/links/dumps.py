@@ -1,4 +1,4 @@
-"""Dumps of submissions, what they are compressed with, and the links that come of them."""
+"""Dumps of submissions, their compressions, and the links that are read from them."""
 
 import bz2
 import gzip
@@ -19,7 +19,7 @@ CONFIG = LinksConfig()
 
 
 def post(number: int = 0, **fields: Any) -> dict[str, Any]:
-    """A submission as Reddit's dumps have it; fields given as None are null, ``...`` takes a field away."""
+    """A submission as in Reddit's dumps. None makes a field null, ``...`` removes it."""
     row = {
         "id": f"id{number}",
         "created_utc": 1_500_000_000 + number,

@@ -1,6 +1,6 @@
-"""A loopback server that speaks as Algolia's Hacker News search, Firebase, Reddit's listings and a file server do.
+"""A loopback server for Algolia's Hacker News search, Firebase, Reddit's listings and files.
 
-And links that are read from it, at a time of the tests' own.
+``refresh`` reads links from it, at a time that the test chooses.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ DAY = 86_400
 NOV_1 = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp())
 DEC_1 = NOV_1 + 30 * DAY
 NOW = DEC_1 + 5 * DAY
-SHOWN = 1_000  # hits that the search shows of a query, whatever their number
+SHOWN = 1_000  # hits that the search shows per query, at most
 
 
 @dataclass
 class Services:
-    """What the server knows and what it was asked. ``before`` may answer a request in its place: status, headers."""
+    """The data and the requests of the server. ``before`` may answer a request instead, with a status and headers."""
 
     stories: list[dict[str, Any]] = field(default_factory=list)
     items: dict[int, Any] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Services:
         return LinksConfig(**{**urls, **settings})
 
     def windows(self) -> list[tuple[int, int]]:
-        """The windows of time that the search was asked for."""
+        """The windows of time of the search requests."""
         found = []
         for path in self.asked:
             filters = parse_qs(urlsplit(path).query).get("numericFilters")
@@ -170,7 +170,7 @@ def refresh(
     network: PagesConfig = NETWORK,
     **settings: Any,
 ) -> Manifest:
-    """The links of these sources, as they are ``now``."""
+    """Read the links of these sources at the time ``now``."""
     config = services.config(**settings)
     return links.run(Lake(lake), snapshot, specs, config, network=network, clock=lambda: now).manifest
 

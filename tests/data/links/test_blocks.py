@@ -1,4 +1,4 @@
-"""Blocks of a file hold every line once, none without bound, and nothing of a file that is cut off."""
+"""Blocks hold every line of a file once, in bounded memory, and a cut-off file is an error."""
 
 import gzip
 import itertools
@@ -73,7 +73,7 @@ def test_blocks_hold_every_line_once(block: int, size: int, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("text", [b"\xef\xbb\xbf", b"\xef\xbb\xbfa\n", b"\xef\xbb", b"a", b"ab\n", b"abc\n", b"abcd"])
-def test_a_byte_order_mark_is_no_part_of_a_line(text: bytes, tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_line(text: bytes, tmp_path: Path) -> None:
     for suffix in COMPRESSORS:
         path = tmp_path / f"a{suffix}"
         path.write_bytes(COMPRESSORS[suffix](text))
@@ -81,7 +81,7 @@ def test_a_byte_order_mark_is_no_part_of_a_line(text: bytes, tmp_path: Path) -> 
 
 
 def test_a_zstd_file_that_is_cut_off_anywhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also inside a block that is stored as it is, which takes what follows for its own."""
+    """A block that is stored uncompressed would swallow the bytes after it."""
     for name, size in (("READ_BYTES", 2**11), ("BLOCK_BYTES", 2**11), ("MAX_LINE_BYTES", 2**12)):
         monkeypatch.setattr(blocks, name, size)  # small buffers
     random_ = random.Random(7)

@@ -1,4 +1,4 @@
-"""Dumps by their URL: piece by piece, resumed, and what is no dump."""
+"""Dumps by their URL: downloaded in pieces, resumed, and refused."""
 
 import gzip
 import random

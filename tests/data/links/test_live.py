@@ -139,7 +139,7 @@ def test_kill_9_in_the_middle_loses_the_slice_in_flight_only(services: Services,
         ((429, {"Retry-After": "86400"}), "answered 429 and asks to wait 86400 s, more than max_retry_after_s"),
     ],
 )
-def test_answers_that_are_none(
+def test_useless_answers_are_errors(
     answer: tuple[int, dict[str, str]], message: str, services: Services, tmp_path: Path
 ) -> None:
     services.before = lambda _: answer
@@ -317,7 +317,7 @@ def test_subreddits_are_read_back_to_the_watermark(services: Services, tmp_path:
     assert again.inputs == {"live:reddit:news": f"{NOW - SETTLE_S}..{NOW + 3_600}"}
 
 
-def test_a_listing_that_ends_too_early_is_said(services: Services, tmp_path: Path) -> None:
+def test_a_listing_that_ends_too_early_is_counted(services: Services, tmp_path: Path) -> None:
     services.listings["/r/news/new.json"] = [submission(n, NOW - 60.0 - n) for n in range(1_000)]
     manifest = refresh(tmp_path, "s", ["reddit:news"], services)
     assert (manifest.rows_in, manifest.extra["listings_cut"]) == (1_000, 1)
@@ -356,7 +356,7 @@ def test_a_saved_listing_is_a_dump(services: Services, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- looks
 
 
-def test_the_latest_look_at_a_submission_counts_and_the_highest_of_a_url(services: Services, tmp_path: Path) -> None:
+def test_the_latest_score_of_a_submission_and_the_highest_of_a_url_count(services: Services, tmp_path: Path) -> None:
     looks = [
         submission(1, 1.0, 50, url="http://a.example/", retrieved_on=1_600_000_000),
         submission(1, 1.0, 7, url="http://a.example/", retrieved_on=1_700_000_000),  # votes were taken back

@@ -1,4 +1,4 @@
-"""The fast path says what the exact way says: of URLs, of lines, of blocks, here and in child processes."""
+"""The fast path gives the same results as the exact path, for URLs, lines and blocks, here and in child processes."""
 
 import json
 import lzma
@@ -28,7 +28,7 @@ SHARED_LINKS = Path(__file__).parents[3].parent / "shared" / "data" / "links"
 
 
 def exact(lines: list[bytes]) -> tuple[list[tuple[Any, ...]], Counter[LinkStatus], int]:
-    """What data/links/submissions.py says of lines: submissions, counts, blank lines."""
+    """The results of data/links/submissions.py: submissions, counts, blank lines."""
     submissions: list[tuple[Any, ...]] = []
     counts: Counter[LinkStatus] = Counter()
     for line in lines:
@@ -204,7 +204,7 @@ def test_every_line_is_classified_as_the_exact_way_does(lines: list[bytes], ends
         [b'{"kind":"Listing","data":{"children":[{"kind":"t3","data":{"url":"http://a.example/","score":4}},7]}}'],
     ],
 )
-def test_lines_that_are_no_single_objects(lines: list[bytes]) -> None:
+def test_lines_that_are_not_single_objects(lines: list[bytes]) -> None:
     same(classify_dump(b"".join(line + b"\n" for line in lines), "x"), lines)
 
 

@@ -1,4 +1,4 @@
-"""Files of links: every compression, files that are damaged or change, and what is no source at all."""
+"""Files of links: every compression, damaged and changing files, and names that no source has."""
 
 import gzip
 import io
@@ -12,7 +12,9 @@ from data.config import PagesConfig
 from data.errors import InputError
 from data.lake.store import Lake
 from data.links import sources
+from data.links.plan import SOURCE_KINDS, kind_of
 from data.urls.canonical import partition_of
+from flows.cli import options
 from tests.data.links.dumps import COMPRESSORS, CONFIG, build, dump, ndjson, post, rows_of, zstd
 
 
@@ -114,21 +116,56 @@ def test_files_that_cannot_be_read(name: str, body: bytes | None, message: str, 
     assert dataset.sealed() == {}
 
 
-def test_sources_that_are_no_files(tmp_path: Path) -> None:
+def test_a_wrong_source_is_refused_and_says_how_to_write_it(tmp_path: Path) -> None:
     for specs, message in (
-        ([], "no link source given"),
+        ([], r"no link source given; name one with --links: urls:FILE \(one URL per line"),
         ([tmp_path], "is a directory"),
-        (["hn:november"], "hn:november: 'november' is no month; write it like 2026-11"),
+        (["hn:november"], "hn:november: 'november' is not a month; write it like 2026-11"),
         (["hn:2999-12"], "hn:2999-12: 2999-12 has not begun yet"),
         (["hn-items:9-8"], "hn-items:9-8: no items from 9 to 8"),
         (["hn-items:x"], "hn-items:x: write it like"),
-        (["reddit:a b"], "'a b' is no subreddit"),
+        (["reddit:a b"], "'a b' is not a subreddit"),
         (["reddit:news,News"], "reddit:news: among the link sources twice"),
         ([f"{tmp_path}/RS_*.zst"], "no file matches the pattern"),
         ([f"urls:{tmp_path}/none.txt"], "none.txt: no such file"),
     ):
         with pytest.raises(InputError, match=message):
             build(tmp_path / "lake", specs)
+
+
+@pytest.mark.parametrize(
+    ("spec", "form"),
+    [
+        ("urls:list.txt", "urls:FILE"),
+        ("hn:", "hn:[MONTH]"),
+        ("hn:2026-11", "hn:[MONTH]"),
+        ("hn-items:1-", "hn-items:FROM-[TO]"),
+        ("reddit:news", "reddit:NAME,.."),
+        ("http://a.example/RS.zst", "http://.."),
+        ("https://a.example/top.json?t=all", "https://.."),
+        ("RS_2026-10.zst", "PATH or 'PATTERN'"),
+        ("RS_*.zst", "PATH or 'PATTERN'"),
+        ("hnx:", "PATH or 'PATTERN'"),
+    ],
+)
+def test_the_name_of_a_source_decides_its_kind(spec: str, form: str) -> None:
+    assert kind_of(spec).form == form
+
+
+def test_the_help_of_the_command_line_names_every_kind() -> None:
+    (option,) = options.Sources.__metadata__  # type: ignore[attr-defined]
+    for kind in SOURCE_KINDS:
+        assert kind.prefix in option.help or kind.prefix.startswith("http"), kind
+        assert kind.help
+        assert kind.adapters
+
+
+def test_a_path_that_exists_is_a_file_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("hn:", "reddit:news", "RS_*"):
+        Path(name).write_bytes(ndjson([post(1)]))
+        assert kind_of(name) is SOURCE_KINDS[-1]
+    assert build(tmp_path / "lake", ["hn:", "RS_*"]).inputs.keys() == {"source:hn:", "source:RS_*"}
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_url_list_counts_as_voted_up(tmp_path: Path) -> None:
 
 
 def many(n: int, seed: int) -> list[dict[str, Any] | bytes]:
-    """Posts on few domains with repeated URLs, and now and then a line that is none."""
+    """Posts on few domains with repeated URLs, and now and then a malformed line."""
     rows: list[dict[str, Any] | bytes] = []
     for number in range(n):
         mixed = partition_of(f"{seed}-{number}")
@@ -238,7 +238,7 @@ def test_other_rows_give_another_digest(tmp_path: Path) -> None:
     assert len(digests) == 2
 
 
-def test_files_of_one_name_are_told_apart_whatever_their_order(tmp_path: Path) -> None:
+def test_files_of_one_name_get_labels_of_their_own_in_any_order(tmp_path: Path) -> None:
     one = dump(tmp_path / "x" / "RS.ndjson", [post(1)])
     two = dump(tmp_path / "y" / "RS.ndjson", [post(2)])
     first, second = build(tmp_path / "one", [one, two]), build(tmp_path / "two", [two, one])

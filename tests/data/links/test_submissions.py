@@ -116,7 +116,7 @@ def test_created_utc_in_all_its_types(created: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("created", [None, ..., "yesterday", 1e40, -5, [], {}])
-def test_a_time_that_is_none_is_null(created: Any, tmp_path: Path) -> None:
+def test_an_invalid_time_is_null(created: Any, tmp_path: Path) -> None:
     assert one_link(tmp_path, [post(created_utc=created)])["submitted_at"] is None
 
 

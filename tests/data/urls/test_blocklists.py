@@ -1,4 +1,4 @@
-"""Which links the profiles and a user's own lists drop; what earlier lists got wrong."""
+"""The links that the profiles and a user's own list drop, and the known bugs of earlier lists."""
 
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def test_block_domains_of_the_user() -> None:
 
 
 @pytest.mark.parametrize("domain", ["", "https://example.com", "example.com/x", "a b", "user@example.com", "a..b"])
-def test_block_domains_that_are_none_are_refused(domain: str) -> None:
+def test_invalid_block_domains_are_refused(domain: str) -> None:
     with pytest.raises(InputError, match=r"block_domains: .*write it like"):
         block_reason("http://e.example/", LinksConfig(block_domains=(domain,)))
 
@@ -170,10 +170,10 @@ def test_a_block_list_is_read_from_a_file(tmp_path: Path) -> None:
     "line",
     ["https://example.com", "example.com/x", "a b.example", "*.example.com", "||ads.example^", "0.0.0.0 a.example"],
 )
-def test_a_line_that_is_no_domain_is_named(line: str, tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_domain_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "block.txt"
     path.write_text(f"example.org\n# no\n{line}\n")
-    with pytest.raises(InputError, match=r"block\.txt, line 3: '.*' is no domain.*one domain a line"):
+    with pytest.raises(InputError, match=r"block\.txt, line 3: '.*' is not a domain.*one domain a line"):
         read_block_list(path)
 
 

@@ -80,7 +80,7 @@ def test_every_tracking_parameter_is_dropped_and_its_neighbours_stay(name: str) 
         ("http://e.example/" + "ä" * 2_000, "longer than 8000"),
     ],
 )
-def test_what_cannot_be_fetched_is_refused_with_a_reason(url: str, reason: str) -> None:
+def test_a_url_that_cannot_be_fetched_is_refused_with_a_reason(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as caught:
         canonical_url(url)
     assert "secret" not in str(caught.value)
@@ -184,12 +184,12 @@ def test_certain_amp_and_mobile_variants_are_rewritten(url: str, expected: str) 
         "https://mobile.twitter.com:8443/x",
     ],
 )
-def test_what_is_not_certain_is_kept(url: str) -> None:
+def test_uncertain_variants_are_kept(url: str) -> None:
     assert canonical_url(url) == url
 
 
-def test_what_is_asked_is_the_host_that_a_url_names() -> None:
-    """Politeness is owed to the host that answers, not to the one of the canonical URL."""
+def test_host_of_is_the_host_that_answers() -> None:
+    """Politeness is owed to the host that answers, not to the host of the canonical URL."""
     url = "https://e-example.cdn.ampproject.org/c/s/www.e.example/x"
     assert (host_of(url), domain_of(url)) == ("e-example.cdn.ampproject.org", "ampproject.org")
     assert host_of("https://mobile.twitter.com/x") == "mobile.twitter.com"
@@ -244,7 +244,7 @@ def test_canonical_url_is_idempotent_and_ascii(url: str) -> None:
 
 
 def test_the_generated_urls_are_mostly_valid() -> None:
-    """Else the test above would say little."""
+    """Otherwise the test above would prove little."""
     outcomes: list[bool] = []
 
     @settings(max_examples=300, deadline=None, database=None)
