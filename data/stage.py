@@ -27,7 +27,7 @@ def in_turn(make_part: MakePart, names: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StageResult:
     """A stage's manifest, and whether it was found done."""
 
     manifest: Manifest
@@ -41,7 +41,7 @@ def run_stage(
     rounds: Callable[[], Iterable[list[str]]],
     make_part: MakePart,
     mapper: Mapper = in_turn,
-) -> Outcome:
+) -> StageResult:
     """Bring a dataset to its manifest.
 
     ``rounds()`` yields lists of part names; a list is asked for when the parts of the earlier ones are sealed, so later
@@ -51,7 +51,7 @@ def run_stage(
     manifest = dataset.begin(content_settings(config), inputs)
     if manifest is not None:
         dataset.verify()
-        return Outcome(manifest, skipped=True)
+        return StageResult(manifest, skipped=True)
     sealed = dataset.sealed()
     dataset.verify(list(sealed.values()))
     every: list[str] = []
@@ -59,4 +59,4 @@ def run_stage(
         every += names
         mapper(make_part, [name for name in names if name not in sealed])
     manifest = dataset.finish(every, operational_settings(config), time.monotonic() - started)
-    return Outcome(manifest, skipped=False)
+    return StageResult(manifest, skipped=False)

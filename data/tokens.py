@@ -28,10 +28,10 @@ from data.errors import InputError
 from data.lake.manifest import SPLITS, Part
 from data.lake.store import Lake, base_snapshot, write_parquet
 from data.schema import TOKENS, SelectStatus, TokenStatus
-from data.stage import Mapper, Outcome, in_turn, run_stage
+from data.stage import Mapper, StageResult, in_turn, run_stage
 
 
-def run(lake: Lake, snapshot: str, config: TokensConfig, mapper: Mapper = in_turn) -> Outcome:
+def run(lake: Lake, snapshot: str, config: TokensConfig, mapper: Mapper = in_turn) -> StageResult:
     """Tokenize ``select/<snapshot>`` with the texts of ``text/<snapshot without its variant>``.
 
     Raises InputError for another tokenizer than GPT-2's, or when select or text is not published.

@@ -35,7 +35,7 @@ from data.lake.manifest import Manifest, Part, settings_diff
 from data.lake.store import Dataset, Lake, base_snapshot, write_parquet
 from data.schema import SELECT, SelectStatus, TextStatus
 from data.select import minhash
-from data.stage import Mapper, Outcome, in_turn, run_stage
+from data.stage import Mapper, StageResult, in_turn, run_stage
 from data.urls.canonical import domain_of
 
 SIGNATURES = "sig-"
@@ -55,7 +55,7 @@ JUDGED = pa.schema(
 
 def run(
     lake: Lake, snapshot: str, history: Sequence[str] | None, config: SelectConfig, mapper: Mapper = in_turn
-) -> Outcome:
+) -> StageResult:
     """Judge ``text/<snapshot without its variant>``.
 
     ``history`` names select snapshots to compare with; their order does not matter, earlier means smaller by name.

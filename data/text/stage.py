@@ -40,7 +40,7 @@ from data.lake.manifest import Part
 from data.lake.store import Lake, base_snapshot, write_parquet
 from data.process import die_with_main_process, die_with_parent
 from data.schema import TEXT, PageStatus, TextStatus
-from data.stage import Mapper, Outcome, in_turn, run_stage
+from data.stage import Mapper, StageResult, in_turn, run_stage
 from data.text import language
 from data.text.extract import Extracted, extract
 from data.text.signals import Signals
@@ -52,7 +52,7 @@ QUEUED = 4  # pages in memory per child, so that none waits for the WARC file
 Page = dict[str, Any]
 
 
-def run(lake: Lake, snapshot: str, config: TextConfig, mapper: Mapper = in_turn) -> Outcome:
+def run(lake: Lake, snapshot: str, config: TextConfig, mapper: Mapper = in_turn) -> StageResult:
     """Extract the text of ``pages/<snapshot>``. One part keeps ``config.workers`` cores busy: map them one at a time.
 
     Raises InputError when pages is not published or a WARC file is damaged.
