@@ -1,11 +1,11 @@
-"""GPT-2's byte-pair encoding, from the ranks that are shipped with this package: no network, no cache directory.
+"""GPT-2's byte-pair encoding, with the ranks shipped in this package: no network, no cache directory.
 
-tiktoken does the merging; what is ours is that the ranks are read from one file whose sha256 is checked, so a damaged
-vocabulary cannot make shards that nothing can read. Any text can be encoded and comes back as it was, since the
-alphabet is bytes. About 0.1 s to load, once a process.
+tiktoken does the merging. This module reads the ranks and checks their sha256, so a damaged vocabulary cannot produce
+shards that nothing can decode. The alphabet is bytes, so any text can be encoded, and decoding gives the same text.
+Loading takes about 0.1 s, once per process.
 
-Sources: Radford et al. 2019, section 2.2; ``gpt2.tiktoken`` is OpenAI's ``r50k_base`` table (MIT), the same merges as
-GPT-2's ``vocab.bpe``.
+Sources: Radford et al. 2019, section 2.2; ``gpt2.tiktoken`` is OpenAI's ``r50k_base`` table (MIT), with the same merges
+as GPT-2's ``vocab.bpe``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tiktoken
 from data.errors import InputError
 
 TOKENIZER_ID = "gpt2"
-"""What settings and checkpoints call this vocabulary. The ranks behind it are verified, so the name says it all."""
+"""The name of this vocabulary in settings and checkpoints. The ranks are verified, so the name identifies them."""
 
 VOCAB_SIZE = 50_257
 END_OF_TEXT = 50_256
@@ -31,8 +31,8 @@ END_OF_TEXT = 50_256
 RANKS = Path(__file__).with_name("gpt2.tiktoken")
 RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 
-# Splits text before merging: contractions, words with their leading space, digits, other marks, white space. GPT-2's
-# own expression, with possessive quantifiers where backtracking cannot change the match.
+# Splits text before merging: contractions, words with their leading space, digits, other marks, white space. This is
+# GPT-2's expression, with possessive quantifiers where backtracking cannot change the match.
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 
@@ -41,11 +41,12 @@ def load(path: Path) -> tiktoken.Encoding:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; the package is incomplete, install it again") from error
+        raise InputError(f"{path}: {error.strerror}; the package is incomplete: install webtext again") from error
     found = hashlib.sha256(content).hexdigest()
     if found != RANKS_SHA256:
         raise InputError(
-            f"{path}: sha256 is {found}, GPT-2's ranks have {RANKS_SHA256}; the file is damaged, install webtext again"
+            f"{path}: sha256 is {found}, but GPT-2's ranks have {RANKS_SHA256}; the file is damaged: "
+            "install webtext again"
         )
     pairs = (line.split() for line in content.splitlines())
     ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
@@ -60,15 +61,15 @@ def load(path: Path) -> tiktoken.Encoding:
 
 @functools.cache
 def encoding() -> tiktoken.Encoding:
-    """The encoding, loaded once a process."""
+    """The encoding, loaded once per process."""
     return load(RANKS)
 
 
 def encode(text: str) -> npt.NDArray[np.uint16]:
-    """Tokens [n] of a text. ``<|endoftext|>`` in the text is text: the end-of-text token is never made from it."""
+    """Tokens [n] of a text. ``<|endoftext|>`` in the text is encoded as text, never as the end-of-text token."""
     return np.array(encoding().encode_ordinary(text), dtype=np.uint16)
 
 
 def decode(tokens: Iterable[int] | npt.NDArray[np.integer]) -> str:
-    """The text of some tokens; bytes that are no UTF-8, as in a text cut inside a character, become U+FFFD."""
+    """The text of some tokens. Invalid UTF-8, such as a character that was cut, becomes U+FFFD."""
     return encoding().decode([int(token) for token in tokens])

@@ -1,18 +1,18 @@
-"""Official benchmark files, as their authors publish them, read into examples. Nothing here knows a model.
+"""Read official benchmark files, as their authors publish them, into examples. No model is involved here.
 
-A file is found by its name, in the directory of ``--eval-data`` or one level below it, and its sha256 goes with every
-score made from it. Supported:
+Files are found by name, in the directory of ``--eval-data`` or one level below. A score carries the sha256 of its file.
+Supported:
 
     lambada          lambada_test.jsonl, OpenAI's copy of LAMBADA's test passages with their natural punctuation and
                      case (5,153 lines ``{"text": ...}``; the word to predict is the last one)
     wikitext2_test   wiki.test.tokens of WikiText-2 (the split of the GPT-2 paper's table 3)
     wikitext2_valid  wiki.valid.tokens of WikiText-2
 
-WikiText's text was split into tokens by its authors: punctuation stands between spaces, a hyphen inside a word is
-``@-@``. The GPT-2 paper (section 3.1) scores such sets through "invertible de-tokenizers", which remove these artefacts
-and still give the probability of the original, because the original can be had back. Its rules were never published.
-Those below are our own; ``retokenize`` is the inverse. A line that it would not give back keeps its artefacts and is
-counted (1 of the 2,461 lines of text in the validation file).
+WikiText's authors split its text into tokens: punctuation stands between spaces, a hyphen inside a word is ``@-@``. The
+GPT-2 paper (section 3.1) scores such sets with "invertible de-tokenizers", which remove these artefacts. Because the
+original can be restored, the probability of the de-tokenized text is the probability of the original. The paper's rules
+were never published; the rules below are our own, and ``retokenize`` is their inverse. A line that it cannot restore
+keeps its artefacts and is counted (1 of the 2,461 lines of text in the validation file).
 
 Sources: Radford et al., 2019, sections 3.1 and 3.3; Paperno et al., 2016 (LAMBADA); Merity et al., 2016 (WikiText).
 """
@@ -30,16 +30,16 @@ from data.errors import InputError
 
 PATTERNS: dict[str, tuple[str, ...]] = {
     "lambada": ("lambada_test*.jsonl",),
-    # WikiText-103 calls its files the same, so a bare name counts in --eval-data itself or in a folder of WikiText-2.
+    # WikiText-103 uses the same file names, so a bare name counts in --eval-data itself or in a WikiText-2 folder only.
     "wikitext2_test": ("wiki.test.tokens", "wikitext-2*/wiki.test.tokens", "wikitext-2.test.tokens*"),
     "wikitext2_valid": ("wiki.valid.tokens", "wikitext-2*/wiki.valid.tokens", "wikitext-2.valid.tokens*"),
 }
-"""File names of each set, as glob patterns; those with a ``*`` and no folder are also looked for one level down."""
+"""File names of each set, as glob patterns. Patterns with a ``*`` and no folder also match one level down."""
 
 
 @dataclass(frozen=True)
 class EvalFile:
-    """A benchmark file that is there."""
+    """A benchmark file that was found."""
 
     evalset: str
     path: Path
@@ -59,15 +59,15 @@ class WikiText:
     """A WikiText file without its artefacts."""
 
     text: str  # de-tokenized, lines joined by line feeds
-    n_tokens: int  # of the original, as its authors count them: words and one end of line a line
+    n_tokens: int  # of the original, as its authors count them: its words and one end-of-line token per line
     n_lines: int
-    lines_kept: int  # lines that our de-tokenizer cannot invert and leaves as they are
+    lines_kept: int  # with their artefacts, because the de-tokenizer cannot restore them
 
 
 def find(folder: Path) -> dict[str, EvalFile]:
     """The files of known sets in ``folder`` or one level below, by set.
 
-    Raises InputError if there is no such directory, or if two files claim to be the same set.
+    Raises InputError if there is no such directory, or if two files match the same set.
     """
     if not folder.is_dir():
         raise InputError(f"--eval-data {folder}: no such directory")
@@ -88,7 +88,7 @@ def _matches(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_lambada(path: Path) -> list[Passage]:
-    """The passages of OpenAI's file, text as it stands. Raises InputError naming the line that is no passage."""
+    """The passages of OpenAI's file, text unchanged. Raises InputError naming the first line that is invalid."""
     passages = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
@@ -105,7 +105,7 @@ def read_lambada(path: Path) -> list[Passage]:
 
 
 def openai_lambada_text(passage: Passage) -> Passage:
-    """The passage as OpenAI says it was given to GPT-2: straight double quotes, a line feed first, nothing around.
+    """The passage as OpenAI fed it to GPT-2: straight double quotes, a line feed first, no other outer white space.
 
     Source: comment of J. Wu (OpenAI) in openai/gpt-2 issue 131.
     """
@@ -114,7 +114,7 @@ def openai_lambada_text(passage: Passage) -> Passage:
 
 
 def read_wikitext(path: Path) -> WikiText:
-    """A WikiText file, de-tokenized. Raises InputError, with the line, if it is none."""
+    """A WikiText file, de-tokenized. Raises InputError naming the first line that is not WikiText."""
     try:
         original = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -127,7 +127,7 @@ def read_wikitext(path: Path) -> WikiText:
     for number, line in enumerate(lines, start=1):
         if line[:1] != " " or line[-1:] != " ":
             raise InputError(
-                f"{path} line {number}: no WikiText, whose lines begin and end with a space: {line[:40]!r}; get the "
+                f"{path} line {number}: not WikiText, whose lines begin and end with a space: {line[:40]!r}; get the "
                 "*.tokens file of the word-level set"
             )
     texts = [detokenize(line) for line in lines]
@@ -136,7 +136,7 @@ def read_wikitext(path: Path) -> WikiText:
 
 
 def detokenize(line: str) -> str:
-    """A WikiText line as people write, which begins with no space; the line itself if it could not be had back."""
+    """A WikiText line in ordinary spelling, without a space at its start; unchanged if it could not be restored."""
     text = line.strip(" ")
     for rule in _RULES:
         text = rule.joined.sub(rule.join, text)
@@ -144,7 +144,7 @@ def detokenize(line: str) -> str:
 
 
 def retokenize(text: str) -> str:
-    """The WikiText line that ``detokenize`` made this from. A line that begins with a space was left as it was."""
+    """The inverse of ``detokenize``, which leaves a line unchanged if it begins with a space."""
     if text.startswith(" "):
         return text
     for rule in reversed(_RULES):
@@ -154,7 +154,7 @@ def retokenize(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Rule:
-    """``joined -> join`` removes an artefact; ``split -> spaced`` brings it back."""
+    """Replacing ``joined`` by ``join`` removes an artefact; replacing ``split`` by ``spaced`` restores it."""
 
     joined: re.Pattern[str]
     join: str
@@ -166,12 +166,12 @@ def _rule(joined: str, join: str, split: str, spaced: str) -> _Rule:
     return _Rule(re.compile(joined), join, re.compile(split), spaced)
 
 
-# A full stop stays with what it abbreviates: an initial, initials (U.S.), or one of these.
+# A full stop stays with an abbreviation: an initial, initials (U.S.), or one of these.
 _ABBREVIATED = (
     r"(?<!\b[A-Za-z])(?<!\.[A-Za-z])(?<!\bNo)(?<!\bNos)(?<!\bSt)(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bBros)"
     r"(?<!\bvar)(?<!\bCo)(?<!\bJr)(?<!\bSr)(?<!\bvs)(?<!\bLt)(?<!\bCol)(?<!\bSgt)(?<!\bpp)(?<!\.)"
 )
-_END = r"""(?=[ ,;:!?.)\]"]|$)"""  # what may follow a mark that ends a word
+_END = r"""(?=[ ,;:!?.)\]"]|$)"""  # may follow a mark that ends a word
 _RULES = (
     _rule(r"(?<=\S) @-@ (?=\S)", "-", r"(?<=[^\s@-])-(?=[^\s@-])", " @-@ "),
     _rule(r"(?<=\d) @([,.])@ (?=\d)", r"\1", r"(?<=\d)([,.])(?=\d)", r" @\1@ "),

@@ -1,4 +1,4 @@
-"""Matplotlib figures as SVG, for pages and files."""
+"""Matplotlib figures as SVG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG element to put into a page."""
+    """The figure as an SVG element, without the XML prolog, so that a page can contain it."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()

@@ -1,6 +1,6 @@
-"""A snapshot in numbers and pictures: the funnel, what was lost and why, and what the corpus is made of.
+"""A snapshot in numbers and pictures: the funnel, the losses by reason, and the composition of the corpus.
 
-Everything is read from manifests and from single columns, one part at a time.
+It reads manifests and single columns, one part at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOP = 20
 
 @dataclass(frozen=True)
 class SnapshotReport:
-    """Figures are SVG texts; ``stages`` holds one entry per published stage, in their order."""
+    """Figures are SVG elements; ``stages`` has one entry per published stage, in the order of STAGES."""
 
     snapshot: str
     stages: list[dict[str, Any]]
@@ -48,7 +48,7 @@ def snapshot_report(lake: Lake, snapshot: str) -> SnapshotReport:
 
 
 def _kept_texts(lake: Lake, snapshot: str) -> tuple[Counter[str], Counter[str], np.ndarray[Any, Any]]:
-    """Domains and lengths of the selected documents, and the languages of all extracted ones."""
+    """Domains and lengths (words) of the selected documents, and the languages of all extracted ones."""
     domains: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     words: list[np.ndarray[Any, Any]] = []
@@ -95,7 +95,7 @@ def _length(words: np.ndarray[Any, Any]) -> str:
     edges = np.logspace(np.log10(max(1, words.min())), np.log10(words.max() + 1), 50)
     axes.hist(words, bins=list(edges), color="#2a7f62")
     axes.set_xscale("log")
-    axes.set_xlabel("words a document (selected ones)")
+    axes.set_xlabel("words per selected document")
     axes.set_ylabel("documents")
     axes.spines[["top", "right"]].set_visible(False)
     return svg(figure)

@@ -1,7 +1,7 @@
 """How every stage runs: begin, make the parts that are not sealed yet, publish the manifest.
 
-A stage module gives a function that makes one part and a plan that names the parts. Who maps the one over the other is
-decided outside: in turn here, as Prefect tasks in flows/.
+A stage supplies the names of its parts and a function that makes one part. The caller supplies the mapper that calls
+the function for each name: one after the other here, as Prefect tasks in flows/.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from data.lake.manifest import Manifest, Part
 from data.lake.store import Dataset
 
 MakePart = Callable[[str], Part]
-"""Makes and seals the part of that name. A picklable partial of a module-level function."""
+"""Makes and seals the part with the given name. A picklable partial of a module-level function."""
 
 Mapper = Callable[[MakePart, Sequence[str]], None]
-"""Calls the function for every name, in any order and number of processes; raises if one of the calls raised."""
+"""Calls the function for every name, in any order and in any number of processes; raises if a call raised."""
 
 
 def in_turn(make_part: MakePart, names: Sequence[str]) -> None:
@@ -27,11 +27,11 @@ def in_turn(make_part: MakePart, names: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A stage's manifest, and whether it was found done."""
+class StageResult:
+    """What ``run_stage`` returns."""
 
     manifest: Manifest
-    skipped: bool
+    skipped: bool  # the dataset was published before
 
 
 def run_stage(
@@ -41,17 +41,17 @@ def run_stage(
     rounds: Callable[[], Iterable[list[str]]],
     make_part: MakePart,
     mapper: Mapper = in_turn,
-) -> Outcome:
-    """Bring a dataset to its manifest.
+) -> StageResult:
+    """Make the parts that are missing and publish the dataset, or return the manifest if it is published already.
 
-    ``rounds()`` yields lists of part names; a list is asked for when the parts of the earlier ones are sealed, so later
-    rounds may depend on earlier ones. What is reused, a published dataset or a sealed part, is verified by hash first.
+    ``rounds()`` yields lists of part names. It is advanced only when all parts of the previous list are sealed, so a
+    round may depend on earlier ones. Published datasets and sealed parts are verified by hash before they are reused.
     """
     started = time.monotonic()
     manifest = dataset.begin(content_settings(config), inputs)
     if manifest is not None:
         dataset.verify()
-        return Outcome(manifest, skipped=True)
+        return StageResult(manifest, skipped=True)
     sealed = dataset.sealed()
     dataset.verify(list(sealed.values()))
     every: list[str] = []
@@ -59,4 +59,4 @@ def run_stage(
         every += names
         mapper(make_part, [name for name in names if name not in sealed])
     manifest = dataset.finish(every, operational_settings(config), time.monotonic() - started)
-    return Outcome(manifest, skipped=False)
+    return StageResult(manifest, skipped=False)

@@ -1,24 +1,24 @@
-"""WARC files: one for each segment of pages, with what was received and what was asked for it.
+"""WARC files, one per segment of pages: the responses that the crawl received, with their requests.
 
     warcinfo              first in every file: the software and its settings
     response + request    a page that was received whole
-    revisit + request     a page whose payload is in an earlier record already, headers only: the same digest
-                          (identical-payload-digest) or an answer 304 (server-not-modified)
-    response              a page out of a web archive: WARC-Date is when the archive captured it, WARC-Source-URI where
-                          the archive keeps it, WARC-Creation-Date when it was taken from there. There is no request
-                          record, for what was asked of the archive was not asked of the page's server.
+    revisit + request     a page whose payload is in an earlier record, headers only: its digest is the same
+                          (identical-payload-digest), or the server answered 304 (server-not-modified)
+    response              a page from a web archive. WARC-Date is when the archive captured it, WARC-Source-URI where
+                          the archive keeps it, WARC-Creation-Date when we took it from there. There is no request
+                          record, because our request went to the archive, not to the page's server.
 
-The response's body is stored **decoded**: without transfer encoding and without content encoding, as Common Crawl does
-and under its header names (``X-Crawler-Content-Encoding`` keeps what the server said). A server may compress the same
-page differently each time; so the decoded body is what has a stable digest, what extraction wants, and what a reader
-can take without decompressing a stranger's data again. Digests are of what is in the record: of the payload where there
-is one, of the block elsewhere; both would hash a page twice, and gzip has a checksum of its own.
-Dates are whole seconds, as in the pages table, so a WARC-Refers-To-Date made from the table is the record's date.
+Bodies are stored **decoded**, without transfer encoding and content encoding, as Common Crawl stores them and with its
+header names (``X-Crawler-Content-Encoding`` keeps the server's header). A server may compress the same page differently
+each time, so only the decoded body has a stable digest. Extraction needs the decoded body, and readers need not
+decompress data from strangers again. A record has one digest: of the payload if it has one, else of the block. Both
+would hash a page twice, and gzip has its own checksum. Dates are whole seconds, as in the pages table, so a
+WARC-Refers-To-Date made from the table equals the date of the record.
 
-Each record is a gzip member of its own, so a page is read back by its offset alone. FastWARC makes the record; ISA-L
-deflates it, at its level 1: about the size of zlib's level 2 for a third of its time. A 60 kB news page with its
-request costs 0.13 ms of CPU, of which deflate takes 0.08, and 16.3 kB.
-Memory: three times the page while it is written.
+Each record is a gzip member of its own, so the offset is enough to read a page. FastWARC makes the record, and ISA-L
+compresses it at its level 1: about the size of zlib's level 2 in a third of the time. A 60 kB news page with its
+request takes 0.13 ms of CPU (compression: 0.08 ms) and 16.3 kB.
+Memory: three times the size of the page while it is written.
 
 Sources: ISO 28500:2017 (WARC/1.1), sections 5 and 6.7; IIPC's list of WARC fields (warcit's WARC-Source-URI and
 WARC-Creation-Date); RFC 1952 (gzip).
@@ -40,22 +40,23 @@ from isal import igzip_lib
 from data.errors import InputError
 
 GZIP_LEVEL = 1  # of ISA-L's 0 to 3; 2 takes 5 % longer for 0.7 % fewer bytes, 3 twice as long for 4 % fewer
-MAX_HEADER_BYTES = 8 << 20  # of one record; the client lets 128 headers of 32 kB through
-MAX_PAYLOAD_BYTES = 200_000_000  # a reader takes no more than this into memory
+MAX_HEADER_BYTES = 8 << 20  # of one record; the client accepts 128 headers of 32 kB
+MAX_PAYLOAD_BYTES = 200_000_000  # read into memory at most
 
 IDENTICAL_PAYLOAD = "http://netpreserve.org/warc/1.1/revisit/identical-payload-digest"
 NOT_MODIFIED = "http://netpreserve.org/warc/1.1/revisit/server-not-modified"
 
 HeaderList = list[tuple[bytes, bytes]]
 Message = tuple[bytes, HeaderList]
-"""The first line and the headers of a request or a response, as they were sent and received."""
+"""The first line and the headers of a request as sent, or of a response as received."""
 
-_REQUEST, _RESPONSE = "application/http; msgtype=request", "application/http; msgtype=response"
+_REQUEST = "application/http; msgtype=request"
+_RESPONSE = "application/http; msgtype=response"
 _RENAMED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 
 class WarcWriter:
-    """Appends records to an open binary file; begins with a warcinfo record."""
+    """Appends records to an open binary file. The first one is a warcinfo record."""
 
     def __init__(self, file: BinaryIO, filename: str, fields: Mapping[str, str]) -> None:
         self.file = file
@@ -74,7 +75,7 @@ class WarcWriter:
     ) -> int:
         """Write one exchange and return the offset of the response's gzip member.
 
-        ``body`` is decoded; ``sha1`` is its digest (20 bytes); ``fetched_at`` is aware.
+        ``body`` is decoded, ``sha1`` its digest (20 bytes), ``fetched_at`` a time with a zone.
         """
         date = warc_date(fetched_at)
         record = self._exchange(WarcRecordType.response, url, date)
@@ -95,8 +96,8 @@ class WarcWriter:
     ) -> int:
         """Write an exchange whose payload is in an earlier record, and return the offset of the revisit's member.
 
-        ``profile`` is IDENTICAL_PAYLOAD or NOT_MODIFIED, ``sha1`` the digest of the payload that is referred to, and
-        ``refers_to_url`` and ``refers_to_date`` are the URL and the date of the record that has it.
+        ``profile`` is IDENTICAL_PAYLOAD or NOT_MODIFIED, ``sha1`` the digest of the earlier payload, and
+        ``refers_to_url`` and ``refers_to_date`` are the URL and the date of the earlier record.
         """
         date = warc_date(fetched_at)
         record = self._exchange(WarcRecordType.revisit, url, date)
@@ -117,7 +118,7 @@ class WarcWriter:
         source_url: str,
         taken_at: datetime,
     ) -> int:
-        """Write a page that was taken out of a web archive, and return the offset of its gzip member.
+        """Write a page from a web archive, and return the offset of its gzip member.
 
         ``captured_at`` is when the archive fetched ``url``, ``taken_at`` when we took it from ``source_url``.
         """
@@ -157,9 +158,9 @@ class WarcWriter:
         return offset
 
 
-@functools.lru_cache(maxsize=64)  # a second has many pages
+@functools.lru_cache(maxsize=64)  # many pages share a second
 def warc_date(moment: datetime) -> str:
-    """An aware time as WARC has it, in whole seconds of UTC."""
+    """A time in WARC's format, in whole seconds of UTC. ``moment`` has a time zone."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -169,7 +170,7 @@ def _response_block(response: Message, body: bytes) -> bytes:
 
 
 def _renamed(headers: HeaderList) -> HeaderList:
-    """What the server said of a body that is stored otherwise, under other names."""
+    """The headers, with other names for those that do not describe the body as it is stored."""
     return [(b"X-Crawler-" + k if k.lower() in _RENAMED else k, v) for k, v in headers]
 
 
@@ -182,8 +183,8 @@ def read_payload(
 ) -> tuple[list[tuple[str, str]], bytes]:
     """The HTTP headers and the decoded body of the response record at ``offset`` of an open WARC file.
 
-    Raises InputError if no response record begins there, if its body is not the one its digest is of (a file that was
-    cut off or damaged), or if it is larger than ``max_bytes``.
+    Raises InputError if no response record begins there, if the body does not match its digest (the file was cut off or
+    damaged), or if the body is larger than ``max_bytes``.
     """
     where = f"{getattr(file, 'name', 'WARC file')} at {offset}"
     file.seek(offset)
@@ -205,7 +206,7 @@ def read_payload(
     return [(str(name), str(value)) for name, value in record.http_headers.to_tuples()], body
 
 
-@functools.lru_cache(maxsize=64)  # a row and its record have the same; base32 is slow
+@functools.lru_cache(maxsize=64)  # needed for the row and for the record; base32 is slow
 def payload_digest(sha1: bytes) -> str:
-    """A digest (20 bytes) as WARC and the pages table have it: ``sha1:`` and base32."""
+    """A digest (20 bytes) in the format of WARC and the pages table: ``sha1:`` and base32."""
     return f"sha1:{base64.b32encode(sha1).decode()}"

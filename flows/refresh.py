@@ -19,7 +19,7 @@ from data.links import stage as links_stage
 from data.pages import stage as pages_stage
 from data.schema import STAGES
 from data.select import stage as select_stage
-from data.stage import Mapper, Outcome
+from data.stage import Mapper, StageResult
 from data.text import stage as text_stage
 from flows import artifacts
 from flows.crawl import CRAWL_TASKS, allow_files, lacks_contact, log_path, whole_crawl
@@ -64,7 +64,7 @@ def refresh(
     base = base_snapshot(check_name("snapshot", name))
     store.sweep()
     with store.lock(f"refresh-{base}"):  # variants write their base's first stages
-        runs: list[tuple[str, Callable[[Mapper], Outcome]]] = [
+        runs: list[tuple[str, Callable[[Mapper], StageResult]]] = [
             ("links", lambda mapper: links_stage.run(store, base, sources, links, mapper, network=pages)),
             ("pages", lambda mapper: _crawl(store, base, pages, history, settings, mapper)),
             ("text", lambda mapper: text_stage.run(store, base, text, mapper)),
@@ -78,7 +78,7 @@ def refresh(
     return result
 
 
-def stage_summary(outcome: Outcome) -> dict[str, Any]:
+def stage_summary(outcome: StageResult) -> dict[str, Any]:
     """What the command line's JSON says of a stage."""
     manifest: Manifest = outcome.manifest
     return {
@@ -94,7 +94,7 @@ def stage_summary(outcome: Outcome) -> dict[str, Any]:
 
 def _crawl(
     store: Lake, snapshot: str, pages: PagesConfig, history: list[str] | None, settings: Settings, mapper: Mapper
-) -> Outcome:
+) -> StageResult:
     """The pages stage with its view. Runs inside the stage's flow, which the view's artifacts belong to."""
     if store.dataset("pages", snapshot).manifest() is not None:
         return pages_stage.run(store, snapshot, pages, mapper, history=history)
@@ -108,15 +108,15 @@ def _crawl(
         return pages_stage.run(store, snapshot, fitting, mapper, history=history, log=log)
 
 
-def _as_subflow(stage: str, snapshot: str, run: Callable[[Mapper], Outcome]) -> Outcome:
+def _as_subflow(stage: str, snapshot: str, run: Callable[[Mapper], StageResult]) -> StageResult:
     mapper = prefect_mapper(stage, snapshot, AT_ONCE[stage], with_bar=stage != "pages")  # which has a view of its own
     runner: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE[stage])
 
     @flow(name=stage, task_runner=runner, persist_result=False)
-    def stage_flow() -> Outcome:
+    def stage_flow() -> StageResult:
         return run(mapper)
 
-    outcome: Outcome = stage_flow()
+    outcome: StageResult = stage_flow()
     manifest = outcome.manifest
     lost = ", ".join(f"{status} {count:,}" for status, count in manifest.counts.items() if status != "ok")
     state = "found done" if outcome.skipped else f"done in {manifest.seconds:.0f} s"

@@ -1,7 +1,7 @@
-"""kill -9 of the demo in every stage, at seeded points of its progress, and then on to the same digests.
+"""The demo survives SIGKILL in every stage, at seeded points of its progress, and ends in the same digests.
 
-Slow: two whole demos. One demo runs undisturbed; the other is killed once in every stage, started again each time, and
-must end in the same token digest.
+Slow: two whole demos. One runs undisturbed. The other is killed at each point, started again each time, and must end
+with the same digests and the same validation loss.
 """
 
 import json
@@ -19,7 +19,7 @@ from flows import services
 ROOT = Path(__file__).parents[1]
 SEED = 20261123
 
-# The largest amount at which a kill is sure to fall inside what the kills before it have left; the seed picks a point.
+# (stage, unit, largest amount): after the kills before it, the run is sure to get that far. The seed picks a point.
 POINTS = [
     ("links", "bytes", 300_000),
     ("links", "rows", 2_000),
@@ -59,7 +59,8 @@ def demo(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_demo_killed_in_every_stage_ends_in_the_same_digests(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole = tmp_path / "whole"
+    killed = tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
     seeded = random.Random(SEED)

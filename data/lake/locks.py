@@ -13,10 +13,11 @@ and the first one learns of it at its next renewal. A lease is never deleted, on
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,17 +64,14 @@ class Lease:
         self.thread = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> Self:
-        try:
-            self._take()
-        except OSError:  # another process may have been faster; if so, the second look finds its lease
-            self._take()
+        _twice(self._take)
         self.thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop.set()
         self.thread.join()
-        self._renew(time_=0.0)
+        self._renew(0.0)
         if kind is None:
             self._refuse_lost()
 
@@ -98,7 +96,7 @@ class Lease:
             return
         lease, condition = found
         age = now - float(lease["renewed"])
-        if age < LEASE_S:
+        if age < LEASE_S and lease["owner"] != self.owner:
             raise InputError(
                 f"{self.name}: another webtext process is writing it (its lock is {age:.0f} s old); wait for it or "
                 "stop it"
@@ -113,11 +111,14 @@ class Lease:
     def _renew(self, time_: float) -> None:
         """Set the time of renewal (0 releases the lease), or find that it was lost."""
         with self.mutex:
-            found = self._read()
-            if found is None or found[0]["owner"] != self.owner:
-                self.is_lost = True
-            if not self.is_lost and found is not None:
-                self._write(time_, **found[1])
+            _twice(functools.partial(self._write_own, time_))
+
+    def _write_own(self, time_: float) -> None:
+        found = self._read()
+        if found is None or found[0]["owner"] != self.owner:
+            self.is_lost = True
+        else:
+            self._write(time_, **found[1])
 
     def _read(self) -> tuple[dict[str, Any], dict[str, str]] | None:
         """The lease, and the condition under which a write replaces exactly this version; None if there is no lease."""
@@ -132,3 +133,11 @@ class Lease:
     def _write(self, time_: float, **condition: str) -> None:
         self.fs.pipe_file(self.path, canonical_json({"owner": self.owner, "renewed": time_}), **condition)
         self.renewed = time_
+
+
+def _twice(act: Callable[[], None]) -> None:
+    """Read the lease and write it. If it changed in between, the write fails, and the second look finds out why."""
+    try:
+        act()
+    except OSError:
+        act()

@@ -1,8 +1,8 @@
-"""What is known of a dataset: its files, its counts, its settings, and one digest.
+"""The records of a dataset: its files, counts, settings, and one digest.
 
-A **part** is a few files that are sealed together with a record (``_parts/<name>.json``) written after them. A
-**manifest** (``_manifest.json``) is the sum of the part records, written when all parts are sealed. Files carry a
-sha256 for integrity; rows carry a digest that does not depend on compression, row groups or volatile columns.
+A **part** is a few files and one record (``_parts/<name>.json``), which is written after the files and seals them. A
+**manifest** (``_manifest.json``) sums up the records and is written when all parts are sealed. Each file has a sha256
+for integrity. The digest of the rows does not depend on compression, row groups or volatile columns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from data.errors import InputError
 from data.schema import VOLATILE
 
 FORMAT = 1
-"""Raised when a field changes its meaning; an older lake is then refused with this number in the message."""
+"""Increase it when a field changes its meaning. A lake of another format is refused, and the message names both."""
 
 SPLITS = ("train", "val")
 """The two halves of a tokens dataset, each a folder."""
@@ -38,7 +38,7 @@ def json_digest(value: Any) -> str:
 
 
 def rows_digest(table: pa.Table) -> str:
-    """sha256 over the rows in order, without volatile columns; the same however the table is chunked or compressed."""
+    """sha256 over the rows in order, without volatile columns. Chunks and compression make no difference."""
     hasher = hashlib.sha256()
     hasher.update(len(table).to_bytes(8, "little"))
     for name in table.column_names:
@@ -51,7 +51,7 @@ def rows_digest(table: pa.Table) -> str:
 
 
 def _type_name(kind: pa.DataType) -> str:
-    """Parquet renames the inner field of a list, which is no difference in the rows."""
+    """The type without the name of a list's inner field, which Parquet changes."""
     return f"list<{_type_name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
 
 
@@ -65,7 +65,7 @@ def _hash_array(hasher: Any, array: pa.Array) -> None:
     elif pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
         values = array.cast(pa.binary()).fill_null(b"")
         hasher.update(np.asarray(pc.binary_length(values), dtype=np.int64).tobytes())
-        for value in values:  # buffers may hold more than the slice; the values are exact
+        for value in values:  # one by one, because the array's buffers may hold more than its slice
             hasher.update(value.as_buffer())
     elif pa.types.is_timestamp(kind):
         hasher.update(np.asarray(array.cast(pa.int64()).fill_null(0)).tobytes())
@@ -77,7 +77,7 @@ def _hash_array(hasher: Any, array: pa.Array) -> None:
 
 @dataclass(frozen=True)
 class File:
-    """A file of a dataset, its path relative to the dataset."""
+    """A file of a dataset. The path is relative to the dataset."""
 
     path: str
     rows: int
@@ -87,7 +87,7 @@ class File:
 
 @dataclass(frozen=True)
 class Part:
-    """A sealed part. ``counts`` holds one number per status and sums to ``rows_in``; ``extra`` holds further sums."""
+    """A sealed part. ``counts`` has one number per status, which add up to ``rows_in``; ``extra`` has other sums."""
 
     name: str
     rows_in: int
@@ -109,7 +109,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A published dataset. ``digest`` identifies its content: same web and settings, same digest, on any machine."""
+    """A published dataset. The same web and the same settings give the same ``digest`` on any machine."""
 
     stage: str
     snapshot: str
@@ -139,7 +139,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: str) -> Self:
-        """Raises InputError for a manifest of another format or a damaged one, naming ``where``."""
+        """Raises InputError, with ``where``, if the manifest is damaged or of another format."""
         if value.get("format") != FORMAT:
             raise InputError(
                 f"{where}: made in lake format {value.get('format')}, this program reads format {FORMAT}; "
@@ -152,7 +152,7 @@ class Manifest:
 
 
 def dataset_digest(stage: str, settings: dict[str, Any], inputs: dict[str, str], parts: tuple[Part, ...]) -> str:
-    """The digest of a dataset: stage, content settings, input digests and rows in the order of the parts."""
+    """The digest over stage, content settings, input digests and the rows in the order of the parts."""
     rows = [[part.name, part.digest] for part in parts]
     return json_digest({"stage": stage, "settings": settings, "inputs": inputs, "rows": rows})
 
@@ -163,16 +163,16 @@ def corpus_digest(manifests: Iterable[Manifest]) -> str:
 
 
 def add_counts(counts: list[dict[str, int]]) -> dict[str, int]:
-    """Sums of the counts by key, keys sorted."""
+    """Sums of the counts by key, sorted by key."""
     total: dict[str, int] = {}
-    for one in counts:
-        for key, value in one.items():
+    for some in counts:
+        for key, value in some.items():
             total[key] = total.get(key, 0) + value
     return dict(sorted(total.items()))
 
 
 def settings_diff(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The settings that differ, as ``name: old -> new``, joined by commas."""
+    """The settings that differ, as ``name: old -> new``, separated by commas."""
     names = sorted(old.keys() | new.keys())
     missing = "(none)"
     return ", ".join(

@@ -1,12 +1,12 @@
-"""The lake: the one place where datasets are read and written, on disk or in an object store.
+"""The lake holds all datasets, on disk or in an object store. Only this module reads and writes them.
 
     <stage>/<snapshot>/_begun.json        settings and inputs of the run that began the dataset
                        part-00000.*       files of a part
-                       _parts/part-00000.json   its record, written after its files: the part is sealed
+                       _parts/part-00000.json   the record of the part, written after its files: the part is sealed
                        _manifest.json     written last: the dataset is published
 
-A file is written under a scratch name, made durable, and then published under its own name, so a reader sees a whole
-file or none, and killing a writer at any moment loses at most the part in flight.
+A file is written to a scratch folder, made durable, and then given its name, so readers see either the whole file or
+none. A writer that is killed loses at most the part that it was writing.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def code_version() -> str:
 
 
 def base_snapshot(snapshot: str) -> str:
-    """``2026-11@gopher`` shares links, pages and text with ``2026-11``."""
+    """The name without a variant: ``2026-11@gopher`` shares links, pages and text with ``2026-11``."""
     return snapshot.partition("@")[0]
 
 
 def check_name(what: str, name: str) -> str:
-    """A snapshot's or run's name, safe as one path component."""
+    """The name of a snapshot or run; raises InputError unless it is safe as one component of a path."""
     if not _NAME.fullmatch(name):
-        raise InputError(f"{what} {name!r} is no name: use letters, digits, . - _ and @ before a variant")
+        raise InputError(f"{name!r} is not a valid {what} name: use letters, digits, . - _ and @ before a variant")
     return name
 
 
@@ -83,7 +83,7 @@ class Lake:
                 raise InputError(f"--lake {self.root}: {error.strerror}") from error
 
     def dataset(self, stage: str, snapshot: str) -> Dataset:
-        """``stage`` is one of schema.STAGES, ``checkpoints`` or ``scores``; nothing is created."""
+        """``stage`` is one of schema.STAGES, ``checkpoints`` or ``scores``. Creates nothing."""
         return Dataset(self, stage, check_name("snapshot", snapshot))
 
     def snapshots(self, stage: str) -> list[str]:
@@ -91,7 +91,7 @@ class Lake:
         return [name for name in self.datasets(stage) if self.exists(stage, name, "_manifest.json")]
 
     def datasets(self, stage: str) -> list[str]:
-        """Names of a stage's datasets, published or begun, sorted; what is no dataset's name is passed over."""
+        """Names of a stage's datasets, published or begun, sorted. Other files and folders are ignored."""
         return [name for name in self.names(stage) if _NAME.fullmatch(name)]
 
     def path(self, *names: str) -> str:
@@ -101,7 +101,7 @@ class Lake:
         return bool(self.fs.exists(self.path(*names)))
 
     def names(self, *folder: str) -> list[str]:
-        """Names directly below a folder, sorted; empty where there is no such folder."""
+        """Names directly below a folder, sorted; empty if there is no such folder."""
         self.fs.invalidate_cache()
         if not self.exists(*folder):
             return []
@@ -123,15 +123,15 @@ class Lake:
             raise InputError(f"{self.path(*names)}: not JSON ({error}); the file was damaged") from error
 
     def remove(self, *names: str) -> None:
-        """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+        """Remove a file or a folder and everything in it, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm(self.path(*names), recursive=True)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A local directory for files that are not published yet, removed at the end.
+        """A local directory for files that are not published yet. It is removed at the end.
 
-        For a lake on disk it lies in the lake, so that publishing is a rename on one file system.
+        If the lake is on disk, it lies in the lake, so publishing is a rename within one file system.
         """
         folder = disk.new_scratch(Path(self.base) / "tmp" if self.is_local else None)
         try:
@@ -207,7 +207,7 @@ class Dataset:
         return (self.stage, self.snapshot, *names)
 
     def manifest(self) -> Manifest | None:
-        """The manifest, or None if the dataset is not published."""
+        """The manifest; None if the dataset is not published."""
         if not self.lake.exists(*self.names("_manifest.json")):
             return None
         where = self.lake.path(*self.names("_manifest.json"))
@@ -222,12 +222,13 @@ class Dataset:
         return manifest
 
     def begin(self, settings: dict[str, Any], inputs: dict[str, str]) -> Manifest | None:
-        """Start or continue the dataset; returns its manifest if it is published already, else None.
+        """Start or continue the dataset. Returns its manifest if it is published already, else None.
 
-        Raises InputError, with the difference, if it was begun with other content settings or other inputs: a lake
+        Raises InputError, with the difference, if it was begun with other content settings or other inputs: a dataset
         never mixes two configurations.
         """
-        settings, inputs = orjson.loads(canonical_json(settings)), dict(sorted(inputs.items()))
+        settings = orjson.loads(canonical_json(settings))
+        inputs = dict(sorted(inputs.items()))
         if self.lake.exists(*self.names("_begun.json")):
             begun = self.lake.read_json(*self.names("_begun.json"))
             for what, old, new in (("settings", begun["settings"], settings), ("inputs", begun["inputs"], inputs)):
@@ -235,7 +236,7 @@ class Dataset:
                     raise InputError(
                         f"{self.label} in {self.lake.root} was made with other {what} "
                         f"({settings_diff(old, new)}); choose another --snapshot, or remove {self.label} "
-                        "and what was made from it to build it anew"
+                        "and everything made from it to build it again"
                     )
             return self.manifest()
         body = {"settings": settings, "inputs": inputs, "begun_at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -243,16 +244,16 @@ class Dataset:
         return None
 
     def begun(self) -> dict[str, Any] | None:
-        """What ``begin`` recorded: settings, inputs, begun_at."""
+        """The record of ``begin`` (settings, inputs, begun_at); None if the dataset was not begun."""
         if not self.lake.exists(*self.names("_begun.json")):
             return None
         value: dict[str, Any] = self.lake.read_json(*self.names("_begun.json"))
         return value
 
     def sealed(self, is_wanted: Callable[[str], bool] = lambda _: True) -> dict[str, Part]:
-        """The parts that are done, by name. Their files are checked for presence and size.
+        """The sealed parts whose files exist in their full size, by name.
 
-        Of others than those wanted no record is read: whoever makes them may remove it meanwhile.
+        Records of unwanted parts are not read, because another process may be removing them.
         """
         parts = {}
         for name in self.lake.names(*self.names("_parts")):
@@ -274,10 +275,10 @@ class Dataset:
         extra: dict[str, int] | None = None,
         published: Sequence[File] = (),
     ) -> Part:
-        """Publish the local ``files`` (by their names in the dataset) as one part, its record last.
+        """Publish the local ``files`` (by their names in the dataset) as one part, and its record last.
 
-        ``table`` holds the part's rows, for the digest; ``rows`` the number of rows a file has, where it has any;
-        ``published`` are files of the part that are in the lake already.
+        ``table`` holds the rows of the part, for the digest. ``rows`` is the number of rows by file. ``published``
+        lists files of the part that are in the lake already.
         """
         tables = table if isinstance(table, list) else [table]
         digests = [rows_digest(t) for t in tables]
@@ -293,7 +294,7 @@ class Dataset:
         return part
 
     def finish(self, part_names: list[str], operational: dict[str, Any], seconds: float) -> Manifest:
-        """Publish the manifest over exactly these sealed parts."""
+        """Publish the manifest of exactly these sealed parts."""
         begun = self.begun()
         assert begun is not None, f"{self.label}: finished before it was begun"
         sealed = self.sealed()
@@ -319,7 +320,7 @@ class Dataset:
         return manifest
 
     def verify(self, parts: list[Part] | None = None) -> None:
-        """Hash every file of the parts (by default the manifest's); raises InputError naming the first that differs."""
+        """Hash every file of the parts (by default the manifest's). Raises InputError naming the first that differs."""
         for part in self.require().parts if parts is None else parts:
             for file in part.files:
                 with self._open(file.path) as opened:
@@ -337,14 +338,14 @@ class Dataset:
             where = self.lake.path(*self.names(file.path))
             raise InputError(
                 f"{where}: sha256 is {sha256[:16]}.., its record says {file.sha256[:16]}..: the file was damaged after "
-                f"it was published; remove {self.label} and what was made from it, and run again"
+                f"it was published; remove {self.label} and everything made from it, and run again"
             )
 
     def read(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file of the dataset."""
+        """The table in a Parquet file of the dataset, without comparing its hash."""
         with self._open(relative) as file:
             try:
-                # No read-ahead: Arrow's threads may still hold the file when a short command ends, and abort it then.
+                # No read-ahead: if Arrow's threads still hold the file when a short command ends, the process aborts.
                 return pq.ParquetFile(file, pre_buffer=False).read(columns=columns, use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
                 where = self.lake.path(*self.names(relative))
@@ -361,17 +362,17 @@ class Dataset:
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Zstandard Parquet; the settings are the same for every table of the lake."""
+    """Write Zstandard Parquet, with the same settings for every table of the lake."""
     pq.write_table(table, path, compression="zstd", row_group_size=10_000)
 
 
 def part_name(index: int, round_: int = 0) -> str:
-    """``part-00012``; pages fetched in a later round of redirects are ``part-1-00012``."""
+    """``part-00012``, or ``part-1-00012`` in round 1. Pages has a round for each redirect to another domain."""
     return f"part-{index:05d}" if round_ == 0 else f"part-{round_}-{index:05d}"
 
 
 def parse_part_name(name: str) -> tuple[int, int]:
-    """Round and index of a name that ``part_name`` made."""
+    """The round and the index in a name from ``part_name``."""
     match = _PART_NAME.fullmatch(name)
     assert match is not None, name
     return int(match[1] or 0), int(match[2])

@@ -44,7 +44,7 @@ from data.links.plan import Plan, make_plan
 from data.links.records import NAMED_LINES, SUBMISSIONS, LinkRecords, Malformed
 from data.links.sources import LinkSource, Reading
 from data.schema import LinkStatus
-from data.stage import Mapper, Outcome, in_turn, run_stage
+from data.stage import Mapper, StageResult, in_turn, run_stage
 from data.urls.canonical import canonical_url, check_rules, domain_of, part_of
 
 _ROW_GROUP = 10_000
@@ -60,7 +60,7 @@ def run(
     network: PagesConfig = PagesConfig(),  # noqa: B008 - frozen
     state: Lake | None = None,
     clock: Callable[[], float] = time.time,
-) -> Outcome:
+) -> StageResult:
     """Read ``sources`` (see data/links/plan.py) and what earlier snapshots deferred into ``links/<snapshot>``.
 
     ``network`` has the settings for live sources. Their watermarks advance when the dataset is published. ``state`` is

@@ -43,7 +43,7 @@ from data.pages.known import earlier_pages, known_pages
 from data.pages.politeness import HostMemory
 from data.pages.revive import LOOKED_UP, look_up
 from data.pages.segments import Segments, remove_segments
-from data.stage import Mapper, Outcome, in_turn, run_stage
+from data.stage import Mapper, StageResult, in_turn, run_stage
 from data.urls.canonical import block_reason, domain_of, part_of
 
 ROUND_PART_LINKS = 20_000  # handed-off links a part of a later round aims at, as LinksConfig.part_links for the first
@@ -57,7 +57,7 @@ def run(
     *,
     history: Sequence[str] | None = None,
     log: Path | None = None,
-) -> Outcome:
+) -> StageResult:
     """Fetch the links of a snapshot. Raises InputError if there are none, or for a setting that cannot be read.
 
     ``history`` names earlier snapshots whose pages are asked for with conditions; None: see known.earlier_pages.

@@ -1,24 +1,24 @@
-"""Near-duplicates: MinHash signatures, their bands, and the greedy judgement over them. Arrays in, arrays out.
+"""Near-duplicates: MinHash signatures, their bands, and the greedy search for duplicates. Arrays in, arrays out.
 
-A document is the set of its n-grams of words; two documents are as similar as their sets (Jaccard). A signature holds,
-for each of P permutations of all hashes, the least hash of the set: two signatures agree in about the share of rows
-that the sets have in common. Documents are compared only where all rows of some band agree, so a pair at Jaccard s is
-looked at with probability 1-(1-s**rows)**bands.
+A document is the set of its word n-grams, and the similarity of two documents is the Jaccard index of their sets. A
+signature has P rows: the minimum hash of the set under each of P permutations. Two signatures agree in a share of rows
+that estimates the Jaccard index. Documents are compared only if they agree in all rows of some band, that is, if they
+share a bucket. A pair with Jaccard index s shares one with probability 1-(1-s**rows)**bands.
 
-The judgement (design rule 13) goes through the documents in survivor order and drops one if a document kept before it
-in the same bucket has the same exact hash, or a signature that agrees in at least ``threshold`` of its rows. What was
-dropped drops nothing: with A ~ B ~ C but not A ~ C, C is kept.
+The search goes through the documents in survivor order. It drops a document if one that it kept before, in the same
+bucket, has the same exact hash or a signature that agrees in at least ``threshold`` of the rows. A dropped document
+drops no others: if A ~ B and B ~ C but not A ~ C, then C is kept. So no kept document has a near-copy among the others.
 
-Buckets come from sorting one band's hashes at a time; a bucket of one vanishes. Measured at a million documents, kept
-and to be judged: 60 bytes each at the peak (id 16, rank 4, the rest one band's sorting), and 45 more for each bucket of
-two or more that a document is in; an in-memory LSH index takes 5.3 KB. Signatures stay on disk. Only kept members of a
-bucket are compared, so many copies of one page cost one comparison each.
+Buckets come from sorting the hashes of one band at a time; documents that are alone in a bucket are left out. Memory,
+measured at a million documents: 60 bytes per document at the peak (id 16, rank 4, the rest for sorting one band), and
+45 bytes for each shared bucket of a document. An in-memory LSH index takes 5.3 kB per document. Signatures stay on
+disk. Only kept members of a bucket are compared, so each of many copies of a page costs one comparison.
 
-Signatures: about 1,000 documents of 700 words a second and core. Buckets: 0.3 s per million documents and band.
-Judgement: about 20,000 candidates a second.
+Speed: signatures 1,000 documents/s per core at 700 words each; buckets 0.3 s per band and million documents; search
+20,000 candidates/s.
 
 Sources: Broder 1997, "On the resemblance and containment of documents"; Leskovec et al., "Mining of Massive Datasets",
-chapter 3 (banding); datasketch 2.0 makes the signatures (scheme ``affine32``).
+chapter 3 (banding); datasketch 2.0 computes the signatures (scheme ``affine32``).
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ U64 = npt.NDArray[np.uint64]
 
 _WORD = re.compile(r"\w+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd; 2**64 over the golden ratio (Knuth, multiplicative hashing)
-_BLOCK = 4_096  # shingles, or signatures, that are worked on at once
+_BLOCK = 4_096  # shingles or signatures per numpy call
 
 
 def exact_hash(text: str) -> bytes:
-    """16 bytes, the same for texts that differ in case and white space only. Such texts have the same signature."""
+    """16 bytes, the same for texts that differ only in case and white space. Such texts have the same signature."""
     return hashlib.sha256(" ".join(text.casefold().split()).encode()).digest()[:16]
 
 
 def shingles(text: str, ngram: int) -> U32:
-    """Hashes [n] of the n-grams of words, in order; a shorter text is one shingle, as is one without words."""
+    """Hashes [n] of the word n-grams, in order. A text with fewer words, or none, is one shingle."""
     words = _WORD.findall(text.casefold()) or [" ".join(text.split())]
     hashes = np.fromiter(map(_word_hash, words), dtype=np.uint64, count=len(words))
     length = min(ngram, len(words))
@@ -77,7 +77,7 @@ def signatures(texts: Iterable[str], *, ngram: int, permutations: int, seed: int
 
 
 def band_hashes(signatures_NP: U32, bands: int) -> U64:
-    """One hash [n, bands] for the rows of each band."""
+    """Hashes [n, bands]: one for the rows of each band."""
     n, permutations = signatures_NP.shape
     values = signatures_NP.reshape(n, bands, permutations // bands).astype(np.uint64)
     hashes = np.zeros((n, bands), dtype=np.uint64)
@@ -88,9 +88,9 @@ def band_hashes(signatures_NP: U32, bands: int) -> U64:
 
 
 def survivor_order(source: npt.NDArray[np.integer], karma: npt.NDArray[np.int64], ids: npt.NDArray[np.void]) -> U32:
-    """Places of the documents in the order in which they survive: lower source, higher karma, smaller id; then place.
+    """Places of the documents in survivor order: lower source, then higher karma, smaller id, lower place.
 
-    ``ids`` is an array of 16 bytes each, as numpy's ``V16``.
+    ``ids`` [n] has numpy's type ``V16``: 16 bytes each.
     """
     halves = np.ascontiguousarray(ids).view(">u8").reshape(-1, 2)
     return np.lexsort((halves[:, 1], halves[:, 0], -karma, source)).astype(np.uint32)
@@ -98,10 +98,10 @@ def survivor_order(source: npt.NDArray[np.integer], karma: npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Buckets:
-    """Who meets whom. A *candidate* is a document in a bucket of two or more with at least one that is to be judged."""
+    """Which documents share a bucket. A *candidate* shares one that has a new member, one not kept already."""
 
     candidates: U32  # [c] ranks, ascending
-    starts: npt.NDArray[np.int64]  # [c + 1] where each candidate's buckets start in `buckets`
+    starts: npt.NDArray[np.int64]  # [c + 1] where a candidate's buckets start in `buckets`
     buckets: U32  # bucket numbers
     sizes: npt.NDArray[np.int64]  # members of each bucket
 
@@ -109,10 +109,13 @@ class Buckets:
 def find_buckets(band_columns: Iterable[U64], rank: U32, n_kept: int) -> Buckets:
     """Group the documents by each band's hash.
 
-    ``band_columns`` yields hashes [n] by place, one band at a time; ``rank`` [n] is each place's rank in survivor
-    order. Documents of rank below ``n_kept`` are kept already, and a bucket of those alone is of no interest.
+    ``band_columns`` yields the hashes [n] of one band at a time, by place. ``rank`` [n] holds each place's rank in
+    survivor order. Documents with a rank below ``n_kept`` are kept already; buckets without any other are left out.
     """
-    ranks, numbers, sizes, n_buckets = [], [], [], 0
+    ranks = []
+    numbers = []
+    sizes = []
+    n_buckets = 0
     for hashes in band_columns:
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
@@ -141,24 +144,24 @@ def find_buckets(band_columns: Iterable[U64], rank: U32, n_kept: int) -> Buckets
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A dropped candidate, by the candidates' numbers: ``of`` is the earliest kept one it is a duplicate of."""
+    """A dropped candidate."""
 
-    candidate: int
-    of: int
+    candidate: int  # its index among the candidates
+    of: int  # index of the first kept candidate that it duplicates
     is_exact: bool
     similarity: float  # share of equal signature rows
 
 
-def judge(
+def find_duplicates(
     found: Buckets, signatures_CP: U32, exact_C: npt.NDArray[np.void], n_kept: int, threshold: float
 ) -> Iterator[Duplicate]:
-    """Go through the candidates in survivor order and yield those that are dropped.
+    """Go through the candidates in survivor order and yield the ones to drop.
 
-    ``signatures_CP`` and ``exact_C`` hold the candidates' signatures and exact hashes; the former may lie on disk.
+    ``signatures_CP`` holds the candidates' signatures, which may be mapped from disk, ``exact_C`` their exact hashes.
     """
     needed = int(np.ceil(threshold * signatures_CP.shape[1] - 1e-9))  # rows; 0.75 x 112 is 84, not 85
     offsets = np.concatenate([[0], np.cumsum(found.sizes)])
-    kept_members = np.empty(len(found.buckets), dtype=np.uint32)  # bucket b has its own from offsets[b] on
+    kept_members = np.empty(len(found.buckets), dtype=np.uint32)  # those of bucket b begin at offsets[b]
     n_members = np.zeros(len(found.sizes), dtype=np.int64)
     for candidate, rank in enumerate(found.candidates):
         buckets = found.buckets[found.starts[candidate] : found.starts[candidate + 1]]

@@ -1,18 +1,19 @@
-"""Select: a verdict on every text. First the filters, in the order of SelectStatus, then near-duplicates
-(data/select/minhash.py) within the snapshot and against every earlier one.
+"""The select stage: a verdict on every text. The filters come first, in the order of SelectStatus, then near-duplicates
+(data/select/minhash.py) within the snapshot and against earlier ones.
 
-Three rounds of parts, each sealed, so that a killed run loses one part at most:
+It makes its parts in three rounds and seals each part, so a killed run loses at most one:
 
-    sig-part-00000   per text part: signatures of what the filters let pass  -> candidates/part-00000.parquet
-    judgement        all candidates, and what the history kept, at once      -> judged/part-00000.parquet: the dropped
-    part-00000       per text part: its verdicts, row by row                 -> part-00000.parquet
-                     and what later snapshots compare with, of the kept ones -> sig/part-00000.parquet, bands/...
+    sig-part-00000   per text part: signatures of the texts that pass the filters -> candidates/part-00000.parquet
+    judgement        duplicates among all candidates and the history's documents  -> judged/part-00000.parquet
+    part-00000       per text part: its verdicts, row by row                      -> part-00000.parquet
+                     what later snapshots need to compare with its kept documents -> sig/part-00000.parquet, bands/...
 
-The history is the list of select snapshots that are compared with. What they kept stays kept; it is recorded among the
-inputs, so a later run with the same arguments compares with the same snapshots, whatever was published since.
+The history is a list of select snapshots. New documents are compared with the documents that these kept, and those stay
+kept. The history is recorded among the inputs, so a second run with the same arguments compares with the same
+snapshots, even if others were published since.
 
-Cost: signatures, about 1,000 documents a second and core; the judgement holds some 60 bytes a document and 45 for each
-bucket it shares, and the signatures of those that share one in a scratch file (448 bytes each).
+Cost: signatures take a core second per 1,000 documents. The search for duplicates holds 60 bytes per document and 45
+for each bucket that it shares, and keeps the signatures of documents that share one in a scratch file (448 bytes each).
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from data.lake.manifest import Manifest, Part, settings_diff
 from data.lake.store import Dataset, Lake, base_snapshot, write_parquet
 from data.schema import SELECT, SelectStatus, TextStatus
 from data.select import minhash
-from data.stage import Mapper, Outcome, in_turn, run_stage
+from data.stage import Mapper, StageResult, in_turn, run_stage
 from data.urls.canonical import domain_of
 
 SIGNATURES = "sig-"
 JUDGEMENT = "judgement"
 SCHEME = ("ngram", "permutations", "bands", "rows", "minhash_seed", "threshold")
-"""Settings that must be those of the history: signatures of two schemes cannot be compared."""
+"""Settings that must equal the history's: signatures made with others cannot be compared."""
 
 JUDGED = pa.schema(
     [
@@ -55,13 +56,14 @@ JUDGED = pa.schema(
 
 def run(
     lake: Lake, snapshot: str, history: Sequence[str] | None, config: SelectConfig, mapper: Mapper = in_turn
-) -> Outcome:
-    """Judge ``text/<snapshot without its variant>``.
+) -> StageResult:
+    """Select from the documents of ``text/<snapshot without its variant>``.
 
-    ``history`` names select snapshots to compare with; their order does not matter, earlier means smaller by name.
-    None means those recorded when this dataset was begun, or else all that are published with the same variant.
+    ``history`` names the select snapshots to compare with, in any order; they count as earlier in the order of their
+    names. None means the ones recorded when this dataset was begun; for a new dataset, all published ones with the same
+    variant.
 
-    Raises InputError for a history that is not published, has another MinHash scheme, or holds the snapshot itself.
+    Raises InputError if the history is not published, has another MinHash scheme, or contains the snapshot itself.
     """
     text = lake.dataset("text", base_snapshot(snapshot)).require()
     earlier = [lake.dataset("select", name).require() for name in _history_names(lake, snapshot, history)]
@@ -100,22 +102,22 @@ def _check_scheme(manifest: Manifest, config: SelectConfig) -> None:
     if theirs != ours:
         raise InputError(
             f"select/{manifest.snapshot} has another MinHash scheme ({settings_diff(theirs, ours)}); "
-            "use its settings, or leave it out of --history"
+            "use its settings or leave it out of --history"
         )
 
 
 def make_part(lake_root: str, snapshot: str, config: SelectConfig, name: str) -> Part:
-    """Make and seal the part of that name, of whichever round."""
+    """Make and seal the part with the given name, in any of the three rounds."""
     lake = Lake(lake_root)
     if name == JUDGEMENT:
-        return _judge_all(lake, snapshot, config)
+        return _find_duplicates(lake, snapshot, config)
     if name.startswith(SIGNATURES):
         return _sign(lake, snapshot, config, name.removeprefix(SIGNATURES))
     return _give_verdicts(lake, snapshot, config, name)
 
 
 def filter_verdict(row: dict[str, Any], config: SelectConfig) -> tuple[SelectStatus, str | None]:
-    """The first filter that drops a row of text, and why; ``ok`` if none does."""
+    """The status of the first filter that drops a row of text, with its reason; ``ok`` if none does."""
     if row["status"] != TextStatus.OK:
         return SelectStatus.NO_TEXT, row["status"]
     domains = {row["domain"], domain_of(row["url"])} & set(config.drop_domains)
@@ -154,7 +156,7 @@ def _texts(lake: Lake, snapshot: str) -> Dataset:
 
 
 def _sign(lake: Lake, snapshot: str, config: SelectConfig, name: str) -> Part:
-    """Round 1: signatures and band hashes of the rows that pass the filters."""
+    """Round 1: the signatures and band hashes of the rows that pass the filters."""
     table = _texts(lake, snapshot).read(f"{name}.parquet", [*_FILTERED_BY, "text"])
     verdicts = [filter_verdict(row, config)[0] for row in table.select(_FILTERED_BY).to_pylist()]
     passed = np.flatnonzero([verdict == SelectStatus.OK for verdict in verdicts])
@@ -179,10 +181,10 @@ def _band_names(config: SelectConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class _Source:
-    """Documents that take part in the judgement: two row-aligned files, often one and the same."""
+    """Documents to compare, in two files with the same rows; often both are one file."""
 
     dataset: Dataset
-    age: int  # 0 for the earliest snapshot of the history; the snapshot that is judged comes last
+    age: int  # 0 for the earliest snapshot of the history; this snapshot comes last
     documents: str  # doc_id, karma, exact_hash, signature
     bands: str
 
@@ -191,8 +193,8 @@ class _Source:
         return [table.column(name) for name in columns]
 
 
-def _judge_all(lake: Lake, snapshot: str, config: SelectConfig) -> Part:
-    """Round 2: the greedy judgement over what the history kept and all candidates."""
+def _find_duplicates(lake: Lake, snapshot: str, config: SelectConfig) -> Part:
+    """Round 2: the duplicates among all candidates and the documents that the history kept."""
     dataset = lake.dataset("select", snapshot)
     begun = dataset.begun()
     assert begun is not None, "the dataset was begun before its parts are made"
@@ -201,13 +203,12 @@ def _judge_all(lake: Lake, snapshot: str, config: SelectConfig) -> Part:
     kept = []
     for age, earlier in enumerate(history):
         earlier.verify()
-        files = [file.path for part in earlier.require().parts for file in part.files]
-        names = [path.removeprefix("sig/") for path in files if path.startswith("sig/")]
+        names = [file.path.removeprefix("sig/") for file in earlier.require().files_in("sig")]
         kept += [_Source(earlier, age, f"sig/{name}", f"bands/{name}") for name in names]
     candidates = [f"candidates/{part.name}.parquet" for part in text.parts]
-    judged = [_Source(dataset, len(history), file, file) for file in candidates]
+    new = [_Source(dataset, len(history), file, file) for file in candidates]
     with lake.scratch() as folder:
-        tables = _dropped(kept, judged, config, folder / "signatures")
+        tables = _dropped(kept, new, config, folder / "signatures")
     return _seal(
         lake,
         snapshot,
@@ -216,9 +217,9 @@ def _judge_all(lake: Lake, snapshot: str, config: SelectConfig) -> Part:
     )
 
 
-def _dropped(kept: list[_Source], judged: list[_Source], config: SelectConfig, scratch: Path) -> list[pa.Table]:
-    """For each judged source its dropped rows, as JUDGED. A document's *place* is its number over all sources."""
-    sources = [*kept, *judged]
+def _dropped(kept: list[_Source], new: list[_Source], config: SelectConfig, scratch: Path) -> list[pa.Table]:
+    """The dropped rows of each new source, as JUDGED. A document's *place* is its index over all sources."""
+    sources = [*kept, *new]
     columns = [source.read(source.documents, "doc_id", "karma") for source in sources]
     lengths = [len(doc_id) for doc_id, _ in columns]
     ends = np.cumsum(lengths, dtype=np.int64)
@@ -241,20 +242,20 @@ def _dropped(kept: list[_Source], judged: list[_Source], config: SelectConfig, s
     place = place[buckets.candidates]  # by candidate
     signatures, exact = _load(sources, ends, place, config, scratch)
     found: list[list[dict[str, Any]]] = [[] for _ in sources]
-    for duplicate in minhash.judge(buckets, signatures, exact, n_kept, config.threshold):
+    for duplicate in minhash.find_duplicates(buckets, signatures, exact, n_kept, config.threshold):
         at = int(place[duplicate.candidate])
         number = int(np.searchsorted(ends, at, side="right"))
         status = SelectStatus.EXACT_DUPLICATE if duplicate.is_exact else SelectStatus.NEAR_DUPLICATE
         found[number].append(
             {
-                "row": at - int(ends[number]) + lengths[number],  # in the candidates file; made one of the text below
+                "row": at - int(ends[number]) + lengths[number],  # in the candidates file; replaced below
                 "status": str(status),
                 "reason": None if duplicate.is_exact else f"{duplicate.similarity:.3f} of the signature is equal",
                 "duplicate_of": ids[place[duplicate.of]].tobytes(),
             }
         )
     tables = []
-    for source, rows in zip(judged, found[len(kept) :], strict=True):
+    for source, rows in zip(new, found[len(kept) :], strict=True):
         rows.sort(key=lambda row: row["row"])
         table = pa.Table.from_pylist(rows, schema=JUDGED)
         text_rows = source.read(source.documents, "row")[0].take(table.column("row"))
@@ -269,7 +270,7 @@ def _load(
     config: SelectConfig,
     scratch: Path,
 ) -> tuple[minhash.U32, npt.NDArray[np.void]]:
-    """Signatures, in a file that is mapped, and exact hashes of the candidates, whose places are given."""
+    """Signatures, mapped from a scratch file, and exact hashes of the candidates at these places."""
     exact = np.empty(len(place), "V16")
     if not len(place):
         return np.empty((0, config.permutations), np.uint32), exact
@@ -292,7 +293,7 @@ def _fixed(column: pa.ChunkedArray, width: int) -> npt.NDArray[np.void]:
 
 
 def _give_verdicts(lake: Lake, snapshot: str, config: SelectConfig, name: str) -> Part:
-    """Round 3: a verdict for each row of text's part, and what later snapshots compare with."""
+    """Round 3: a verdict for each row of the text part, and the files that later snapshots compare with."""
     dataset = lake.dataset("select", snapshot)
     dropped = {row["row"]: row for row in dataset.read(f"judged/{name}.parquet").to_pylist()}
     rows = []

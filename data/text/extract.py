@@ -1,25 +1,26 @@
-"""One page's bytes to its main text: decode, extract, identify the language, measure. A pure function of the page.
+"""Turn the bytes of one page into its main text: decode, extract, identify the language, measure. A pure function.
 
-**Decoding.** What a page declares is often wrong, and a wrong single-byte charset decodes everything without an error,
-into mojibake. So a declaration is a candidate, not an order. Asked in turn: a byte order mark; UTF-8, whose multi-byte
-sequences hardly arise by chance; the HTTP header; the page's own ``<meta>`` or XML declaration; windows-1252, which is
-what browsers assume; at last detection by charset_normalizer. A single-byte or East Asian reading must also look like
-text (``MAX_MESS``). What no candidate reads is ``undecodable``; when a declaration was overruled, the reason says so.
-Not seen is a charset that differs from windows-1252 in a few letters only, as Turkish does, where it is not declared.
+**Decoding.** The charset that a page declares is often wrong, and a wrong single-byte charset decodes without an error,
+into mojibake. So a declaration is only a candidate. The candidates in order: a byte order mark; UTF-8, whose multi-byte
+sequences hardly arise by chance; the HTTP header; the page's own ``<meta>`` or XML declaration; windows-1252, the
+default of browsers; the guess of charset_normalizer. Unless it is UTF-8, the decoded text must also look like text
+(``MAX_MESS``). A page that no candidate decodes is ``undecodable``; when a declaration was overruled, the reason says
+so. One error stays unnoticed: an undeclared charset that differs from windows-1252 in a few letters only (Turkish).
 
-**Extraction.** trafilatura, with tables (they hold prose on older pages) and without reader comments (another author's
-text, and where spam lives). Dates come from the page's own metadata only: trafilatura's guesses from free text are slow
-and depend on today's date.
+**Extraction.** trafilatura, with tables (older pages put prose into them) and without reader comments (other authors
+wrote them, and they hold spam). Dates come from the page's metadata only: trafilatura's guesses from free text are slow
+and depend on the day they are made.
 
-About 25-35 pages a second and core, nearly all of it trafilatura. It runs in a child process that can be killed,
-see data/text/stage.py.
+Speed: 25-35 pages/s per core, nearly all of it trafilatura. The stage runs this in a child process that it can kill
+(data/text/stage.py).
 
-Sources: WHATWG Encoding (labels) and HTML 13.2.3 (order of sniffing); Barbaresi 2021, "Trafilatura".
+Sources: WHATWG Encoding (labels, by webencodings) and HTML 13.2.3 (order of sniffing); Barbaresi 2021, "Trafilatura".
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import itertools
 import re
 import unicodedata
@@ -29,52 +30,40 @@ from dataclasses import dataclass
 import charset_normalizer
 import charset_normalizer.md
 import trafilatura
+import webencodings
 from trafilatura.settings import Document
 
 from data.schema import TextStatus
 from data.text import language, signals
 
-# Share of suspicious characters by charset_normalizer's measure, over the passages that are not ASCII. Found on 13
-# languages in their right and in five wrong charsets: right ones reached 0.05, other alphabets began at 0.15.
+# Largest share of suspicious characters (charset_normalizer's measure) in the passages that are not ASCII. Measured on
+# 13 languages, each in its own charset and in five others: its own gave at most 0.05, the others 0.15 or more.
 MAX_MESS = 0.1
-MAX_BROKEN = 0.02  # of the bytes that are not ASCII may be broken: a cut character, one stray byte in a UTF-8 page
-MIN_NON_ASCII = 8  # characters below which nothing can be said of how plausible a reading is
-SAMPLE = 20_000  # characters or bytes that plausibility and detection look at
-META_BYTES = 4_096  # a declaration further down is not one; browsers read 1,024
+MAX_BROKEN = 0.02  # share of the non-ASCII bytes that may be broken: a cut character, a stray byte in a UTF-8 page
+MIN_NON_ASCII = 8  # with fewer such characters no charset is judged implausible
+SAMPLE = 20_000  # characters or bytes on which plausibility and detection are based
+META_BYTES = 4_096  # where a page must declare its charset; browsers read 1,024
 
-# WHATWG's labels where Python's codec of that name is narrower than what pages mean by it.
-_WHATWG = {
-    "ascii": "cp1252",
-    "iso8859-1": "cp1252",
-    "iso8859-9": "cp1254",
-    "iso8859-11": "cp874",
-    "tis-620": "cp874",
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "shift_jis": "cp932",
-    "euc_kr": "cp949",
-    "big5": "big5hkscs",
-}
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_PYTHONS_OWN = frozenset({"utf-16le", "utf-16be", "replacement", "x-user-defined"})  # read as Python reads the label
 _NO_CHARSETS = frozenset({"utf-7", "unicode_escape", "raw_unicode_escape", "idna", "punycode", "undefined"})
-_ESCAPING = ("iso2022", "hz")  # charsets whose bytes are all ASCII
+_ESCAPING = ("iso2022", "hz")  # charsets that use ASCII bytes only
 
 _HEADER_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _META_CHARSET = re.compile(rb"<(?:meta|\?xml)\b[^>]*?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]*>")
 _TAG_BYTES = re.compile(rb"<[^<>]*>")
 _LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
-_NO_TEXT = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]"
-)  # control, surrogate, no character
+# Control characters, surrogates, byte order marks, noncharacters.
+_NO_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
 
-# A fixed far end: with trafilatura's default, today, the same page would give another row on another day.
+# A fixed latest date: trafilatura's default is today, so the same page would give another row on another day.
 _DATES = {"original_date": True, "extensive_search": False, "max_date": "2100-01-01"}
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What was made of one page. Without text all but status and reason is None."""
+    """The result for one page. Without a text, only status and reason are set."""
 
     status: TextStatus
     reason: str | None = None
@@ -87,9 +76,9 @@ class Extracted:
 
 
 def extract(body: bytes, content_type: str | None, url: str, favor: str) -> Extracted:
-    """Never raises: an error of the extractor is a status with its name.
+    """Extract one page. Never raises: an error of the extractor becomes a status, and the reason names it.
 
-    ``body`` is the page without content encoding, ``content_type`` its HTTP header, ``url`` where it came from at last,
+    ``body`` is the page without content encoding, ``content_type`` its HTTP header, ``url`` its URL after redirects,
     ``favor`` one of ``balanced``, ``precision``, ``recall``.
     """
     try:
@@ -126,18 +115,18 @@ def extract(body: bytes, content_type: str | None, url: str, favor: str) -> Extr
         )
     except MemoryError:
         return Extracted(TextStatus.CRASHED, "memory limit")
-    except Exception as error:  # whatever a parser raises on the web's pages becomes that page's outcome
+    except Exception as error:  # parsers raise all kinds of errors on pages of the web
         return Extracted(TextStatus.FAILED, _one_line(f"{type(error).__name__}: {error}"))
 
 
 def normalise(text: str) -> str:
-    """NFC, ``\\n`` as the only line end, no control characters, no white space at the ends of lines or of the text."""
+    """Unicode NFC, lines that end with ``\\n``, no control characters, no white space at line ends or outside."""
     text = _NO_TEXT.sub("", _LINE_END.sub("\n", text))
     return "\n".join(line.rstrip() for line in unicodedata.normalize("NFC", text).split("\n")).strip()
 
 
 def decode(body: bytes, content_type: str | None) -> tuple[str | None, str | None]:
-    """The page as text, and a note where a declaration was missing or overruled; or None, and why."""
+    """The page as text, with a note if its declaration was missing or overruled; or None and the reason."""
     for mark, charset in _BOMS:
         if body.startswith(mark):
             text = _read(body, charset)
@@ -160,24 +149,38 @@ def decode(body: bytes, content_type: str | None) -> tuple[str | None, str | Non
 
 
 def _declared(body: bytes, content_type: str | None) -> list[str]:
-    """Python codecs of the charsets that the HTTP header and the page name, those that exist."""
+    """Python codecs of the known charsets that the HTTP header and the page declare, in this order."""
     labels = [match[1] for match in [_HEADER_CHARSET.search(content_type or "")] if match]
     labels += [match[1].decode() for match in [_META_CHARSET.search(body[:META_BYTES])] if match]
     found = []
     for label in labels:
-        try:
-            name = codecs.lookup(label).name
-            if name in _NO_CHARSETS:
-                continue
-            b"<".decode(name, "replace")  # raises LookupError for codecs that are not of text, such as hex
-        except LookupError:
+        name = _codec(label)
+        if name is None or name in _NO_CHARSETS:
             continue
-        found.append(_WHATWG.get(name, name))
+        with contextlib.suppress(LookupError):
+            b"<".decode(name, "replace")  # raises LookupError for codecs that do not give text, such as hex
+            found.append(name)
     return list(dict.fromkeys(found))
 
 
+def _codec(label: str) -> str | None:
+    """The Python codec for a label of a page, or None for an unknown label.
+
+    Browsers often read more than the label says: windows-1252 for latin-1, gb18030 for gbk. WHATWG lists these labels;
+    Python knows further aliases of the same charsets.
+    """
+    try:
+        name = codecs.lookup(label).name
+    except LookupError:
+        name = None
+    encoding = webencodings.lookup(label) or webencodings.lookup((name or "").replace("_", "-"))
+    if encoding is None or encoding.name in _PYTHONS_OWN:
+        return name
+    return "gb18030" if encoding.name == "gbk" else str(encoding.codec_info.name)
+
+
 def _read(body: bytes, charset: str) -> str | None:
-    """The body in a charset, with U+FFFD for at most ``MAX_BROKEN`` of its bytes that are not ASCII; else None."""
+    """The body decoded, with U+FFFD for broken bytes; None if more than ``MAX_BROKEN`` of the non-ASCII ones are."""
     try:
         return body.decode(charset)
     except UnicodeDecodeError:
@@ -195,7 +198,7 @@ def _mess(text: str) -> float:
 
 
 def _detected(body: bytes) -> Iterator[str]:
-    """What charset_normalizer takes the body for, if anything; it is not asked before this is iterated over."""
+    """The guess of charset_normalizer, if it has one. Lazy, because guessing is slow."""
     passages = [passage for passage in _TAG_BYTES.split(body) if not passage.isascii()]
     best = charset_normalizer.from_bytes(b"\n".join(passages)[:SAMPLE]).best()
     if best is not None:

@@ -1,16 +1,16 @@
-"""Text: every fetched page becomes one row with its main text, its language and its signals; nothing is judged here.
+"""The text stage: each fetched page becomes one row with its main text, its language and its signals. It drops nothing.
 
-Extraction meets whatever the web holds: pages that take minutes, exhaust memory or crash a parser. So it runs in child
-processes, one page at a time each. A child that takes longer than ``timeout_s`` is killed and its page is ``timeout``;
-a child that dies takes one page with it, which is ``crashed``; memory is limited by the kernel. Children are forked
-from a server that has imported the extractor, so a new one costs milliseconds, and they end with the process that
-started the stage, whatever ends it.
+Some pages take minutes, exhaust the memory or crash a parser. So extraction runs in child processes, each with one page
+at a time. If a page takes longer than ``timeout_s``, the stage kills the child, and the page is ``timeout``. If a child
+dies, its page is ``crashed``. The kernel limits a child's memory. Children are forked from a server that has imported
+the extractor, so a new child costs milliseconds. They end with the process that started the stage, even if it is
+killed.
 
-A part reads its pages in the order in which they lie in the WARC file and keeps at most ``QUEUED`` of them per child
-in memory, besides the part's rows. Its rows are those of the pages part with status ``ok``, in the same order. A row's
-``url`` is the link's canonical URL, its ``domain`` that of the URL where the page was found in the end.
+A part reads its pages in the order of the WARC file. Besides the part's rows, at most ``QUEUED`` pages per child are in
+memory. The rows are the ``ok`` rows of the pages part, in the same order. A row's ``url`` is the link's canonical URL;
+its ``domain`` is taken from the page's URL after redirects.
 
-About 25-35 pages a second and core (extraction with metadata, language, signals).
+Speed: 25-35 pages/s per core (extraction with metadata, language, signals).
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from data.lake.manifest import Part
 from data.lake.store import Lake, base_snapshot, write_parquet
 from data.process import die_with_main_process, die_with_parent
 from data.schema import TEXT, PageStatus, TextStatus
-from data.stage import Mapper, Outcome, in_turn, run_stage
+from data.stage import Mapper, StageResult, in_turn, run_stage
 from data.text import language
 from data.text.extract import Extracted, extract
 from data.text.signals import Signals
 from data.urls.canonical import domain_of
 from data.warc import read_payload
 
-QUEUED = 4  # pages in memory per child, so that none waits for the WARC file
+QUEUED = 4  # pages in memory per child, so that no child waits for the WARC file
 
 Page = dict[str, Any]
 
 
-def run(lake: Lake, snapshot: str, config: TextConfig, mapper: Mapper = in_turn) -> Outcome:
-    """Extract the text of ``pages/<snapshot>``. One part keeps ``config.workers`` cores busy: map them one at a time.
+def run(lake: Lake, snapshot: str, config: TextConfig, mapper: Mapper = in_turn) -> StageResult:
+    """Extract the text of ``pages/<snapshot>``. A part keeps ``config.workers`` cores busy: make one part at a time.
 
-    Raises InputError when pages is not published or a WARC file is damaged.
+    Raises InputError if pages is not published or a WARC file is damaged.
     """
     snapshot = base_snapshot(snapshot)
     pages = lake.dataset("pages", snapshot).require()
@@ -70,7 +70,7 @@ def run(lake: Lake, snapshot: str, config: TextConfig, mapper: Mapper = in_turn)
 
 
 def document_id(canonical_url: str, text: str) -> bytes:
-    """16 bytes that name a text at a URL, the same in every snapshot. A page without text has the empty text's."""
+    """16 bytes that identify a text at a URL, the same in every snapshot. Without a text, that is the empty text."""
     return hashlib.sha256(f"{canonical_url}\n{text}".encode()).digest()[:16]
 
 
@@ -81,8 +81,8 @@ def make_part(lake_root: str, snapshot: str, config: TextConfig, name: str) -> P
     pages: list[Page] = table.filter(pc.equal(table.column("status"), str(PageStatus.OK))).to_pylist()
     by_offset = sorted(range(len(pages)), key=lambda k: (pages[k]["warc_file"], pages[k]["warc_offset"]))
     rows: list[Page | None] = [None] * len(pages)
-    jobs = _jobs(lake, snapshot, [pages[k] for k in by_offset], config)
-    for k, extracted in zip(by_offset, extract_all(jobs, config), strict=True):
+    extractions = _extractions(lake, snapshot, [pages[k] for k in by_offset], config)
+    for k, extracted in zip(by_offset, extract_all(extractions, config), strict=True):
         rows[k] = _row(pages[k], extracted)
     result = pa.Table.from_pylist(rows, schema=TEXT)
     with lake.scratch() as folder:
@@ -98,39 +98,40 @@ def make_part(lake_root: str, snapshot: str, config: TextConfig, name: str) -> P
         )
 
 
-Job = Callable[[], Extracted] | Extracted
-"""A page to extract in a child, or the outcome it has already."""
+Extraction = Callable[[], Extracted] | Extracted
+"""A call for a child to make, or a result that is known without one."""
 
 
-def extract_all(jobs: Iterable[Job], config: TextConfig) -> Iterator[Extracted]:
-    """The outcomes of the jobs, in their order; at most ``QUEUED`` jobs per child are taken and not done.
+def extract_all(extractions: Iterable[Extraction], config: TextConfig) -> Iterator[Extracted]:
+    """The results in order. At most ``QUEUED`` extractions per child are taken from the iterable before they are done.
 
-    A slow page delays what is yielded, not the children: outcomes of later pages wait for it.
+    A slow page does not stop the other children; their results wait until its own is yielded.
     """
     n_workers = config.workers or os.cpu_count() or 1
     slots = threading.BoundedSemaphore(QUEUED * n_workers)
     waiting: deque[Future[Extracted]] = deque()
     with _children(n_workers, config) as pool:
-        for job in jobs:
+        for extraction in extractions:
             slots.acquire()
             future: Future[Extracted]
-            if isinstance(job, Extracted):
+            if isinstance(extraction, Extracted):
                 future = Future()
-                future.set_result(job)
+                future.set_result(extraction)
             else:
-                future = pool.schedule(job, timeout=config.timeout_s)
+                future = pool.schedule(extraction, timeout=config.timeout_s)
             future.add_done_callback(lambda _: slots.release())
             waiting.append(future)
             while waiting and waiting[0].done():
-                yield _outcome(waiting.popleft(), config)
+                yield _result(waiting.popleft(), config)
         while waiting:
-            yield _outcome(waiting.popleft(), config)
+            yield _result(waiting.popleft(), config)
 
 
-def _jobs(lake: Lake, snapshot: str, pages: list[Page], config: TextConfig) -> Iterator[Job]:
-    """A job a page. Pages come in the order of their files, so one is open at a time."""
+def _extractions(lake: Lake, snapshot: str, pages: list[Page], config: TextConfig) -> Iterator[Extraction]:
+    """One extraction per page. The pages are sorted by file, so only one file is open at a time."""
     with contextlib.ExitStack() as stack:
-        name = file = None
+        name = None
+        file = None
         for page in pages:
             if page["warc_file"] != name:
                 stack.close()
@@ -169,7 +170,7 @@ def _row(page: Page, extracted: Extracted) -> Page:
 @contextlib.contextmanager
 def _children(n_workers: int, config: TextConfig) -> Iterator[ProcessPool]:
     context = multiprocessing.get_context("forkserver")
-    # __main__ too: each child would import the caller's script anew otherwise
+    # Without __main__ each child would import the caller's script again.
     context.set_forkserver_preload(["__main__", "data.text.stage"])
     pool = ProcessPool(
         max_workers=n_workers,
@@ -188,7 +189,7 @@ def _children(n_workers: int, config: TextConfig) -> Iterator[ProcessPool]:
         pool.join()
 
 
-def _outcome(future: Future[Extracted], config: TextConfig) -> Extracted:
+def _result(future: Future[Extracted], config: TextConfig) -> Extracted:
     try:
         return future.result()
     except TimeoutError:
@@ -200,13 +201,13 @@ def _outcome(future: Future[Extracted], config: TextConfig) -> Extracted:
 
 
 def _start_child(memory_bytes: int) -> None:
-    """What a child does before its first page."""
-    die_with_parent()  # with the fork server
+    """Prepare a child for its first page."""
+    die_with_parent()  # the fork server
     die_with_main_process()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # at once, even inside a parser; pebble's handler would wait for it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends a parser at once; pebble's handler would wait for it
     for name in ("trafilatura", "htmldate", "charset_normalizer"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they have to say of a page is in its row
-    language.identify("")  # loads the model, which is not any page's time or memory
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the page's row reports its errors
+    language.identify("")  # loads the model, so that it counts towards no page's time and memory
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + memory_bytes

@@ -1,4 +1,4 @@
-"""The pages stage as a process of its own, so that it can be killed: LAKE SETTINGS [LOG], the settings as JSON."""
+"""Run the pages stage in a process that a test can kill. Arguments: LAKE SETTINGS [LOG], the settings as JSON."""
 
 import json
 import sys

@@ -1,9 +1,9 @@
-"""Kills the program at a chosen point of its own progress; on PYTHONPATH for the crash tests only.
+"""Kill the program at a chosen point of its progress. Only the crash tests put this on PYTHONPATH.
 
-WEBTEXT_KILL is ``stage:what:amount``: when the datasets of that stage have had ``amount`` bytes published (before the
-file that reaches it gets its name) or ``amount`` rows sealed (after the files, before the record), the whole program is
-killed with SIGKILL: the process that was started first, whichever process got there. ``checkpoints`` and ``scores`` are
-stages here too. A file beside the lake says that the kill happened, so that a test can tell a kill from an early end.
+WEBTEXT_KILL is ``stage:what:amount``. It sends SIGKILL once the program has published ``amount`` bytes of the stage's
+datasets (before the file that reaches the amount gets its name) or sealed ``amount`` rows (after the files, before the
+record). The process that gets there kills the process that was started first, and itself. ``checkpoints`` and
+``scores`` count as stages. The file WEBTEXT_KILL_MARK records the kill, so a test can tell it from an early end.
 """
 
 import os
@@ -25,7 +25,8 @@ def install(stage: str, what: str, amount: int) -> None:
         os.kill(int(os.environ["WEBTEXT_KILL_ROOT"]), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    publish, publish_json = lake_module.Lake.publish, lake_module.Lake.publish_json
+    publish = lake_module.Lake.publish
+    publish_json = lake_module.Lake.publish_json
     publish_directory = lake_module.Lake.publish_directory
 
     def counting_publish(self, local: Path, *names: str) -> None:

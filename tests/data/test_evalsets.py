@@ -36,7 +36,7 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data
         (" ", ""),
     ],
 )
-def test_artefacts_are_removed_and_come_back(original: str, text: str) -> None:
+def test_artefacts_are_removed_and_restored(original: str, text: str) -> None:
     assert detokenize(original) == text
     assert retokenize(text) == original
 
@@ -47,13 +47,13 @@ TOKEN = st.sampled_from(
 
 
 @given(st.lists(TOKEN, max_size=12))
-def test_any_line_of_tokens_comes_back(tokens: list[str]) -> None:
+def test_any_line_of_tokens_is_restored(tokens: list[str]) -> None:
     line = f" {' '.join(tokens)} " if tokens else " "
     assert retokenize(detokenize(line)) == line
 
 
 @needs_shared
-def test_all_of_wikitext_comes_back() -> None:
+def test_all_of_wikitext_is_restored() -> None:
     path = SHARED / "wikitext-2.valid.tokens.txt"
     wikitext = read_wikitext(path)
     assert wikitext.n_tokens == 217_646  # Merity et al., table 1
@@ -64,10 +64,10 @@ def test_all_of_wikitext_comes_back() -> None:
     assert wikitext.text.count("@-@") < 0.02 * original.count("@-@")
 
 
-def test_a_file_that_is_no_wikitext_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_wikitext_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "wiki.test.tokens"
     path.write_text(" = A = \nplain text\n")
-    with pytest.raises(InputError, match="line 2: no WikiText"):
+    with pytest.raises(InputError, match="line 2: not WikiText"):
         read_wikitext(path)
     path.write_text("")
     with pytest.raises(InputError, match="empty"):

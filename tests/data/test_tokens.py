@@ -36,7 +36,8 @@ def publish(dataset: Dataset, settings: dict, inputs: dict, tables: dict[str, pa
 def make_lake(tmp_path: Path, parts: dict[str, list[tuple[str, str]]]) -> Lake:
     """A lake with text and select; ``parts`` holds (text, verdict) by part."""
     lake = Lake(tmp_path / "lake")
-    texts, verdicts = {}, {}
+    texts = {}
+    verdicts = {}
     for part, rows in parts.items():
         ids = [doc_id(f"{part}{n}") for n in range(len(rows))]
         empty = {name: [None] * len(rows) for name in TEXT.names}

@@ -132,7 +132,9 @@ def test_fastwarc(warc: tuple[Path, list[int]]) -> None:
 
 def test_warcio(warc: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]) -> None:
     path, offsets = warc
-    bodies, starts, kinds = [], [], []
+    bodies = []
+    starts = []
+    kinds = []
     with path.open("rb") as file:
         records = WarcioIterator(file, check_digests="raise")
         for record in records:
@@ -159,7 +161,8 @@ class _Arguments:
     """What warcio's own check command reads from its command line."""
 
     def __init__(self, inputs: list[str]) -> None:
-        self.inputs, self.verbose = inputs, False
+        self.inputs = inputs
+        self.verbose = False
 
 
 def test_dates_are_whole_seconds_of_utc(warc: tuple[Path, list[int]]) -> None:
@@ -170,7 +173,8 @@ def test_dates_are_whole_seconds_of_utc(warc: tuple[Path, list[int]]) -> None:
 
 
 def test_revisits_lead_to_their_payload(warc: tuple[Path, list[int]]) -> None:
-    found, revisits = {}, []
+    found = {}
+    revisits = []
     with warc[0].open("rb") as file:
         for record in WarcioIterator(file):
             header = record.rec_headers.get_header
@@ -208,7 +212,7 @@ def test_not_a_response(warc: tuple[Path, list[int]], tmp_path: Path) -> None:
             read_payload(file, offsets[1], max_bytes=100)
 
 
-def test_a_torn_file_gives_what_is_whole_and_no_more(warc: tuple[Path, list[int]]) -> None:
+def test_a_torn_file_gives_its_whole_records_only(warc: tuple[Path, list[int]]) -> None:
     path, offsets = warc
     data = path.read_bytes()
     starts = member_starts(data)

@@ -69,7 +69,8 @@ def test_spec_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("corpus", "run", "message"), [((), "r", "is empty"), (("a", "a"), "r", "twice"), (("a",), "../r", "is no name")]
+    ("corpus", "run", "message"),
+    [((), "r", "is empty"), (("a", "a"), "r", "twice"), (("a",), "../r", "not a valid run")],
 )
 def test_bad_specs(corpus: tuple[str, ...], run: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

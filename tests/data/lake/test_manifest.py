@@ -62,7 +62,8 @@ def test_a_part_whose_counts_do_not_add_up_cannot_be_made() -> None:
 
 
 def test_content_and_operational_settings_are_apart() -> None:
-    content, operational = content_settings(LinksConfig()), operational_settings(LinksConfig())
+    content = content_settings(LinksConfig())
+    operational = operational_settings(LinksConfig())
     assert content["min_karma"] == 3
     assert operational == {
         "spill_rows": 200_000,
@@ -90,7 +91,8 @@ def test_files_in_a_folder_come_in_the_order_of_the_parts() -> None:
 
 
 def test_the_digest_of_a_corpus_depends_on_its_datasets_and_their_order() -> None:
-    one, two = manifest("1"), manifest("2")
+    one = manifest("1")
+    two = manifest("2")
     assert corpus_digest([one, two]) == json_digest(["1", "2"])
     assert len({corpus_digest(some) for some in ([one], [two], [one, two], [two, one])}) == 4
 

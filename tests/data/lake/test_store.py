@@ -90,7 +90,7 @@ def test_a_directory_is_published_whole(lake: Lake, tmp_path: Path) -> None:
     assert lake.open("checkpoints", "run", "step-1", "sub", "state").read() == b"s"
 
 
-def test_a_missing_dataset_is_named_with_what_there_is(tmp_path: Path) -> None:
+def test_a_missing_dataset_is_reported_with_the_published_ones(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     with pytest.raises(InputError, match=r"tokens/2026-11: no such dataset .*published: none"):
         lake.dataset("tokens", "2026-11").require()
@@ -103,7 +103,7 @@ def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
         lake.dataset("links", "old").manifest()
 
 
-def test_scratch_of_killed_processes_is_swept_and_of_living_ones_kept(tmp_path: Path) -> None:
+def test_sweep_removes_the_scratch_of_killed_processes_only(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -141,8 +141,8 @@ with lake.lock("refresh-demo"):
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "a@"])
-def test_names_that_are_no_names_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="is no name"):
+def test_invalid_names_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="is not a valid snapshot name"):
         check_name("snapshot", name)
 
 
@@ -152,8 +152,8 @@ def test_names() -> None:
     assert check_name("run", "124M_a-b.c") == "124M_a-b.c"
 
 
-def test_records_that_are_not_wanted_are_not_read(lake: Lake) -> None:
-    """A task that asks for its own segments must not stumble over those that another one is just removing."""
+def test_unwanted_records_are_not_read(lake: Lake) -> None:
+    """A task that reads the records of its own segments ignores the ones that another task is removing."""
     dataset = lake.dataset("text", "2026-11")
     assert dataset.begin({}, {}) is None
     make_part(dataset, [1], "part-00000")

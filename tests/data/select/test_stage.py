@@ -93,7 +93,7 @@ def test_each_filter_drops_with_its_status_and_reason_and_rows_stay_aligned(tmp_
     assert sum(manifest.counts.values()) == len(cases)
 
 
-def test_the_better_document_survives_whatever_the_order_of_parts(tmp_path: Path) -> None:
+def test_the_better_document_survives_in_any_order_of_parts(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     rows = [row(prose(k // 3, edits=k % 3), f"n{k}", karma=int(rng.integers(3, 6))) for k in range(120)]
     results = []
@@ -114,7 +114,8 @@ def test_the_better_document_survives_whatever_the_order_of_parts(tmp_path: Path
 
 def test_history_drops_copies_and_its_record_is_used_again(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
-    first, second = row(prose(1), "first", karma=3), row(prose(2), "second", karma=3)
+    first = row(prose(1), "first", karma=3)
+    second = row(prose(2), "second", karma=3)
     dropped = row(prose(2), "dropped", karma=2)
     add_text(lake, "2026-01", {"part-00000": [first, row("too short", "x")], "part-00001": [second, dropped]})
     add_text(lake, "2026-02", {"part-00000": [row(prose(1, edits=3), "a", karma=99), row(prose(3), "b")]})
@@ -226,13 +227,14 @@ def test_killed_after_any_part_it_resumes_to_the_same_digest(tmp_path: Path) -> 
         assert left == 0
 
 
-def test_what_is_stored_for_later_is_of_the_kept_ones(tmp_path: Path) -> None:
+def test_later_snapshots_compare_with_kept_documents_only(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     rows = [row(prose(1), "a", karma=9), row(prose(1), "b"), row(prose(2), "c"), row("short", "d")]
     add_text(lake, "s", {"part-00000": rows})
     select.run(lake, "s", None, CONFIG)
     dataset = lake.dataset("select", "s")
-    sig, bands = dataset.read("sig/part-00000.parquet"), dataset.read("bands/part-00000.parquet")
+    sig = dataset.read("sig/part-00000.parquet")
+    bands = dataset.read("bands/part-00000.parquet")
     kept = [rows[0], rows[2]]
     assert sig["doc_id"].to_pylist() == bands["doc_id"].to_pylist() == [r["doc_id"] for r in kept]
     signed = minhash.signatures([r["text"] for r in kept], ngram=5, permutations=112, seed=1)

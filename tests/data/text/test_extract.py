@@ -85,13 +85,43 @@ def test_an_overruled_declaration_is_noted() -> None:
     assert note == "declared cp1252, read as utf-8"
 
 
+READ_AS = {  # Python's codec for what browsers read under a label
+    "cp1252": "ascii us-ascii latin-1 latin1 L1 iso-8859-1 ISO_8859-1 iso88591 x-cp1252",
+    "cp1254": "iso-8859-9 latin5 iso88599",
+    "cp874": "iso-8859-11 tis-620 windows-874 dos-874",
+    "gb18030": "gb2312 gbk cp936 chinese euc-cn x-gbk csgb2312 gb18030",
+    "cp932": "shift_jis sjis windows-31j x-sjis",
+    "cp949": "euc-kr euc_kr ks_c_5601-1987 ksx1001 windows-949",
+    "big5hkscs": "big5 big5-tw cn-big5",
+    "euc_jp": "euc-jp ujis x-euc-jp",
+    "cp1251": "windows-1251 cp1251 x-cp1251",
+    "iso8859-2": "iso-8859-2 latin2 iso88592",
+    "utf-16": "utf-16",
+    "cp437": "cp437 ibm437",  # known to Python, not to browsers
+}
+
+
+@pytest.mark.parametrize(
+    ("label", "codec"), [(label, codec) for codec, some in READ_AS.items() for label in some.split()]
+)
+def test_a_label_is_read_as_browsers_read_it(label: str, codec: str) -> None:
+    _, note = decode(page(PROSE["ru"]).encode(), f"text/html; charset={label}")
+    assert note == f"declared {codec}, read as utf-8"
+
+
+@pytest.mark.parametrize("label", ["no-such-charset", "replacement", "x-user-defined", "hex", "utf-7", "idna"])
+def test_a_label_without_a_charset_is_no_declaration(label: str) -> None:
+    _, note = decode(page(PROSE["ru"]).encode("cp1251"), f"text/html; charset={label}")
+    assert note == "no charset declared, read as cp1251"
+
+
 def test_a_stray_byte_does_not_cost_a_utf8_page() -> None:
     body = page(PROSE["ru"]).encode().replace("мерах".encode(), "мерах".encode()[:-1])
     text, _ = decode(body, "text/html; charset=utf-8")
     assert text == page(PROSE["ru"]).replace("мерах", "мера\ufffd")
 
 
-def test_bytes_that_are_no_text_are_undecodable() -> None:
+def test_binary_data_is_undecodable() -> None:
     noise = bytes((k * k * 31 + k * 7 + (k >> 3)) % 256 for k in range(20_000))
     for body in (b"\x89PNG\r\n\x1a\n" + noise, noise.replace(b"\0", b"\xff")):
         outcome = extract(body, "text/html; charset=utf-8", "http://a.example/", "precision")
@@ -112,7 +142,7 @@ half. Some of them walked instead, and were there before it.</p></article>
 <footer>Copyright Harbour News. All rights reserved.</footer></body></html>"""
 
 
-def test_an_article_is_taken_without_what_surrounds_it() -> None:
+def test_an_article_is_extracted_without_its_surroundings() -> None:
     outcome = extract(ARTICLE.encode(), "text/html", "https://news.example/2019/ferry", "precision")
     assert outcome.status == "ok"
     assert outcome.title == "The ferry, again"
@@ -142,7 +172,7 @@ def test_a_page_without_text_is_empty(body: bytes) -> None:
     assert (outcome.status, outcome.text, outcome.signals) == ("empty", None, None)
 
 
-def test_an_error_of_the_extractor_is_an_outcome_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_extractor_becomes_a_status_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(*_: object, **__: object) -> None:
         raise KeyError("no\nsuch tag")
 
@@ -155,7 +185,7 @@ def test_text_is_normalised() -> None:
     assert normalise(" a\r\nb \t\rc\x0bd\u2028e\x00\x07\ufeff cafe\u0301\ud800\n\n") == "a\nb\nc\nd\ne café"
 
 
-def test_signals_count_what_they_say() -> None:
+def test_signals_have_the_documented_values() -> None:
     found = signals.measure("The cat and\nthe 42 dogs\n\nThe cat and\nThe cat and\n")
     assert found.n_chars == 49
     assert found.n_words == 12

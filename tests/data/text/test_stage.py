@@ -37,7 +37,7 @@ SLOW = "<html><body><p>" + "<span>a <b>x</b></span>" * 150_000 + "</p></body></h
 
 
 def make_lake(root: Path, parts: dict[str, dict[str, tuple[str, str]]]) -> Lake:
-    """A lake with pages; ``parts`` holds (status, HTML) by URL, by part. WARC records lie in reverse."""
+    """A lake with pages; ``parts`` holds (status, HTML) by URL, by part. The WARC records are in reverse order."""
     lake = Lake(root)
     pages = lake.dataset("pages", "s")
     pages.begin(content_settings(PagesConfig()), {})
@@ -134,7 +134,7 @@ def test_the_digest_does_not_depend_on_workers_or_interruption(tmp_path: Path) -
     assert again.manifest.snapshot == "s"
 
 
-def test_a_slow_page_is_given_up_and_named_and_the_others_are_not(tmp_path: Path) -> None:
+def test_a_slow_page_times_out_and_the_others_do_not(tmp_path: Path) -> None:
     by_url = {f"http://a.example/{n}": ("ok", SLOW if n == 3 else article(n)) for n in range(8)}
     lake = make_lake(tmp_path, {"part-00000": by_url})
     started = time.monotonic()
@@ -144,7 +144,7 @@ def test_a_slow_page_is_given_up_and_named_and_the_others_are_not(tmp_path: Path
     assert rows_by_url(lake)["http://a.example/3"]["reason"] == "more than 1 s"
 
 
-def test_a_page_whose_process_is_killed_is_named(tmp_path: Path) -> None:
+def test_a_page_whose_process_is_killed_is_crashed(tmp_path: Path) -> None:
     by_url = {f"http://a.example/{n}": ("ok", SLOW if n == 3 else article(n)) for n in range(8)}
     lake = make_lake(tmp_path, {"part-00000": by_url})
 
