@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from data import bpe, tokens
 from data.config import LinksConfig, SelectConfig, TextConfig, TokensConfig, content_settings
@@ -22,6 +24,7 @@ from data.schema import TEXT
 from data.select import stage as select
 from data.text import signals
 from data.text import stage as text
+from flows.cli import main as cli
 from tests import documents
 
 BLOCKS = documents.blocks("docs/tutorial.md", "python")
@@ -151,3 +154,24 @@ def test_the_check_finds_a_damaged_file(folder: Path) -> None:
             run(block, folder)
     finally:
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("webtext status", "demo"),
+        ("webtext report --snapshot demo", "1 snapshots"),
+        ("webtext refresh --links RS_demo.ndjson --dry-run", f"{N_DOCUMENTS + 1} domains"),
+        ("webtext why http://site0.example/story", "ok"),
+        ("webtext train --corpus demo --preset 124M --dry-run", "124,439,808"),
+    ],
+)
+def test_what_the_guides_run_first_runs_on_this_lake(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, line: str, expected: str
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("WEBTEXT_LAKE", "lake")
+    monkeypatch.setenv("WEBTEXT_HOME", str(folder / "home"))
+    result = CliRunner().invoke(cli.app, shlex.split(line)[1:], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert expected in result.output
