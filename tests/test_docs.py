@@ -3,35 +3,90 @@
 import dataclasses
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 
 from data.schema import MEANINGS, SCHEMAS, STAGES, STATUSES, VOLATILE
 from flows.cli import main as cli
+from flows.cli import options
 from model.config import ModelConfig, TrainConfig, resolve
+from tests import documents
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 
 
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    lines = "\n".join(blocks).splitlines()
-    return [line for line in lines if line.startswith("webtext ")]
+GUIDE_COMMANDS = [(name, line) for name in documents.GUIDES for line in documents.commands(name)]
+OTHER_PROGRAMS = {"export", "pip", "prefect"}
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_every_webtext_command_in_the_readme_parses(line: str) -> None:
-    words = shlex.split(line.partition("#")[0])
-    command = COMMANDS[words[1]]
-    context = command.make_context(words[1], words[2:])
-    assert context.params
+def parsed(line: str) -> dict[str, Any]:
+    """The parameters of a ``webtext`` command, after the checks that the command makes before it does anything."""
+    _, name, *words = shlex.split(line)
+    context = COMMANDS[name].make_context(name, words)
+    if name == "train":
+        train_preset(context.params)
+    return context.params
+
+
+def train_preset(params: dict[str, Any]) -> None:
+    overrides = options.pairs(params["overrides"] or [])
+    steps = {} if params["steps"] is None else {"steps": str(params["steps"])}
+    resolve(params["preset"], {**overrides, **steps}).train.require_divisible(params["processes"])
+
+
+@pytest.mark.parametrize(("guide", "line"), GUIDE_COMMANDS)
+def test_every_command_of_the_guides_exists(guide: str, line: str) -> None:
+    program, *words = shlex.split(line)
+    if program == "webtext":
+        assert parsed(line)
+    elif program == "make":
+        targets = re.findall(r"^([\w-]+):", documents.read("Makefile"), re.MULTILINE)
+        assert {word for word in words if "=" not in word} <= set(targets)
+    else:
+        assert program in OTHER_PROGRAMS
+
+
+@pytest.mark.parametrize("guide", documents.GUIDES)
+def test_commands_inside_sentences_exist(guide: str) -> None:
+    for line in documents.inline_commands(guide, "webtext"):
+        name = shlex.split(line)[1]
+        assert name in COMMANDS, line
+    targets = set(re.findall(r"^([\w-]+):", documents.read("Makefile"), re.MULTILINE))
+    for line in documents.inline_commands(guide, "make"):
+        assert {word for word in line.split()[1:] if "=" not in word} <= targets, line
+
+
+def test_the_prefect_commands_of_the_readme_exist() -> None:
+    lines = [line for line in documents.commands("README.md") if line.startswith("prefect ")]
+    assert len(lines) == 3
+    for line in lines:
+        words = [word for word in shlex.split(line)[1:] if word != "--no-prompt"]
+        path = words[: next((i for i, word in enumerate(words) if word.startswith("--")), len(words))]
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *path, "--help"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        for option in (word for word in words if word.startswith("--")):
+            assert option in done.stdout, f"{line}: no {option}"
+
+
+@pytest.mark.parametrize("guide", documents.GUIDES)
+def test_every_path_of_the_guides_exists(guide: str) -> None:
+    missing = [path for path in documents.paths(guide) if not (ROOT / path).exists()]
+    assert not missing
+    folder = (ROOT / guide).parent
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", documents.prose(guide)):
+        assert (folder / target).exists(), f"{guide} links to {target}"
 
 
 def test_every_command_is_in_the_readme_or_explained_by_help() -> None:
-    used = {shlex.split(line)[1] for line in readme_commands()}
+    used = {shlex.split(line)[1] for line in documents.commands("README.md") if line.startswith("webtext ")}
     assert {"refresh", "train", "eval", "sample", "export", "report", "why", "status", "ui"} <= used
     for name, command in COMMANDS.items():
         assert command.help, name
