@@ -265,7 +265,7 @@ def test_growing_batches_take_the_samples_in_order(lake: Lake, monkeypatch: pyte
         ({"learning_rate": "inf"}, "learning_rate must be a finite number, got inf"),
         ({"position_std": "inf"}, "position_std must be a finite number, got inf"),
         ({"learning_rate": "nan"}, "learning_rate must be a finite number, got nan"),
-        ({"recompute": "yes"}, "--set recompute=yes: expects true or false"),
+        ({"recompute": "yes"}, "--set recompute=yes: must be true or false"),
     ],
 )
 def test_bad_settings(lake: Lake, settings: dict[str, str], message: str) -> None:
