@@ -256,8 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         spec = EvalSpec.from_json(program.read_spec(path), str(path))
-        if spec.device.startswith("cpu") or (spec.device == "auto" and world.best_device() == "cpu"):
-            world.keep_freed_memory()
+        program.prepare(spec.device)
         evaluate(spec, emit)
     except Exception as error:
         return program.report_error(error, emit, "; score it with --device cpu, or on a device with more memory")

@@ -1,4 +1,4 @@
-"""What the programs of this package share: reading a spec, and how they end with an error.
+"""What ``model.train`` and ``model.evaluate`` share: how they start, and how they end with an error.
 
 Exit codes: 0 done or stopped, 1 failed, 2 wrong input. An error is an event on standard output and one line on standard
 error. A defect keeps its traceback.
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from data.errors import InputError, told
-from model import failure
+from model import failure, world
 from model.events import Emit, Failed
 from model.failure import FailedStepError
 
@@ -24,6 +24,12 @@ def read_spec(path: Path) -> Any:
         return orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise InputError(f"--spec {path}: not a readable JSON file ({error})") from error
+
+
+def prepare(device: str) -> None:
+    """Settings of the process for a ``--device``, before it computes."""
+    if device.startswith("cpu") or (device == "auto" and world.best_device() == "cpu"):
+        world.keep_freed_memory()
 
 
 def report_error(error: Exception, emit: Emit, advice: str = "") -> int:

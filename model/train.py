@@ -133,8 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         spec = TrainSpec.from_json(program.read_spec(path), str(path))
-        if spec.device.startswith("cpu") or (spec.device == "auto" and world.best_device() == "cpu"):
-            world.keep_freed_memory()
+        program.prepare(spec.device)
         train(spec, emit, lambda: bool(stop))
         if ENDED in os.environ and os.environ.get("RANK") == "0":
             Path(os.environ[ENDED]).touch()

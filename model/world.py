@@ -126,8 +126,8 @@ def precision_for(wanted: Precision, device: torch.device, parallel: str = "ddp"
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory instead of giving each large block back to the kernel.
 
-    The logits of a micro-batch are hundreds of megabytes, freed and asked for again several times a step; mapping their
-    pages anew took half of the time of a CPU step (2 layers of width 128: 1,700 tokens/s without this, 3,700 with).
+    The logits of a micro-batch take hundreds of megabytes, freed and allocated several times per step. Mapping
+    their pages again took half the time of a CPU step (2 layers of width 128: 1,700 tokens/s without this, 3,700 with).
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold = -1  # M_TRIM_THRESHOLD of malloc.h

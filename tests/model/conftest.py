@@ -1,4 +1,4 @@
-"""Tests of models: one thread, as more only wait for each other on tensors this small."""
+"""Tests of models use one thread: on tensors this small, more threads only wait for each other."""
 
 from __future__ import annotations
 

@@ -47,10 +47,10 @@ def _table(texts: list[str]) -> pa.Table:
 
 
 def prose(count: int, seed: int, n_sentences: int = 60) -> list[str]:
-    """Texts whose sentences are content words of very different frequency, the frequent ones repeated at short range.
+    """Texts of content words with very different frequencies; frequent words recur at short range.
 
-    A word drawn for a sentence is frequent in training and in the text before, as in real prose: whoever knows counts
-    alone could guess it, were the wrong choices not matched.
+    As in real prose, the words of a sentence are frequent in training and in the text before. A model that only counts
+    could guess them if the wrong choices were not matched.
     """
     words = sorted(word for word in single_tokens() if word.islower() and 4 <= len(word) <= 9)
     random = np.random.default_rng(seed)
@@ -80,7 +80,7 @@ class Uniform(GPT2):
 
 
 class Oracle(GPT2):
-    """Knows these texts by heart: from the last tokens of one, it is certain of the next."""
+    """Knows these texts by heart: given the last tokens of a text, it is certain of the next token."""
 
     MEMORY = 24  # tokens; fewer are not unique
 
@@ -104,7 +104,7 @@ class Oracle(GPT2):
 
 
 class Liking(GPT2):
-    """Likes these tokens in this order after anything, whatever came before, with this ratio from one to the next."""
+    """Ranks these tokens in this order after any context, each ``ratio`` times as likely as the next."""
 
     def __init__(self, config: ModelConfig, order: list[int], ratio: float = 2.0) -> None:
         super().__init__(config)

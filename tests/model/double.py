@@ -1,4 +1,4 @@
-"""``python -m model.train`` in fp64: differences that are no rounding errors of fp32 cannot hide among them."""
+"""``python -m model.train`` in fp64, where rounding errors of fp32 cannot hide other differences."""
 
 import os
 import sys

@@ -1,8 +1,8 @@
 """Training that is killed again and again: ``python -m tests.model.killing SPEC SEED``.
 
-Each time a forked child trains until it is killed (SIGKILL) at a point drawn from the seed, in the middle of a step's
-micro-batches or while a checkpoint is being written; then a last one trains to the end. The events of all of them go to
-standard output, a line ``{"event": "killed", "at": ..}`` before each death.
+Forked children train one after the other. Each is killed (SIGKILL) at a point drawn from the seed: in the middle of a
+step's micro-batches, or while it writes a checkpoint. Then this process trains to the end. All events go to standard
+output, with a line ``{"event": "killed", "at": ..}`` before each death.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def die(at: str) -> NoReturn:
 
 
 def die_in_a_step(after: int) -> None:
-    """In the middle of an accumulation, at the first such micro-batch after so many."""
+    """In the middle of an accumulation, at the first such micro-batch after ``after`` of them."""
     forward = Trainer._forward
     done = 0
 
@@ -56,7 +56,7 @@ def die_in_a_step(after: int) -> None:
 
 
 def die_in_a_save(after: int) -> None:
-    """At the file event of that number in this process's second checkpoint, or when it is written and not yet told."""
+    """At that file event of this process's second checkpoint, or after it is written and before it is reported."""
     save = checkpoint.save
     fsync = os.fsync
     saves = 0

@@ -15,7 +15,7 @@ VOCABULARY = {"tokenizer": "sixty-four", "vocab_size": "64"}
 
 
 def documents(count: int, seed: int, vocab_size: int = 64) -> list[np.ndarray]:
-    """Token sequences with something to learn: each token is mostly the one before plus its document's stride."""
+    """Token sequences that can be learnt: a token is mostly the one before it plus its document's stride."""
     random = np.random.default_rng(seed)
     found = []
     for _ in range(count):
@@ -31,7 +31,7 @@ def documents(count: int, seed: int, vocab_size: int = 64) -> list[np.ndarray]:
 def publish_tokens(
     lake: Lake, snapshot: str, train: list[list[np.ndarray]], val: list[list[np.ndarray]], tokenizer: str = "sixty-four"
 ) -> None:
-    """Publish ``tokens/<snapshot>`` with one part for each pair of document lists."""
+    """Publish ``tokens/<snapshot>`` with one part per pair of document lists."""
     dataset = lake.dataset("tokens", snapshot)
     assert dataset.begin({"tokenizer": tokenizer}, {"select": snapshot}) is None
     names = [f"part-{index:05d}" for index in range(len(train))]
@@ -54,7 +54,7 @@ def make_lake(root: Path, snapshot: str = "2026-10", seed: int = 0) -> Lake:
 
 
 def make_spec(lake: Lake, run: str = "a", steps: int | None = 8, **settings: object) -> TrainSpec:
-    """A run of seconds: two layers, dropout on, two micro-batches a step."""
+    """A run that takes seconds: two layers, with dropout, two micro-batches per step."""
     known = {
         **VOCABULARY,
         **{"layers": 2, "heads": 2, "width": 16, "context": 16, "dropout": 0.1, "batch_size": 8},

@@ -112,7 +112,7 @@ def test_learning_rate() -> None:
     config = resolve("nano", {"steps": "101", "warmup_steps": "10", "learning_rate": "1"}).train
     assert [learning_rate(step, config) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     assert learning_rate(10, config) == pytest.approx(1.0)
-    assert learning_rate(55, config) == pytest.approx(0.55)  # half of the way down to a tenth
+    assert learning_rate(55, config) == pytest.approx(0.55)  # half way down to a tenth
     assert learning_rate(100, config) == pytest.approx(0.1)
     rates = [learning_rate(step, config) for step in range(10, 101)]
     assert rates == sorted(rates, reverse=True)

@@ -67,7 +67,9 @@ def test_copies_of_an_example_make_nothing_surer() -> None:
     copied = stats.accuracy(np.repeat(earned, 20), np.repeat(np.arange(50), 20).tolist())
     pretended = stats.accuracy(np.repeat(earned, 20), range(1_000))
     assert copied.value == alone.value
-    assert copied.interval == pytest.approx(alone.interval, abs=3e-3)  # n - 1 of n clusters makes the difference
+    assert copied.interval == pytest.approx(
+        alone.interval, abs=3e-3
+    )  # they differ by the factor n / (n - 1) of clusters
     assert pretended.interval[1] - pretended.interval[0] < 0.3 * (alone.interval[1] - alone.interval[0])
 
 
@@ -187,7 +189,7 @@ def test_a_uniform_model(held_out: HeldOut) -> None:
 def test_an_oracle_is_always_right(held_out: HeldOut) -> None:
     oracle = Oracle(config(), ([50_256, *d.tokens.tolist()] for d in held_out.documents))
     ppl = TASKS["heldout_ppl"].run(subject(oracle, held_out, limit=2))
-    assert ppl["perplexity"] < 1.2  # at the beginning it cannot know which of its texts this is
+    assert ppl["perplexity"] < 1.2  # at the start of a text it cannot know which one it is
     for name in ("heldout_lastword", "heldout_cloze"):
         score = TASKS[name].run(subject(oracle, held_out, limit=10))
         assert score["accuracy"] == 1, name
@@ -198,7 +200,7 @@ def test_an_oracle_is_always_right(held_out: HeldOut) -> None:
 
 
 def test_a_unigram_model_scores_what_the_unigram_baseline_says(held_out: HeldOut) -> None:
-    """The same distribution, once as a model and once as counts."""
+    """The same distribution, as a model and as counts."""
 
     class Unigram(Uniform):
         def hidden(self, ids_BT: torch.Tensor, cache: object = None) -> torch.Tensor:
@@ -337,7 +339,7 @@ def test_lastword_counts_baselines_on_the_same_examples() -> None:
     assert score["share_in_passage"] == pytest.approx(2 / 3)
 
 
-def test_too_little_is_said() -> None:
+def test_too_few_documents_are_not_scored() -> None:
     short = HeldOutDocument(b"x" * 16, np.array(tokens_of("Too short."), dtype=np.uint16), "Too short.")
     lonely = HeldOut((short,), 1, np.zeros(50_257, dtype=np.int64))
     for name in ("heldout_ppl", "heldout_lastword", "heldout_cloze"):
@@ -355,8 +357,8 @@ def test_lambada_both_ways(tmp_path: Path) -> None:
     model = Liking(config(), [the, dog, cat])
     plain = TASKS["lambada_openai"].run(subject(model, None, files=tmp_path))
     paper = TASKS["lambada_paper"].run(subject(model, None, files=tmp_path))
-    assert plain["accuracy"] == 0.25  # the third: it says "the" everywhere
-    assert (paper["accuracy"], paper["accuracy_stopword"]) == (0.25, 0.25)  # dog, once "the" may not be said
+    assert plain["accuracy"] == 0.25  # the third: it predicts "the" everywhere
+    assert (paper["accuracy"], paper["accuracy_stopword"]) == (0.25, 0.25)  # dog, when "the" is excluded
     assert "accuracy_stopword" not in plain
     total = 8 + 4 + 2 + 50_254
     name = encode(" Dschemila").tolist()

@@ -59,7 +59,7 @@ def unscored(trained: Lake) -> None:
     trained.remove("scores")
 
 
-def test_a_damaged_newest_checkpoint_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_newest_checkpoint_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lake = Lake(tmp_path / "lake")
     every = prose(8, seed=5, n_sentences=40)
     publish_texts(lake, "a", every[:4], every[4:])
@@ -75,7 +75,7 @@ def test_a_damaged_newest_checkpoint_is_told(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_weights_in_shards_are_told_apart(trained: Lake, tmp_path: Path) -> None:
-    """Else the scores of one sharded checkpoint would be taken for those of another."""
+    """Otherwise two sharded checkpoints would share their scores."""
     state = read_state(trained, "r", 2)
 
     def digest_of(sha256: dict[str, str]) -> str:
@@ -113,7 +113,7 @@ def test_a_run_is_scored_once(trained: Lake, tmp_path: Path) -> None:
     again = scored(spec)
     assert again["skipped"]
     assert again["scores"] == published["scores"]
-    # A score of fewer examples is shown, and does not replace one of more; that does. Those of other tasks stay.
+    # A score of fewer examples is returned but does not replace one of more examples. Other tasks' scores stay.
     for limit, is_kept in ((4, False), (6, True)):
         spec = EvalSpec(trained.root, run="r", device="cpu", limit=limit, tasks=("heldout_lastword",))
         one = scored(spec)
@@ -132,7 +132,7 @@ def test_the_same_weights_elsewhere_give_the_same_scores(trained: Lake, tmp_path
     limits = {"device": "cpu", "limit": 3, "tasks": ("heldout_ppl",)}
     from_run = scored(EvalSpec(trained.root, run="r", **limits))
     from_folder = scored(EvalSpec(trained.root, checkpoint=str(folder), **limits))
-    assert from_folder["skipped"]  # the same run, step and weights
+    assert from_folder["skipped"]  # the run, the step and the weights are the same
     hf.export(load_model(trained, "r")[0], tmp_path / "exported")
     events = Events()
     spec = EvalSpec(trained.root, hf=str(tmp_path / "exported"), corpus=("a",), **limits)
@@ -146,7 +146,7 @@ def test_the_same_weights_elsewhere_give_the_same_scores(trained: Lake, tmp_path
         scored(EvalSpec(trained.root, hf=str(tmp_path / "exported"), device="cpu"))
 
 
-def test_a_short_context_is_said(trained: Lake, tmp_path: Path) -> None:
+def test_a_task_that_needs_more_context_is_missing(trained: Lake, tmp_path: Path) -> None:
     exported = tmp_path / "short"
     hf.export(GPT2(config(context=16, width=4)).eval(), exported)
     result = scored(EvalSpec(trained.root, hf=str(exported), corpus=("a",), device="cpu", limit=2))
@@ -170,7 +170,7 @@ def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatc
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri)
     train(tiny_spec(trained, "tracked", tracking_uri=uri, experiment="e"), ignore)
-    for run in ("tracked", "r"):  # r is not known to MLflow: it gets an MLflow run of its own
+    for run in ("tracked", "r"):  # MLflow does not know r, which gets an MLflow run of its own
         limits = {"device": "cpu", "limit": 3, "tasks": ("heldout_ppl",)}
         spec = EvalSpec(trained.root, run=run, tracking_uri=uri, experiment="e", **limits)
         result = scored(spec)
@@ -181,7 +181,7 @@ def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatc
         (model,) = (model for model in models if model.source_run_id == result["mlflow_run_id"])
         logged = {metric.key: metric.value for metric in model.metrics}
         assert logged["heldout_ppl/perplexity"] == pytest.approx(result["scores"]["heldout_ppl"]["perplexity"])
-        assert ("val_loss" in logged) == (run == "tracked")  # the very LoggedModel that training made
+        assert ("val_loss" in logged) == (run == "tracked")  # the LoggedModel that training created
         (one,) = (metric for metric in model.metrics if metric.key == "heldout_ppl/perplexity")
         assert (one.dataset_name, one.dataset_digest) == ("tokens/a/val", result["corpus_digest"][:32])
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

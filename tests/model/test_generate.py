@@ -1,4 +1,4 @@
-"""Text from a model: seeds, caches, and what transformers does with the same logits and settings."""
+"""Text from a model: seeds, caches, and the same results as transformers for the same logits and settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model() -> GPT2:
     torch.manual_seed(0)
     model = GPT2(ModelConfig(layers=2, heads=2, width=32, context=16, vocab_size=40))
     with torch.no_grad():
-        for weight in model.parameters():  # away from the start, where a tied head mostly repeats its input
+        for weight in model.parameters():  # unlike new weights, with which a tied head mostly repeats its input
             weight.copy_(torch.randn_like(weight) * 0.3)
     return model.double().eval()
 
@@ -74,7 +74,7 @@ def test_greedy_is_transformers_greedy() -> None:
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
 @pytest.mark.parametrize("top_k", [0, 1, 5, 40, 1_000])
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.5, 0.01])
-def test_what_is_kept_is_what_transformers_keeps(temperature: float, top_k: int, top_p: float) -> None:
+def test_top_k_and_top_p_keep_the_tokens_that_transformers_keeps(temperature: float, top_k: int, top_p: float) -> None:
     torch.manual_seed(0)
     for spread in (0.1, 1.0, 3.0):
         logits = torch.randn(200) * spread

@@ -94,7 +94,7 @@ def test_initial_loss_is_that_of_a_uniform_guess(width: int) -> None:
     assert loss == pytest.approx(math.log(config.vocab_size) + width * 0.02**2 / 2, abs=0.05)
 
 
-def test_dropout_is_off_unless_asked_for() -> None:
+def test_dropout_is_off_by_default() -> None:
     for dropout in (0.0, 0.5):
         torch.manual_seed(0)
         model = GPT2(ModelConfig(layers=1, heads=2, width=16, context=16, vocab_size=50, dropout=dropout)).train()
@@ -125,19 +125,19 @@ def test_padding_of_the_vocabulary_changes_nothing(
     for without, padded in zip(*found, strict=True):
         assert without.shape == padded.shape
         assert (without - padded).abs().max() <= tolerance
-    assert network(ids).shape[-1] == 101  # what is sampled from
+    assert network(ids).shape[-1] == 101  # sampling sees no padding
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
 def test_padding_has_no_probability_and_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All tokens far less likely than a logit of 0, which is what a row of zeros would get without its mask."""
+    """All logits are far below 0, the logit that a row of zeros would have without its mask."""
     monkeypatch.setattr(head, "CPU_MULTIPLE", 64)
     hidden = torch.ones(3, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.full((65, 4), -10.0, dtype=torch.float64, requires_grad=True)
     loss = head.head_loss(hidden, weight, torch.tensor([0, 1, 64]))
     loss.backward()
     assert loss.item() == pytest.approx(math.log(65), abs=1e-12)
-    assert weight.grad.sum().abs() < 1e-12  # softmax minus one at the target, none of it lost to other rows
+    assert weight.grad.sum().abs() < 1e-12  # softmax minus one at the target: nothing goes to other rows
     assert hidden.grad.abs().max() < 1e-12
 
 

@@ -69,7 +69,7 @@ def test_round_trip_is_bit_equal(exported: tuple[GPT2, Path], tmp_path: Path) ->
 
 @pytest.mark.parametrize("max_shard_size", ["1GB", "500KB"])
 def test_round_trip_from_transformers(tmp_path: Path, max_shard_size: str) -> None:
-    """Weights that it drew, none at its initial constant, in one file or in several with an index."""
+    """Random weights, none at its initial constant, in one file or in several with an index."""
     torch.manual_seed(1)
     theirs = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=2, n_head=2, n_positions=32)).eval()
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_tokenizer_gives_the_same_ids(exported: tuple[GPT2, Path]) -> None:
     assert tokenizer.eos_token_id == bpe.END_OF_TEXT
 
 
-def test_what_is_not_exported(exported: tuple[GPT2, Path], tmp_path: Path) -> None:
+def test_models_that_cannot_be_exported(exported: tuple[GPT2, Path], tmp_path: Path) -> None:
     model, folder = exported
     with pytest.raises(InputError, match="not an empty directory"):
         export(model, folder)

@@ -25,7 +25,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 
 class Recorded:
-    """A Trainer whose weights are kept as they were before a step, with the gradients before clipping, in fp64."""
+    """A Trainer in fp64 that keeps the weights before a step and the gradients before clipping."""
 
     def __init__(self, lake: Lake, **settings: Any) -> None:
         spec = make_spec(lake, dropout=0.0, **settings)
@@ -45,7 +45,7 @@ class Recorded:
         return {name: weight.detach().double() for name, weight in self.trainer.weights.named.items()}
 
     def step(self) -> tuple[Tensors, Tensors, float]:
-        """The weights before and after a step, and the norm that it told."""
+        """The weights before and after a step, and the norm that the step returned."""
         before = self.weights()
         _, norm = self.trainer.train_step()
         return before, self.weights(), norm
@@ -65,9 +65,9 @@ def test_adamw_with_clipping_and_decay(lake: Lake, clip_norm: float) -> None:
     first: Tensors = {name: torch.zeros_like(weight) for name, weight in run.weights().items()}
     second = {name: torch.zeros_like(weight) for name, weight in run.weights().items()}
     for step in range(6):
-        before, after, told = run.step()
+        before, after, returned = run.step()
         gradients, norm = clipped(run.gradients, clip_norm)
-        assert told == pytest.approx(norm, rel=1e-5)
+        assert returned == pytest.approx(norm, rel=1e-5)
         assert (norm > clip_norm) == (clip_norm < 1)
         rate = learning_rate(step, config)
         for name, gradient in gradients.items():
@@ -80,7 +80,7 @@ def test_adamw_with_clipping_and_decay(lake: Lake, clip_norm: float) -> None:
 
 
 def test_muon(lake: Lake) -> None:
-    """The first step: the gradient's direction made orthogonal, of AdamW's size, after the decay.
+    """The first step applies the decay, then the orthogonalised gradient, scaled to the size of AdamW's update.
 
     Five steps of Newton and Schulz with Jordan's coefficients; torch takes them in bfloat16.
     """

@@ -73,7 +73,7 @@ def test_head_loss_in_bfloat16_is_summed_in_fp32() -> None:
 
 @pytest.mark.parametrize("positions", [1, 7, 128, 300])
 def test_attention_in_bfloat16_is_as_exact_as_torchs(positions: int) -> None:
-    """Outputs and gradients against attention in fp64: errors of at most 1.5 times those of torch's in bfloat16."""
+    """Against attention in fp64, errors of outputs and gradients are at most 1.5 times torch's in bfloat16."""
     torch.manual_seed(0)
     inputs = torch.randn(3, 2, 3, positions, 16).bfloat16()
     gradient = torch.randn(2, 3, positions, 16).bfloat16()
@@ -95,7 +95,7 @@ def test_attention_in_bfloat16_is_as_exact_as_torchs(positions: int) -> None:
 
 
 def test_recomputed_activations_change_nothing(lake: Lake) -> None:
-    """Dropout on: the masks of the second forward pass are those of the first."""
+    """With dropout: the second forward pass draws the same masks as the first."""
     kept = trainer_of(lake)
     recomputed = trainer_of(lake, recompute="true")
     passes = {"kept": 0, "recomputed": 0}
@@ -265,7 +265,7 @@ def test_growing_batches_take_the_samples_in_order(lake: Lake, monkeypatch: pyte
         ({"learning_rate": "inf"}, "learning_rate must be a finite number, got inf"),
         ({"position_std": "inf"}, "position_std must be a finite number, got inf"),
         ({"learning_rate": "nan"}, "learning_rate must be a finite number, got nan"),
-        ({"recompute": "yes"}, "--set recompute=yes: expects true or false"),
+        ({"recompute": "yes"}, "--set recompute=yes: must be true or false"),
     ],
 )
 def test_bad_settings(lake: Lake, settings: dict[str, str], message: str) -> None:
@@ -274,7 +274,7 @@ def test_bad_settings(lake: Lake, settings: dict[str, str], message: str) -> Non
     assert message in str(error.value)
 
 
-def test_precision_and_sharding_that_do_not_go_together() -> None:
+def test_bfloat16_with_fsdp_is_refused() -> None:
     with pytest.raises(InputError, match="use --set precision=autocast"):
         TrainConfig(precision="bfloat16", parallel="fsdp")
 
@@ -284,7 +284,7 @@ def test_precision_of_shards() -> None:
     assert world.precision_for("auto", CPU, "fsdp") == "autocast"
 
 
-def test_auto_is_what_a_run_began_with(lake: Lake) -> None:
+def test_auto_keeps_the_precision_that_a_run_began_with(lake: Lake) -> None:
     """Also where it would be another one: with fsdp, or after a move to another machine."""
     train(make_spec(lake, "auto", 2, precision="float32"), Events())
     events = Events()

@@ -1,4 +1,4 @@
-"""Log-probabilities: by hand, against one at a time, against transformers."""
+"""Log-probabilities, compared with values by hand, with one request at a time, and with transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says of itself: time, memory, throughput, utilisation."""
+"""What a run measures: time, memory, throughput, utilisation."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_marks_do_not_pile_up() -> None:
     assert timer.shares()["forward"] == pytest.approx(0.5)
 
 
-def test_a_run_reports_them(lake: Lake) -> None:
+def test_a_run_reports_time_memory_and_utilisation(lake: Lake) -> None:
     events = Events()
     settings: dict[str, Any] = {"steps": 8, "log_every": 2}
     train(make_spec(lake, **settings), events, after_steps(5))
@@ -171,7 +171,9 @@ def test_the_peak_is_measured_once_and_quickly() -> None:
     ("precision", "dtype"),
     [("float32", torch.float32), ("tf32", torch.float32), ("autocast", torch.bfloat16), ("bfloat16", torch.bfloat16)],
 )
-def test_the_peak_is_that_of_the_products(precision: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_is_measured_in_the_precision_of_the_products(
+    precision: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = set()
     product = torch.mm
     monkeypatch.setattr("torch.mm", lambda a, b: found.add(a.dtype) or product(a, b))
@@ -184,8 +186,8 @@ def test_the_peak_is_that_of_the_products(precision: str, dtype: torch.dtype, mo
 
 
 @pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])
-def test_the_activations_are_those_that_autograd_keeps(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With torch's attention, which GPUs have: ours for the CPU keeps its softmax besides."""
+def test_activations_are_estimated_as_autograd_keeps_them(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's attention, as on a GPU: ours for the CPU also keeps its softmax."""
     monkeypatch.setattr("model.gpt2.attend", lambda q, k, v, _: F.scaled_dot_product_attention(q, k, v, is_causal=True))
     config = ModelConfig(layers=3, heads=4, width=128, context=64, vocab_size=500, tokenizer="x")
     model = GPT2(config).train()
@@ -207,14 +209,14 @@ def test_the_activations_are_those_that_autograd_keeps(precision: str, monkeypat
     measured = sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
     if precision == "autocast":
         measured -= sum(2 * weight.numel() for weight in model.parameters() if weight.ndim == 2)  # casts of weights
-        measured += 2 * model.positions.weight.numel()  # which is in no product
+        measured += 2 * model.positions.weight.numel()  # positions are in no product
     found = estimate(config, 1, batch, precision, processes=1, is_sharded=False, is_recomputed=False)
-    kept_logits = batch * 64 * 500 * (4 if precision == "float32" else 2)  # the rest of it lives in the loss only
+    kept_logits = batch * 64 * 500 * (4 if precision == "float32" else 2)  # the rest exists only during the loss
     assert found.activations + kept_logits == pytest.approx(measured, rel=0.02)
     assert found.logits > kept_logits
 
 
-def test_memory_is_the_most_that_was_resident() -> None:
+def test_peak_memory_covers_what_was_resident() -> None:
     device = torch.device("cpu")
     held = torch.ones(30_000_000)
     resident = psutil.Process().memory_info().rss

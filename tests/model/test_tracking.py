@@ -92,7 +92,7 @@ def test_one_run_across_restarts_without_duplicates(server: str) -> None:
     for step in range(1, 6):
         first.log_metrics({"loss": 10.0 - step}, step)
     first.flush()
-    first.log_metrics({"loss": 4.0}, 6)  # lost: the process is killed with it in its buffer
+    first.log_metrics({"loss": 4.0}, 6)  # lost with the buffer of a killed process
     second = open_tracker(server, "restarts", "r", "key-1", {"flow": "f-2"}, Clock())
     assert second.run_id == first.run_id
     second.log_params({"steps": 12, "width": 8})
@@ -186,7 +186,7 @@ def test_a_server_that_is_gone(server: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_training_run(server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A run stopped and resumed is one MLflow run with everything in it."""
+    """A run that was stopped and resumed is one complete MLflow run."""
     lake = make_lake(tmp_path / "lake")
     tracked = {"tracking_uri": server, "experiment": "training", "tags": {"prefect.flow_run_id": "f-1"}}
     spec = TrainSpec.from_json({**make_spec(lake, steps=8, keep_every=4, val_every=1).to_json(), **tracked}, "x")
@@ -198,7 +198,7 @@ def test_a_training_run(server: str, tmp_path: Path, capfd: pytest.CaptureFixtur
     summary = train(spec, ignore)
     assert summary.mlflow_run_id == run_id
     assert summary.warnings == ()
-    assert capfd.readouterr().out == ""  # it belongs to the events
+    assert capfd.readouterr().out == ""  # standard output is for the events
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["prefect.flow_run_id"] == "f-1"
@@ -212,7 +212,7 @@ def test_a_training_run(server: str, tmp_path: Path, capfd: pytest.CaptureFixtur
         assert [step for step, _ in values] == list(range(1, 9)), key
     curves = metric_history(server, run_id, ("loss", "val_loss"))
     assert [step for step, _ in curves["loss"]] == list(range(1, 9))
-    # step 5 was saved on the way out, without a validation
+    # step 5 was saved when the run was stopped, without a validation
     assert [step for step, _ in curves["val_loss"]] == [1, 2, 3, 4, 6, 7, 8]
     models = resume_tracker(server, run_id).models()
     assert sorted(models) == [2, 4, 5, 6, 8]
@@ -245,7 +245,7 @@ def test_training_goes_on_without_its_server(server: str, tmp_path: Path, monkey
 def test_a_lost_server_costs_no_point_and_little_time(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Away from the first step on; stopped at the fifth; away again until after the end."""
+    """Away from the first step; stopped at the fifth; away again until after the end."""
     lake: Lake = make_lake(tmp_path / "lake")
     tracked = {"tracking_uri": server, "experiment": "lost"}
     spec = TrainSpec.from_json({**make_spec(lake, steps=10, val_every=1).to_json(), **tracked}, "x")
@@ -284,7 +284,7 @@ def test_a_lost_server_costs_no_point_and_little_time(
 def test_a_checkpoint_that_mlflow_does_not_take_keeps_its_curve(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lost just between a flush and the record; a damaged file of unsent points; a disk that takes no such file."""
+    """The connection is lost between a flush and the record; later the file of unsent points is damaged."""
     lake: Lake = make_lake(tmp_path / "lake")
     tracked = {"tracking_uri": server, "experiment": "between"}
     spec = TrainSpec.from_json({**make_spec(lake, steps=6, keep_every=4, val_every=1).to_json(), **tracked}, "x")

@@ -1,4 +1,4 @@
-"""Training: resumed to the bit, untouched by what watches it, the same for any number of processes."""
+"""Training: bit-exact resume, no influence of logging, the same result for any number of processes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_it_learns(lake: Lake) -> None:
 
 
 def test_resumed_equals_uninterrupted(lake: Lake) -> None:
-    """Twice stopped, between checkpoints and across an epoch's end, with dropout: parameters, optimizer, losses."""
+    """Stopped twice, between checkpoints and across the end of an epoch, with dropout: weights, optimizer, losses."""
     whole = Events()
     parts = Events()
     steps = 40
@@ -105,7 +105,7 @@ def test_damaged_newer_checkpoints_do_not_count_among_those_kept(lake: Lake) -> 
 
 
 def test_damaged_older_checkpoints_do_not_count_among_those_kept(lake: Lake) -> None:
-    """Else they would push the intact one out that the run went on from."""
+    """Otherwise they would displace the intact checkpoint that the run went on from."""
     settings: dict[str, Any] = {"steps": 6, "checkpoint_every": 3, "keep_last": 3}
     for count in (4, 1):
         train(make_spec(lake, **settings), Events(), after_steps(count))
@@ -117,10 +117,10 @@ def test_damaged_older_checkpoints_do_not_count_among_those_kept(lake: Lake) -> 
     assert checkpoint.steps(lake, "a") == [3, 6]
 
 
-def test_a_finished_run_is_left_alone_until_more_is_asked(lake: Lake) -> None:
+def test_a_finished_run_is_left_alone_until_it_gets_more_steps(lake: Lake) -> None:
     summary = train(make_spec(lake, steps=4), Events())
     before = {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
-    for steps in (4, None):  # None: as many as the run was begun with, not the preset's
+    for steps in (4, None):  # None: as many as the run began with, not the preset's
         assert train(make_spec(lake, steps=steps), Events()) == dataclasses.replace(summary, skipped=True)
     assert before == {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
     longer = train(make_spec(lake, steps=6), Events())
@@ -128,7 +128,7 @@ def test_a_finished_run_is_left_alone_until_more_is_asked(lake: Lake) -> None:
 
 
 def test_checkpoints_kept(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last two, each eighth step, and the best, which here comes early; across a restart, too."""
+    """The last two, every eighth step, and the best, which comes early here; also across a restart."""
     monkeypatch.setattr(Trainer, "validate", lambda self: (1.0 + abs(self.step - 4), 1))
     settings: dict[str, Any] = {"steps": 20, "keep_last": 2, "keep_every": 8}
     train(make_spec(lake, **settings), Events(), after_steps(13))
@@ -138,7 +138,7 @@ def test_checkpoints_kept(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     assert checkpoint.steps(lake, "a") == [4, 8, 16, 18, 20]
 
 
-def test_validation_takes_as_many_windows_as_are_asked_for(lake: Lake) -> None:
+def test_validation_reads_val_sequences_windows(lake: Lake) -> None:
     held_out = len(open_corpus(lake, ("2026-10",), Path(lake.base).parent / "cache").val)
     for count in (1, 3):
         events = Events()
@@ -149,7 +149,7 @@ def test_validation_takes_as_many_windows_as_are_asked_for(lake: Lake) -> None:
 
 
 def test_one_batch_overfits(tmp_path: Path) -> None:
-    """A corpus of one batch of random tokens: what can be told from the tokens before is learnt by heart."""
+    """A corpus of one batch of random tokens is learnt by heart."""
     lake = Lake(tmp_path / "lake")
     tokens = np.random.default_rng(0).integers(0, 64, 8 * 16).astype(np.uint16)
     publish_tokens(lake, "2026-10", [[tokens]], [[tokens]])
@@ -251,8 +251,8 @@ def test_one_process_a_run(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_killed_and_stopped_processes_resume_to_the_same_bits(lake: Lake) -> None:
-    """kill -9 after some steps, then SIGTERM after some more, then the rest; against one process that ran through."""
-    steps = 400  # more lines than a pipe holds: a process that nobody reads cannot reach its end
+    """kill -9, later SIGTERM, then the rest; compared with one process without a restart."""
+    steps = 400  # more lines than a pipe holds, so an unread process cannot reach its end
     settings: dict[str, Any] = {"steps": steps, "checkpoint_every": 40, "val_every": 100, "keep_last": 2}
     whole = run_process(lake, make_spec(lake, "whole", **settings))
     parts = run_process(lake, make_spec(lake, "parts", **settings))
@@ -279,8 +279,8 @@ def test_killed_and_stopped_processes_resume_to_the_same_bits(lake: Lake) -> Non
     assert_bit_equal(files_of(lake, "whole", steps), files_of(lake, "parts", steps))
 
 
-def test_a_stop_is_given_the_time_of_a_step_and_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchrun kills its processes after 30 s otherwise."""
+def test_a_stopping_run_has_time_for_a_step_and_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default torchrun kills its processes after 30 s."""
     found: list[list[str]] = []
     monkeypatch.setattr("torch.distributed.run.main", found.append)
     monkeypatch.setattr("model.launch.die_with_parent", lambda _: None)
@@ -304,7 +304,7 @@ def test_a_process_whose_supervisor_is_gone_saves_and_ends(lake: Lake) -> None:
 
 
 def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:
-    """Dropout on: the masks are keyed by sample, so the two see the same as one that takes two micro-batches."""
+    """With dropout: masks are keyed by sample, so two processes draw the same ones as two micro-batches of one."""
     settings: dict[str, Any] = {"steps": 4, "dropout": 0.1}
     two = run_process(lake, make_spec(lake, "two", **settings), processes=2)
     events = Events()
@@ -321,7 +321,7 @@ def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:
 
 
 def test_one_process_then_two_then_one(lake: Lake) -> None:
-    """Dropout on; the losses are those of one process that ran through."""
+    """With dropout; the losses equal the losses of one process without a restart."""
     steady = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the rates of a longer one
     whole = Events()
     train(make_spec(lake, "whole", **steady), whole)
@@ -339,7 +339,7 @@ def test_one_process_then_two_then_one(lake: Lake) -> None:
 
 @pytest.mark.parametrize(("parallel", "dropout"), [("ddp", 0.0), ("ddp", 0.1), ("fsdp", 0.0)])
 def test_two_processes_in_fp64_equal_one(lake: Lake, parallel: str, dropout: float) -> None:
-    """Two micro-batches each against four of one process, to 1e-12; masks of dropout go with the micro-batch."""
+    """Two micro-batches in each process equal four in one, to 1e-12; dropout masks go with the micro-batch."""
     settings: dict[str, Any] = {"precision": "float32", "steps": 4, "dropout": dropout, "micro_batch_size": 2}
     program = "tests.model.double"
     two = run_process(lake, make_spec(lake, "two", parallel=parallel, **settings), processes=2, program=program)
@@ -372,7 +372,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(lake: Lake) -> None:
 
 
 def test_validation_counts_every_token_once(lake: Lake) -> None:
-    """Against the plain sum over positions, with a last window shorter than the others."""
+    """Compared with the plain sum over positions; the last window is shorter than the others."""
     spec = make_spec(lake, val_sequences=0, dropout=0.0)
     corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
     preset = spec.resolve()

@@ -31,7 +31,7 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """A machine of four GPUs; what is asked of torch."""
+    """A machine with four GPUs; records the calls to torch."""
     found: list[tuple[Any, ...]] = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
@@ -49,7 +49,7 @@ def place(monkeypatch: pytest.MonkeyPatch, rank: int, size: int, local_rank: int
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_each_process_has_a_gpu_of_its_own(calls: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    """It is torch's current one before the group is made: collectives of objects and fsdp take the current one."""
+    """The GPU becomes torch's current device before the group is created: collectives of objects and fsdp use it."""
     place(monkeypatch, 6, 8, 2)
     peers = world.join(device)
     assert (peers.rank, peers.size, peers.device) == (6, 8, torch.device("cuda:2"))
@@ -59,7 +59,7 @@ def test_each_process_has_a_gpu_of_its_own(calls: Any, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:3", 3)])
-def test_a_process_on_its_own_takes_the_gpu_that_is_named(calls: Any, device: str, index: int) -> None:
+def test_a_single_process_takes_the_named_gpu(calls: Any, device: str, index: int) -> None:
     peers = world.join(device)
     assert (peers.device, peers.size) == (torch.device("cuda", index), 1)
     assert calls == [("set_device", f"cuda:{index}")]
@@ -76,7 +76,7 @@ def test_a_process_on_its_own_takes_the_gpu_that_is_named(calls: Any, device: st
         ("gpu", 1, 0, "--device gpu: not a device of torch"),
     ],
 )
-def test_devices_that_cannot_be_had(
+def test_unavailable_devices_are_refused(
     calls: Any, monkeypatch: pytest.MonkeyPatch, device: str, size: int, local_rank: int, message: str
 ) -> None:
     place(monkeypatch, local_rank, size, local_rank)
