@@ -23,7 +23,7 @@ from flows.localweb import docs as localdocs
 from flows.localweb.docs import Article
 from flows.localweb.dump import DumpCounts, write_dump
 from flows.localweb.plan import plan
-from flows.localweb.site import Expected, Host, Route, Site
+from flows.localweb.site import Expected, Route, Site, SiteHost
 
 DUMP_NAME = "RS_2026-10.zst"
 _INDEX_NAME = "site.json.zst"
@@ -97,7 +97,7 @@ def _load(folder: Path) -> Built | None:
         return None
     site = Site(
         [Article(**article) for article in index["articles"]],
-        {name: Host(**host) for name, host in index["hosts"].items()},
+        {name: SiteHost(**host) for name, host in index["hosts"].items()},
         {url: Route(**route) for url, route in index["routes"].items()},
         {url: Expected(e["page"], tuple(e["select"])) for url, e in index["expected"].items()},
     )

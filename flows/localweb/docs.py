@@ -158,7 +158,7 @@ def _read(package: str, folder: Path, path: Path) -> list[Article]:
     module = ".".join([package, *path.relative_to(folder).with_suffix("").parts])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-        return list(_articles(module.removesuffix(".__init__").removeprefix("stdlib."), source))
+        return list(articles_of(module.removesuffix(".__init__").removeprefix("stdlib."), source))
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
@@ -183,7 +183,8 @@ def _is_documented(source: str) -> bool:
     return n_doc >= MIN_FILE_DOC_CHARS and n_doc >= MIN_FILE_DOC_SHARE * len(source)
 
 
-def _articles(module: str, source: str) -> Iterator[Article]:
+def articles_of(module: str, source: str) -> Iterator[Article]:
+    """The articles of one module, in the order of its source."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):  # templates and deliberate errors, that lie in packages as .py

@@ -59,7 +59,7 @@ REMARKS = (
 
 
 @dataclass(frozen=True)
-class Link:
+class RelatedPage:
     """An entry of a page's navigation."""
 
     url: str
@@ -90,7 +90,7 @@ class _Page:
 
 
 def render(
-    article: Article, url: str, published: str, layout: str, site_name: str, related: list[Link], charset: str
+    article: Article, url: str, published: str, layout: str, site_name: str, related: list[RelatedPage], charset: str
 ) -> str:
     """The HTML of a page. ``published`` is an ISO date, ``charset`` what it declares; ``related`` is not empty."""
     rng = random.Random(url)

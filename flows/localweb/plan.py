@@ -15,7 +15,7 @@ from data.schema import PageStatus, SelectStatus
 from flows.localweb.docs import Article
 from flows.localweb.pages import LAYOUTS
 from flows.localweb.prose import plain, prose_chars
-from flows.localweb.site import Expected, Host, Route, Site, host_of
+from flows.localweb.site import Expected, Route, Site, SiteHost, host_of
 from flows.localweb.texts import edited, foreign_articles, slug, thin_article, typographic
 
 KINDS = {
@@ -103,7 +103,7 @@ class _Plan:
             for sub in _HOSTS_OF_DOMAIN[number % len(_HOSTS_OF_DOMAIN)]:
                 host = f"{sub}.{name}.example" if sub else f"{name}.example"
                 robots = self.rng.choice((None, *_ROBOTS))
-                self.site.hosts[host] = Host(
+                self.site.hosts[host] = SiteHost(
                     name.capitalize(),
                     sub or ("blog", "news")[number % 2],
                     200 if robots else 404,
@@ -150,7 +150,7 @@ class _Plan:
         return url
 
     def _host(self, host: str, layout: str = "blog", robots_status: int = 404, robots: str = "") -> str:
-        self.site.hosts[host] = Host(host.split(".")[-2].capitalize(), layout, robots_status, robots)
+        self.site.hosts[host] = SiteHost(host.split(".")[-2].capitalize(), layout, robots_status, robots)
         return host
 
     def _ordinary(self, numbers: list[int]) -> None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from flows.localweb import pages as localpages
 from flows.localweb.docs import Article
-from flows.localweb.pages import Link
+from flows.localweb.pages import RelatedPage
 
 _N_RELATED = 5
 
 
 @dataclass(frozen=True)
-class Host:
+class SiteHost:
     """A host name's site. ``robots`` is what /robots.txt answers; ``encoding`` how its pages are sent if wanted."""
 
     name: str
@@ -59,7 +59,7 @@ class Site:
     """The local web. ``routes`` and ``expected`` are by canonical URL; what has no route is answered 404."""
 
     articles: list[Article]
-    hosts: dict[str, Host]
+    hosts: dict[str, SiteHost]
     routes: dict[str, Route]
     expected: dict[str, Expected]
 
@@ -85,12 +85,12 @@ class Site:
         html = localpages.render(article, url, route.published, layout, host.name, self._related(url), declared)
         return html.encode(route.charset, errors="xmlcharrefreplace")
 
-    def _related(self, url: str) -> list[Link]:
+    def _related(self, url: str) -> list[RelatedPage]:
         """The pages that follow on the same host."""
         pages = self._pages_by_host[host_of(url)]
         start = pages.index(url) + 1
         chosen = [pages[i % len(pages)] for i in range(start, start + min(_N_RELATED, len(pages)))]
-        return [Link(page, self.article(page).title) for page in chosen]
+        return [RelatedPage(page, self.article(page).title) for page in chosen]
 
     @functools.cached_property
     def _pages_by_host(self) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from flows import services
 from flows.cli import main as cli
 from flows.crawl import FILES_RESERVED, allow_files, files_needed, lacks_contact, log_path
 from flows.settings import Settings
-from tests.flows.conftest import webtext
+from tests.flows.serving import webtext
 
 IN_A_PROCESS = """
 import json, resource, sys
@@ -131,7 +131,7 @@ def test_all_archives_in_the_order_of_asking(monkeypatch: pytest.MonkeyPatch) ->
         (("--archive", "archive.org"), "--archive archive.org: there are commoncrawl, wayback, and all"),
         (("--max-connections", "0"), "'--max-connections': Input should be greater than or equal to 1"),
         (("--profile", "mine"), "--profile mine: there are openwebtext, webtext"),
-        (("--max-bytes", "much"), "expected a number and one of K M G T"),
+        (("--max-bytes", "much"), "--max-bytes much: expected a number and one of K M G T, such as 2T"),
     ],
 )
 def test_wrong_usage_is_said(arguments: tuple[str, ...], message: str) -> None:

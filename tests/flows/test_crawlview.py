@@ -95,8 +95,8 @@ def test_numbers_are_sums_over_the_tasks_that_run(tmp_path: Path) -> None:
     assert (found.hosts_active, found.hosts_ready, found.hosts_waiting, found.hosts_left) == (11, 2, 23, 47)
     assert (found.tasks, found.wire_bytes, found.seconds_left) == (2, 4_000_000, 40.0)
     assert found.line() == (
-        "200/1,000 links; 18.0 pages/s; 400 kB/s; 11 hosts active, 2 ready, 23 waiting, 47 left; about 40 s left; "
-        "4.0 MB of 1.0 GB, 10 s of 60 min; ok 180, not_found 20"
+        "200/1,000 links; 18.0 pages/s; 400.0 kB/s; 11 hosts active, 2 ready, 23 waiting, 47 left; "
+        "about 0:00:40 left; 4.0 MB of 1.0 GB, 0:00:10 of 1:00:00; ok 180, not_found 20"
     )
     log_a.event(a, "end")
     found = crawl.numbers()
@@ -200,14 +200,14 @@ def test_the_latest_of_a_host_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (99, "99 s"), (100, "2 min"), (3600, "60 min"), (6 * 3600, "6.0 h"), (864_000, "10.0 d")],
+    [(0, "0:00:00"), (99.6, "0:01:40"), (6 * 3600, "6:00:00"), (864_000 + 60, "10 days, 0:01:00")],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (123_456, "123 kB"), (2e12, "2.0 TB")]
+    ("n_bytes", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (123_456, "123.5 kB"), (2e12, "2.0 TB")]
 )
 def test_sizes(n_bytes: float, text: str) -> None:
     assert size(n_bytes) == text
@@ -250,7 +250,7 @@ def test_what_goes_wrong_in_publishing_is_said_once_and_stops_nothing(
         log.event(CrawlStats("part-00000", links=10), "begin")
         time.sleep(0.5)
     assert tries > 2
-    assert capsys.readouterr().err.count("stand still: ConnectionError: no server") == 1
+    assert capsys.readouterr().err.count("out of date: ConnectionError: no server") == 1
 
 
 IN_A_TERMINAL = """

@@ -14,7 +14,7 @@ import yaml
 from data.lake.store import Lake
 from flows import services
 from flows.localweb import server as localweb
-from tests.flows.conftest import Pipeline
+from tests.flows.serving import Pipeline
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
 

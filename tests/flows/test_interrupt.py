@@ -5,9 +5,7 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,28 +15,20 @@ from data.lake.store import Lake
 from flows import services
 from flows.localweb import server as localweb
 from model import checkpoint
-from tests.flows.conftest import TINY, Pipeline, webtext
+from tests.flows.serving import TINY, Pipeline, wait_until, webtext, webtext_command
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
 
 
 def start(pipeline: Pipeline, *arguments: str) -> "subprocess.Popen[str]":
-    program = str(Path(sys.executable).parent / "webtext")
     return subprocess.Popen(
-        [program, *arguments],
+        webtext_command(*arguments),
         env=pipeline.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def slow_refresh(pipeline: Pipeline, tmp_path: Path, snapshot: str, connect_to: str) -> list[str]:
@@ -151,8 +141,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(pipeline: Pipeline, tmp_path:
     lake.mkdir()
     listed = tmp_path / "urls.txt"  # enough of them that the links alone do not fit
     listed.write_text("".join(f"http://host-{n * 7919 % 99991}.invalid-{n}.test/{n**5}\n" for n in range(12_000)))
-    program = str(Path(sys.executable).parent / "webtext")
-    command = [program, "refresh", "--snapshot", "full", "--links", f"urls:{listed}", "--deadline", "0s"]
+    command = webtext_command("refresh", "--snapshot", "full", "--links", f"urls:{listed}", "--deadline", "0s")
     run = subprocess.run(
         [*namespace, "sh", "-c", SMALL_DISK, "sh", *command],
         env=pipeline.environment() | {"WEBTEXT_LAKE": str(lake)},
