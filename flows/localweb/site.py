@@ -17,7 +17,7 @@ _N_RELATED = 5
 
 @dataclass(frozen=True)
 class SiteHost:
-    """A host name's site. ``robots`` is what /robots.txt answers; ``encoding`` how its pages are sent if wanted."""
+    """One host name. ``robots`` is its robots.txt; ``encoding`` compresses its pages for clients that accept it."""
 
     name: str
     layout: str
@@ -30,9 +30,9 @@ class SiteHost:
 class Route:
     """What a URL answers.
 
-    ``kind`` says why it is there (localplan.KINDS) and ``answer`` how it is served (localweb.ANSWERS). ``original`` is
-    the URL of the page that this one repeats or leads to at last. ``charset`` is what the bytes of a page are in,
-    whatever ``content_type`` declares.
+    ``kind`` is its purpose (plan.KINDS) and ``answer`` the way it is served (server.ANSWERS). ``original`` is the URL
+    of the page that it repeats or finally redirects to. ``charset`` is the real encoding of a page, which may differ
+    from the one in ``content_type``.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Expected:
-    """The only statuses that are right: one of the pages stage, any of these of select; none: nothing is certain."""
+    """The correct statuses: one of the pages stage, and any of these of select (empty: not predictable)."""
 
     page: str
     select: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Site:
-    """The local web. ``routes`` and ``expected`` are by canonical URL; what has no route is answered 404."""
+    """The local web. ``routes`` and ``expected`` are by canonical URL; a URL without a route gets 404."""
 
     articles: list[Article]
     hosts: dict[str, SiteHost]
@@ -64,11 +64,11 @@ class Site:
     expected: dict[str, Expected]
 
     def urls(self, *kinds: str) -> list[str]:
-        """The URLs of these kinds, in the order in which they were planned."""
+        """The URLs of these kinds, in the order of the plan."""
         return [url for url, route in self.routes.items() if route.kind in kinds]
 
     def article(self, url: str) -> Article:
-        """What the page at a URL is about. Raises KeyError if there is no page."""
+        """The article of the page at a URL. Raises KeyError if there is no page."""
         route = self.routes[url]
         if route.article < 0:
             raise KeyError(url)
@@ -79,7 +79,8 @@ class Site:
         route = self.routes[url]
         if route.answer == "copy":  # byte for byte
             return self.html(route.original)
-        article, host = self.article(url), self.hosts[host_of(url)]
+        article = self.article(url)
+        host = self.hosts[host_of(url)]
         layout = "shell" if route.kind == "shell" else host.layout
         declared = route.content_type.partition("charset=")[2] or "utf-8"
         html = localpages.render(article, url, route.published, layout, host.name, self._related(url), declared)
