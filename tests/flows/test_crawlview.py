@@ -1,4 +1,4 @@
-"""The view of a crawl: read from its log, added up over the tasks, shown on a terminal, in lines, and in Prefect."""
+"""The view of a crawl: read from the log, summed over the tasks, shown on a terminal, in lines and in Prefect."""
 
 import json
 import os
@@ -28,7 +28,7 @@ class Clock:
 
 
 class Crawl:
-    """A task that writes a real log on a clock of its own, which the state sees through its tail."""
+    """A real log, written on a fake clock, and the state that reads it."""
 
     def __init__(self, path: Path, whole: Whole) -> None:
         self.path, self.clock = path, Clock()
@@ -51,7 +51,7 @@ def settle(stats: CrawlStats, **by_status: int) -> None:
     stats.pages = stats.by_status["ok"]
 
 
-def test_a_tail_gives_the_whole_lines_that_are_added(tmp_path: Path) -> None:
+def test_a_tail_gives_the_complete_lines_that_are_added(tmp_path: Path) -> None:
     path = tmp_path / "log"
     tail = Tail(path)
     assert list(tail.lines()) == []
@@ -60,10 +60,10 @@ def test_a_tail_gives_the_whole_lines_that_are_added(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b': 2}\n{"torn": \n[3]\n{"n": 4}\n')
     assert list(tail.lines()) == [{"n": 2}, {"n": 4}]
-    assert list(Tail(path).lines()) == []  # what was there before is not read
+    assert list(Tail(path).lines()) == []  # earlier lines are not read
 
 
-def test_a_log_that_was_cut_is_read_from_its_beginning(tmp_path: Path) -> None:
+def test_a_truncated_log_is_read_from_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b'{"n": 1}\n{"n": 2}\n{"half')
     tail = Tail(path)
@@ -78,7 +78,7 @@ def test_a_tail_reads_more_than_a_block(tmp_path: Path, monkeypatch: pytest.Monk
     assert [line["n"] for line in tail.lines()] == list(range(100))
 
 
-def test_numbers_are_sums_over_the_tasks_that_run(tmp_path: Path) -> None:
+def test_numbers_are_sums_over_the_running_tasks(tmp_path: Path) -> None:
     crawl = Crawl(tmp_path / "log", Whole(links=1000, deadline_s=3600.0, max_bytes=10**9))
     (log_a, a), (log_b, b) = crawl.task("part-00000", 600), crawl.task("part-00001", 400)
     crawl.numbers()
@@ -104,7 +104,7 @@ def test_numbers_are_sums_over_the_tasks_that_run(tmp_path: Path) -> None:
     assert (found.tasks, found.hosts_active, found.settled) == (1, 10, 200)
 
 
-def test_what_earlier_runs_sealed_counts_as_settled_but_not_in_the_rates(tmp_path: Path) -> None:
+def test_links_of_earlier_runs_count_as_settled_but_not_in_the_rates(tmp_path: Path) -> None:
     crawl = Crawl(tmp_path / "log", Whole(links=1000, by_status=Counter(ok=350, gone=100), wire_bytes=5_900))
     assert crawl.numbers().settled == 450
     log, stats = crawl.task("part-00001", 550)
@@ -118,7 +118,7 @@ def test_what_earlier_runs_sealed_counts_as_settled_but_not_in_the_rates(tmp_pat
     assert found.wire_bytes == 6_400
 
 
-def test_a_task_that_is_tried_again_keeps_what_it_had_sealed(tmp_path: Path) -> None:
+def test_a_retried_task_keeps_its_sealed_links(tmp_path: Path) -> None:
     crawl = Crawl(tmp_path / "log", Whole(links=100))
     log, stats = crawl.task("part-00000", 100)
     settle(stats, ok=30)
@@ -135,7 +135,7 @@ def test_a_task_that_is_tried_again_keeps_what_it_had_sealed(tmp_path: Path) -> 
     assert crawl.numbers().settled == 100
 
 
-def test_pages_and_bytes_are_those_of_the_last_seconds(tmp_path: Path) -> None:
+def test_rates_are_of_the_last_seconds(tmp_path: Path) -> None:
     crawl = Crawl(tmp_path / "log", Whole(links=10**6))
     log, stats = crawl.task("part-00000", 10**6)
     for rate in [100] * 60 + [10] * 60:
@@ -146,8 +146,8 @@ def test_pages_and_bytes_are_those_of_the_last_seconds(tmp_path: Path) -> None:
     assert (found.pages_per_s, found.links_per_s) == (10.0, 10.0)
 
 
-def test_the_time_left_is_by_the_slower_of_two_rates(tmp_path: Path) -> None:
-    """The last links are those of slow hosts; a burst is no promise either."""
+def test_the_slower_of_two_rates_gives_the_time_left(tmp_path: Path) -> None:
+    """Slow hosts have the last links, and a burst does not last."""
     for rates, slower in ([100] * 90 + [1] * 30, 1), ([2] * 90 + [100] * 30, (180 + 3000) / 120):
         path = tmp_path / str(slower)
         crawl = Crawl(path, Whole(links=10**6))
@@ -171,7 +171,7 @@ def test_the_time_left_ends_with_the_deadline(tmp_path: Path, rate: int, left: f
     assert crawl.numbers().seconds_left == left
 
 
-def test_pauses_are_told_with_their_reason(tmp_path: Path) -> None:
+def test_pauses_are_shown_with_their_reason(tmp_path: Path) -> None:
     crawl = Crawl(tmp_path / "log", Whole(links=10))
     (log_a, a), (log_b, b) = crawl.task("part-00000", 5), crawl.task("part-00001", 5)
     a.paused = "network down"
@@ -187,7 +187,7 @@ def test_pauses_are_told_with_their_reason(tmp_path: Path) -> None:
     assert "paused" not in crawl.numbers().line()
 
 
-def test_the_latest_of_a_host_is_told(tmp_path: Path) -> None:
+def test_the_latest_event_of_a_host_is_shown_for_a_while(tmp_path: Path) -> None:
     crawl = Crawl(tmp_path / "log", Whole(links=10))
     log, stats = crawl.task("part-00000", 10)
     log.event(stats, "breaker_closed", host="a.example")
@@ -214,7 +214,7 @@ def test_sizes(n_bytes: float, text: str) -> None:
     assert size(n_bytes) == text
 
 
-def test_plain_lines_now_and_then_where_there_is_no_terminal(
+def test_without_a_terminal_plain_lines_come_every_few_seconds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crawlview, "LINE_EVERY_S", 0.3)
@@ -241,7 +241,7 @@ def test_plain_lines_now_and_then_where_there_is_no_terminal(
     assert all(line.startswith("pages: 3/10 links; ") for line in said[2:])
 
 
-def test_what_goes_wrong_in_publishing_is_said_once_and_stops_nothing(
+def test_a_failing_publisher_is_reported_once_and_stops_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = 0
@@ -295,7 +295,7 @@ def test_a_terminal_shows_the_numbers_of_tasks_in_another_process(tmp_path: Path
         time.sleep(0.5)
         with CrawlLog(path, "s") as log:
             stats = CrawlStats("part-00000", links=4000, hosts_active=12, hosts_waiting=1234, hosts_left=2000)
-            # The view may begin only now: what it sees first is where it counts from.
+            # The view may start only now, and it counts from the first line that it sees.
             until = time.monotonic() + 30
             while "links" not in shown and time.monotonic() < until:
                 log.event(stats, "begin")
@@ -338,7 +338,7 @@ def test_prefect_has_the_progress_and_the_outcomes(
         with get_client(sync_client=True) as client:
             wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
             found = client.read_artifacts(artifact_filter=wanted)
-        assert len({artifact.key for artifact in found}) == len(found)  # brought up to date, not made again
+        assert len({artifact.key for artifact in found}) == len(found)  # updated, not created again
         return {str(artifact.key): (artifact.data, str(artifact.description)) for artifact in found}
 
     @flow(name="crawl-view", persist_result=False)

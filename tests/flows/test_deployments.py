@@ -1,4 +1,4 @@
-"""prefect.yaml and docker-compose.yml: deployed on a real server, run by a real worker, read by the compose tool."""
+"""prefect.yaml on a real server with a real worker; docker-compose.yml as the compose tool reads it."""
 
 import json
 import os

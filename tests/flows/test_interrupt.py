@@ -32,7 +32,7 @@ def start(pipeline: Pipeline, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def slow_refresh(pipeline: Pipeline, tmp_path: Path, snapshot: str, connect_to: str) -> list[str]:
-    """Arguments of a refresh whose crawl takes a while: many pages of one host."""
+    """Arguments of a refresh whose crawl takes some seconds: many pages of one host."""
     urls = pipeline.site.urls("article")
     host = localweb_host(urls[0])
     listed = tmp_path / "urls.txt"
@@ -80,7 +80,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
 
 
 def test_sigterm_saves_a_checkpoint_and_ends_with_0(pipeline: Pipeline) -> None:
-    """As a cluster's scheduler stops a job: through the command, torchrun and two processes; then the rest."""
+    """A cluster's scheduler stops a job so: through the command, torchrun and two processes. Then it is resumed."""
     arguments = ["train", "--corpus", "small", "--preset", "nano", "--run", "preempted", "--processes", "2"]
     settings = {**TINY, "micro_batch_size": "2", "val_every": "10000", "checkpoint_every": "10000"}
     for key, value in settings.items():
@@ -136,10 +136,10 @@ mount -o remount,size=50m "$WEBTEXT_LAKE"
 def test_a_full_disk_is_one_line_and_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
     namespace = ["unshare", "--map-root-user", "--mount"]
     if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no mount namespace may be made here")
+        pytest.skip("mount namespaces are not allowed here")
     lake = tmp_path / "lake"
     lake.mkdir()
-    listed = tmp_path / "urls.txt"  # enough of them that the links alone do not fit
+    listed = tmp_path / "urls.txt"  # so many that even the links do not fit
     listed.write_text("".join(f"http://host-{n * 7919 % 99991}.invalid-{n}.test/{n**5}\n" for n in range(12_000)))
     command = webtext_command("refresh", "--snapshot", "full", "--links", f"urls:{listed}", "--deadline", "0s")
     run = subprocess.run(
@@ -150,7 +150,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(pipeline: Pipeline, tmp_path:
         check=False,
     )
     if run.returncode == 99:
-        pytest.skip("tmpfs may not be mounted here")
+        pytest.skip("mounting a tmpfs is not allowed here")
     *failed, code, result = run.stdout.strip().splitlines()
     assert code == "code 1", run.stdout
     assert failed[-1].startswith("webtext: error: no space left"), failed

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("servers")  # they share the session's serv
 
 
 def rows(pipeline: Pipeline, stage: str, columns: str, snapshot: str = "small") -> list[tuple[Any, ...]]:
-    """Read with another reader of Parquet than ours."""
+    """Read with duckdb, which is not our reader."""
     return duckdb.sql(f"select {columns} from '{pipeline.lake}/{stage}/{snapshot}/part-*.parquet'").fetchall()
 
 
@@ -47,7 +47,7 @@ def test_the_funnel_adds_up_exactly(pipeline: Pipeline) -> None:
     assert tokens["train_docs"] + tokens["val_docs"] == stages["tokens"].rows_out
 
 
-def test_every_stage_has_the_rows_it_counts(pipeline: Pipeline) -> None:
+def test_every_stage_has_as_many_rows_as_it_counts(pipeline: Pipeline) -> None:
     for stage in ("pages", "text", "select"):
         counted = Counter(status for (status,) in rows(pipeline, stage, "status"))
         expected = {k: v for k, v in pipeline.refreshed.stages[stage].by_status.items() if v}
@@ -93,7 +93,7 @@ def test_a_second_refresh_finds_everything_done(pipeline: Pipeline) -> None:
         assert summary.digest == pipeline.refreshed.stages[stage].digest
 
 
-def test_all_task_runs_are_found_again_in_the_server(pipeline: Pipeline) -> None:
+def test_prefect_has_all_task_runs(pipeline: Pipeline) -> None:
     lake = Lake(pipeline.lake)
     for stage in STAGES:
         manifest = lake.dataset(stage, "small").require()
@@ -227,7 +227,7 @@ def test_status_and_doctor(pipeline: Pipeline) -> None:
     assert checks["tokens/small"] == checks["prefect"] == checks["mlflow"] == "good"
 
 
-def test_doctor_and_status_of_what_is_broken(
+def test_doctor_status_and_report_name_what_is_broken(
     pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = tmp_path / "lake"
@@ -248,7 +248,7 @@ def test_doctor_and_status_of_what_is_broken(
 
 
 def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: Path) -> None:
-    """A snapshot whose pages are all known from an earlier one keeps none of them."""
+    """A snapshot of pages that an earlier one has keeps none of them."""
     from flows.localweb import server as localweb
 
     known = [

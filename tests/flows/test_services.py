@@ -1,4 +1,4 @@
-"""The embedded servers: started once, found again, restarted after a kill, stopped."""
+"""The embedded servers: started once, found by later commands, restarted after a kill, stopped."""
 
 import os
 import signal
@@ -87,14 +87,14 @@ def test_a_port_that_another_process_takes_first_is_left_to_it(tmp_path: Path) -
             other.shutdown()
 
 
-def test_a_clock_that_is_set_makes_no_second_server_and_crashes_no_run(
+def test_setting_the_clock_starts_no_second_server_and_crashes_no_run(
     servers: services.Servers, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows import interrupt
 
     before, tag = psutil.Process().create_time(), interrupt.process_tag()
     btime = psutil.boot_time()
-    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: btime + 3600)  # what Linux says after such a step
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: btime + 3600)  # as on Linux after the clock was set
     assert psutil.Process().create_time() == before + 3600
     assert interrupt.process_tag() == tag
     assert services.find(services.MLFLOW, home) is not None
@@ -108,7 +108,7 @@ def test_a_record_of_another_process_with_the_same_pid_is_not_trusted(tmp_path: 
     assert services.find(services.MLFLOW, tmp_path) is None
 
 
-def test_outside_servers_are_used_as_they_are(
+def test_outside_servers_are_used_and_none_is_started(
     servers: services.Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("WEBTEXT_HOME", "PREFECT_HOME"):

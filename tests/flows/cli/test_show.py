@@ -1,4 +1,4 @@
-"""What is printed: text of the web is shown as it is, never read as markup."""
+"""Printed results: text of the web is shown unchanged, never as markup."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Documentation strings to articles: the three dialects, and which articles a module gives."""
+"""From documentation strings to articles: the three dialects, and the articles of a module."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_class_and_its_methods_are_one_article() -> None:
     assert ["h", "`method`"] in article.blocks
 
 
-def test_what_holds_no_sentences_is_left_out() -> None:
+def test_a_text_without_sentences_is_left_out() -> None:
     code = "\n".join(f"    >>> value_{n} = compute({n})" for n in range(100))
     assert list(localdocs.articles_of("pkg.mod", f'"""Numbers.\n\n{code}\n"""\n')) == []
     assert list(localdocs.articles_of("pkg.mod", "def broken(:\n")) == []

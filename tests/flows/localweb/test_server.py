@@ -1,4 +1,4 @@
-"""The bundled local web: what it holds, what it serves, and what happens to its process."""
+"""The bundled local web: its content, its answers, and its process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from flows.localweb.prose import plain
 from flows.localweb.server import BOMB_BYTES, LocalWeb, running
 from flows.localweb.site import Site, host_of
 
-pytestmark = pytest.mark.xdist_group("localweb")  # it is built once for all of them
+pytestmark = pytest.mark.xdist_group("localweb")  # they share one build
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def site(web: LocalWeb) -> Site:
 
 
 class _Here(AbstractResolver):
-    """Every name is the local web."""
+    """Resolves every name to the local web."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -93,7 +93,7 @@ def test_every_hazard_is_there_in_numbers(site: Site) -> None:
     assert set(counts) == set(localplan.KINDS)
     for kind, at_least in {"exact_copy": 50, "syndicated": 30, "near_copy": 60, "thin": 60, "foreign": 36}.items():
         assert counts[kind] >= at_least, kind
-    # Which links of a failing host are still asked follows from their karma, so none is certain to be host_failing.
+    # Karma decides which links of a failing host are still requested, so none is certain to be host_failing.
     assert {expected.page for expected in site.expected.values()} >= set(PageStatus) - {
         *(PageStatus.DNS_FAILURE, PageStatus.CONNECT_FAILURE, PageStatus.TLS_FAILURE, PageStatus.DEFERRED),
         PageStatus.HOST_FAILING,
@@ -134,7 +134,7 @@ def test_markers_are_on_every_page_and_in_no_article(site: Site) -> None:
 
 
 @pytest.mark.parametrize("layout", localpages.LAYOUTS)
-def test_the_article_can_be_told_from_what_surrounds_it(site: Site, layout: str) -> None:
+def test_the_article_can_be_separated_from_its_surroundings(site: Site, layout: str) -> None:
     urls = [url for url in site.urls("article") if site.hosts[host_of(url)].layout == layout][:25]
     leaks, shares = 0, []
     for url in urls:
@@ -179,7 +179,7 @@ def test_only_runtime_dependencies_are_read() -> None:
         seen.add(name)
         try:
             requirements = [Requirement(text) for text in metadata.requires(name) or []]
-        except metadata.PackageNotFoundError:  # of another platform
+        except metadata.PackageNotFoundError:  # for another platform
             continue
         waiting += [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
     assert [name for name, _ in localdocs.SOURCES if name.lower() not in seen] == []
@@ -220,7 +220,9 @@ def test_two_builds_are_the_same(web: LocalWeb, tmp_path: Path) -> None:
 
 def test_a_damaged_build_is_made_again(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     articles = [article for article in site.articles if "~" not in article.name and "." in article.name][:2_500]
-    monkeypatch.setattr(localdocs, "choose_articles", lambda: articles)  # real ones; reading them takes longer
+    monkeypatch.setattr(
+        localdocs, "choose_articles", lambda: articles
+    )  # real articles; choosing them again would take longer
     built = localbuild.build(tmp_path)
     for path in sorted(built.dump.parent.iterdir()):
         whole = path.read_bytes()
@@ -229,7 +231,7 @@ def test_a_damaged_build_is_made_again(site: Site, tmp_path: Path, monkeypatch: 
         assert path.read_bytes() == whole
         inode = path.stat().st_ino
         localbuild.build(tmp_path)
-        assert path.stat().st_ino == inode  # what is whole is left alone
+        assert path.stat().st_ino == inode  # a complete file is not written again
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
