@@ -1,3 +1,3 @@
--- Prefect and MLflow both keep an alembic_version table: each has a database of its own.
+-- Prefect and MLflow each need their own database: both keep a table alembic_version.
 CREATE DATABASE prefect;
 CREATE DATABASE mlflow;

@@ -1,4 +1,4 @@
-"""Results as tables in the Prefect UI, beside the run that made them."""
+"""Results as artifacts in the Prefect UI, beside the run that made them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from flows.crawlview import Numbers
 
 
 def table(what: str, name: str, rows: list[dict[str, Any]]) -> None:
-    """A table artifact ``<what>-<name>``; nested values are left out."""
+    """Create the table artifact ``<what>-<name>``, without nested values."""
     flat = [{key: value for key, value in row.items() if not isinstance(value, (dict, list))} for row in rows]
     create_table_artifact(key=slug(f"{what}-{name}"), table=flat, description=f"{what} of {name}")
 
 
 def slug(name: str) -> str:
-    """The name as Prefect's keys and our folders take it: lower-case letters, digits and dashes."""
+    """The name in lower-case letters, digits and dashes, as Prefect's keys require."""
     return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name.lower())
 
 
 class CrawlArtifacts:
-    """A crawl's progress and its outcomes by status, as two artifacts that are made once and then brought up to date.
+    """A crawl's progress and its outcomes by status, as two artifacts that are created once and then updated.
 
-    To be used inside a flow or task run, which they belong to.
+    Use it inside a flow or task run: the artifacts belong to that run.
     """
 
     def __init__(self, snapshot: str) -> None:
@@ -36,8 +36,9 @@ class CrawlArtifacts:
         self._outcomes: UUID | None = None
 
     def publish(self, numbers: Numbers) -> None:
-        """Raises what Prefect's client raises."""
-        percent, line = numbers.percent, numbers.line()
+        """Create or update both artifacts. Raises whatever error Prefect's client raises."""
+        percent = numbers.percent
+        line = numbers.line()
         if self._progress is None:
             key = slug(f"crawl-{self._snapshot}")
             self._progress = cast(UUID, create_progress_artifact(progress=percent, key=key, description=line))

@@ -1,4 +1,4 @@
-"""What a crawl needs around it: its log, what its numbers are seen against, open files, and a person to write to."""
+"""What a crawl needs around it: a log, the totals of its live view, enough open files, and a contact."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from data.pages.segments import PREFIX
 from flows.crawlview import Whole
 from flows.settings import Settings
 
-CRAWL_TASKS = 4  # parts fetched at once; a registrable domain is in one of them only
+CRAWL_TASKS = 4  # parts fetched at once; a registrable domain is in only one of them
 FILES_PER_CONNECTION = 2  # the socket, and a body too large for memory or a name server's socket
-FILES_RESERVED = 500  # for all else: the lake, Prefect, libraries
+FILES_RESERVED = 500  # for everything else: the lake, Prefect, libraries
 
 
 def log_path(settings: Settings, snapshot: str) -> Path:
-    """Where the crawl of a snapshot is logged; see data/pages/crawllog.py."""
+    """The log of a snapshot's crawl; see data/pages/crawllog.py."""
     return settings.home.absolute() / "logs" / f"crawl-{base_snapshot(snapshot)}.jsonl"
 
 
 def whole_crawl(lake: Lake, snapshot: str, pages: PagesConfig) -> Whole:
-    """What the numbers of the tasks are seen against, read before the crawl goes on."""
+    """The totals that the live view compares with. Call it before the crawl begins or resumes."""
     sealed = lake.dataset("pages", snapshot).sealed()
-    # Segments of a part that is sealed are still there if a kill came before they were removed.
+    # A kill may have left the segments of a sealed part behind: they do not count again.
     parts = [
         part
         for name, part in sealed.items()
@@ -45,15 +45,15 @@ def whole_crawl(lake: Lake, snapshot: str, pages: PagesConfig) -> Whole:
 
 
 def files_needed(max_connections: int) -> int:
-    """Open files of one process that runs all crawl tasks."""
+    """The open files that one process with all crawl tasks may need."""
     return CRAWL_TASKS * max_connections * FILES_PER_CONNECTION + FILES_RESERVED
 
 
 def allow_files(pages: PagesConfig) -> PagesConfig:
-    """Raise this process's soft limit of open files to what the crawl may need.
+    """Raise this process's soft limit of open files to what the crawl may need; returns the settings to use.
 
-    Where the hard limit is lower, the settings come back with fewer ``max_connections``: a connection that fails for
-    want of a file would be told as a failure of its host. Raises InputError where not even one fits.
+    If the hard limit is too low, they have fewer ``max_connections``: without a free file a connection would fail, and
+    its host would be blamed. Raises InputError if the limit is too low for a single connection.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = files_needed(pages.max_connections)
@@ -65,12 +65,12 @@ def allow_files(pages: PagesConfig) -> PagesConfig:
         return pages
     fit = (limit - FILES_RESERVED) // (CRAWL_TASKS * FILES_PER_CONNECTION)
     if fit < 1:
-        raise InputError(f"only {limit} files may be open here and a crawl needs {files_needed(1)}: raise `ulimit -Hn`")
+        raise InputError(f"a crawl needs {files_needed(1)} open files, the limit is {limit}; raise `ulimit -Hn`")
     return dataclasses.replace(pages, max_connections=fit)
 
 
 def lacks_contact(pages: PagesConfig) -> bool:
-    """Whether sites of others would be asked without a contact of the operator's own in the User-Agent."""
+    """Whether the crawl would reach other people's sites without the operator's contact in the User-Agent."""
     if pages.contact != PagesConfig.contact:
         return False
     targets = Guard.of(pages).connect_to

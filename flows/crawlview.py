@@ -1,11 +1,10 @@
-"""A crawl while it runs: live numbers on a terminal, a plain line now and then elsewhere, and artifacts in Prefect.
+"""A crawl while it runs: live numbers on a terminal, a plain line every few seconds elsewhere, artifacts in Prefect.
 
-Everything shown is read from the crawl's log (data/pages/crawllog.py), as `tail -f` would, so it makes no difference
-whether the crawl tasks are threads or other processes. ``CrawlState`` adds up what the tasks say; ``CrawlView`` shows
-it.
+The view reads the crawl's log (data/pages/crawllog.py) as `tail -f` does, so crawl tasks may be threads or processes.
+``CrawlState`` adds up the numbers of the tasks; ``CrawlView`` shows the sums.
 
-What is counted are links of the stage: a link handed off to another domain's part is settled when it has its row there.
-Rates are of this run; what earlier runs settled counts as settled and says nothing of the rate.
+The view counts links of the stage. A link handed off to another domain's part is settled when it has its row there.
+Links settled by earlier runs count as settled, but not in the rates, which are of this run.
 """
 
 from __future__ import annotations
@@ -21,28 +20,30 @@ from pathlib import Path
 from typing import Any, Self
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from data.pages.crawllog import HOST_EVENTS
+from data.pages.crawllog import HOST_EVENTS, CrawlStats
 from flows.progress import LINE_EVERY_S, console, duration, say, size
 
 REFRESH_S = 0.5
 PUBLISH_EVERY_S = 5.0
-RATE_WINDOW_S = 15.0  # of pages and bytes: a task that runs for long writes a line every five seconds
-LEFT_WINDOWS_S = (30.0, 120.0)  # of the links settled; the time left is by the slower rate of the two
-LATEST_S = 30.0  # how long what happened to a host is shown
+RATE_WINDOW_S = 15.0  # for the rates of pages and bytes; a long-running task writes a line every five seconds
+LEFT_WINDOWS_S = (30.0, 120.0)  # the slower of these two rates of settled links gives the time left
+LATEST_S = 30.0  # how long the latest event of a host is shown
 READ_BYTES = 4_000_000  # of the log at a time
 
 Line = dict[str, Any]
 _HEAD = ("time", "event", "snapshot", "part")
+_STATS = TypeAdapter(CrawlStats)
 
 
 class Tail:
-    """The lines that are added to a file from now on; it need not exist yet."""
+    """The lines added to a file from now on. The file need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,7 +51,7 @@ class Tail:
         self._rest = b""
 
     def lines(self) -> Iterator[Line]:
-        """The whole lines since the last call. One torn by a full disk is passed over."""
+        """The complete JSON lines since the last call. A line torn by a full disk is skipped."""
         while block := self._read():
             *whole, self._rest = (self._rest + block).split(b"\n")
             for text in whole:
@@ -64,8 +65,9 @@ class Tail:
     def _read(self) -> bytes:
         try:
             with self.path.open("rb") as file:
-                if file.seek(0, os.SEEK_END) < self._offset:  # cut or replaced: begin anew
-                    self._offset, self._rest = 0, b""
+                if file.seek(0, os.SEEK_END) < self._offset:  # truncated or replaced
+                    self._offset = 0
+                    self._rest = b""
                 file.seek(self._offset)
                 block = file.read(READ_BYTES)
         except FileNotFoundError:
@@ -76,7 +78,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class Whole:
-    """What the tasks' numbers are seen against: the links of the stage, what earlier runs sealed, and the budget."""
+    """What the sums are compared with: the links of the stage, what earlier runs sealed, and the budget."""
 
     links: int
     by_status: Counter[str] = field(default_factory=Counter)  # before this run
@@ -101,11 +103,11 @@ class Numbers:
     hosts_ready: int
     hosts_waiting: int
     hosts_left: int
-    paused: tuple[str, ...]  # one entry a task that stands still
+    paused: tuple[str, ...]  # the reason of each paused task
     seconds_left: float | None
     deadline_s: float | None
     max_bytes: int | None
-    latest: str  # of a host: a breaker that opened, a host that was deferred
+    latest: str  # the latest event of a host, such as a breaker that opened
 
     @property
     def settled(self) -> int:
@@ -116,7 +118,7 @@ class Numbers:
         return 100.0 if self.links == 0 else min(100.0, 100 * self.settled / self.links)
 
     def outcomes(self, most: int | None = None) -> str:
-        """``ok 1,100, not_found 80``: most frequent first."""
+        """``ok 1,100, not_found 80``: the most frequent first."""
         return ", ".join(f"{status} {count:,}" for status, count in Counter(self.by_status).most_common(most))
 
     def hosts(self) -> str:
@@ -126,7 +128,7 @@ class Numbers:
         )
 
     def budget(self) -> str:
-        """What is used of the deadline and the bytes; without limits the bytes alone."""
+        """The bytes received and, if there are limits, how much of them is used."""
         used = [f"{size(self.wire_bytes)}" + ("" if self.max_bytes is None else f" of {size(self.max_bytes)}")]
         if self.deadline_s is not None:
             used.append(f"{duration(self.seconds)} of {duration(self.deadline_s)}")
@@ -138,7 +140,7 @@ class Numbers:
         return "time left unknown" if self.seconds_left is None else f"about {duration(self.seconds_left)} left"
 
     def line(self) -> str:
-        """All of it in one line, for logs and artifacts."""
+        """All numbers in one line, for logs and artifacts."""
         parts = [
             f"{self.settled:,}/{self.links:,} links",
             f"{self.pages_per_s:.1f} pages/s",
@@ -156,14 +158,17 @@ class CrawlState:
     """Adds up the lines of all tasks. ``clock`` is for tests."""
 
     def __init__(self, whole: Whole, clock: Callable[[], float] = time.monotonic) -> None:
-        self.whole, self._clock = whole, clock
+        self.whole = whole
+        self._clock = clock
         self._started = clock()
-        self._tasks: dict[str, Line] = {}  # the latest numbers of each part that is being fetched
-        self._sealed: dict[str, Line] = {}  # its numbers when its last segment was sealed
-        self._by_status, self._wire_bytes = Counter(whole.by_status), whole.wire_bytes  # of what is done
+        self._tasks: dict[str, CrawlStats] = {}  # the latest counters of each part that is being fetched
+        self._sealed: dict[str, CrawlStats] = {}  # the counters of each part when its last segment was sealed
+        self._done_by_status = Counter(whole.by_status)  # finished parts and earlier runs
+        self._done_bytes = whole.wire_bytes
         self._made = Counter[str]()  # pages, bytes and links of this run
         self._history = deque([(self._started, Counter[str]())])
-        self._latest = (0.0, "")
+        self._latest = ""
+        self._latest_at = 0.0
         self._has_begun = False
 
     @property
@@ -171,99 +176,104 @@ class CrawlState:
         return self._has_begun
 
     def feed(self, line: Line) -> None:
-        """One line of the log."""
-        part, event = line.get("part"), line.get("event")
+        """Take one line of the log."""
+        event = line.get("event")
         if event in HOST_EVENTS:
-            more = ", ".join(f"{name} {line[name]}" for name in line if name not in (*_HEAD, "host"))
-            self._latest = (self._clock(), f"{line.get('host', '')}: {event}" + (f" ({more})" if more else ""))
+            details = ", ".join(f"{name} {line[name]}" for name in line if name not in (*_HEAD, "host"))
+            self._latest = f"{line.get('host', '')}: {event}" + (f" ({details})" if details else "")
+            self._latest_at = self._clock()
             return
-        if not isinstance(part, str) or not isinstance(line.get("by_status"), dict):
-            return
+        try:
+            stats = _STATS.validate_python(line)
+        except ValidationError:
+            return  # a line of a later version
         self._has_begun = True
-        before = self._tasks.get(part)
+        before = self._tasks.get(stats.part)
         if event == "begin":
-            if part in self._sealed:  # it failed and is tried again; this much it need not do again
-                self._add(self._sealed.pop(part))
+            if stats.part in self._sealed:  # the task failed and starts again after its last sealed segment
+                self._add(self._sealed.pop(stats.part))
         elif before is not None:
-            self._made.update(_made(line))
+            self._made.update(_made(stats))
             self._made.subtract(_made(before))
         if event == "end":
-            self._tasks.pop(part, None)
-            self._sealed.pop(part, None)
-            self._add(line)
+            self._tasks.pop(stats.part, None)
+            self._sealed.pop(stats.part, None)
+            self._add(stats)
             return
-        self._tasks[part] = line
+        self._tasks[stats.part] = stats
         if event == "seal":
-            self._sealed[part] = line
+            self._sealed[stats.part] = stats
 
-    def _add(self, line: Line) -> None:
-        self._by_status.update(line["by_status"])
-        self._wire_bytes += int(line["wire_bytes"])
+    def _add(self, stats: CrawlStats) -> None:
+        self._done_by_status.update(stats.by_status)
+        self._done_bytes += stats.wire_bytes
 
     def numbers(self) -> Numbers:
-        """Everything up to now; to be called regularly, since rates are between calls."""
-        at, whole = self._clock(), self.whole
+        """The sums up to now. Call it regularly, because rates are between calls."""
+        at = self._clock()
         self._history.append((at, self._made.copy()))
         while len(self._history) > 2 and at - self._history[1][0] >= max(LEFT_WINDOWS_S):
             self._history.popleft()
-        links_per_s = min(self._rate("links", at, window_s) for window_s in LEFT_WINDOWS_S)
-        live = list(self._tasks.values())
-        by_status, wire_bytes = self._by_status.copy(), self._wire_bytes
-        for line in live:
-            by_status.update(line["by_status"])
-            wire_bytes += int(line["wire_bytes"])
+        tasks = list(self._tasks.values())
+        by_status = sum((stats.by_status for stats in tasks), self._done_by_status)
         seconds = at - self._started
-        left = max(0, whole.links - by_status.total())
-        seconds_left = left / links_per_s if links_per_s > 0 else None if left else 0.0
-        if whole.deadline_s is not None:
-            until = max(0.0, whole.deadline_s - seconds)
-            seconds_left = until if seconds_left is None else min(seconds_left, until)
         return Numbers(
-            links=whole.links,
+            links=self.whole.links,
             by_status=dict(sorted(by_status.items())),
             seconds=seconds,
             pages_per_s=self._rate("pages", at, RATE_WINDOW_S),
             bytes_per_s=self._rate("bytes", at, RATE_WINDOW_S),
             links_per_s=self._rate("links", at, RATE_WINDOW_S),
-            wire_bytes=wire_bytes,
-            tasks=len(live),
-            hosts_active=sum(int(line["hosts_active"]) for line in live),
-            hosts_ready=sum(int(line["hosts_ready"]) for line in live),
-            hosts_waiting=sum(int(line["hosts_waiting"]) for line in live),
-            hosts_left=sum(int(line["hosts_left"]) for line in live),
-            paused=tuple(sorted(str(line["paused"]) for line in live if line["paused"])),
-            seconds_left=seconds_left,
-            deadline_s=whole.deadline_s,
-            max_bytes=whole.max_bytes,
-            latest=self._latest[1] if at - self._latest[0] < LATEST_S else "",
+            wire_bytes=self._done_bytes + sum(stats.wire_bytes for stats in tasks),
+            tasks=len(tasks),
+            hosts_active=sum(stats.hosts_active for stats in tasks),
+            hosts_ready=sum(stats.hosts_ready for stats in tasks),
+            hosts_waiting=sum(stats.hosts_waiting for stats in tasks),
+            hosts_left=sum(stats.hosts_left for stats in tasks),
+            paused=tuple(sorted(stats.paused for stats in tasks if stats.paused)),
+            seconds_left=self._seconds_left(at, self.whole.links - by_status.total()),
+            deadline_s=self.whole.deadline_s,
+            max_bytes=self.whole.max_bytes,
+            latest=self._latest if at - self._latest_at < LATEST_S else "",
         )
 
+    def _seconds_left(self, at: float, links_left: int) -> float | None:
+        """By the rate of settled links, at most until the deadline; None if unknown."""
+        rate = min(self._rate("links", at, window_s) for window_s in LEFT_WINDOWS_S)
+        seconds_left = 0.0 if links_left <= 0 else links_left / rate if rate > 0 else None
+        if self.whole.deadline_s is None:
+            return seconds_left
+        until = max(0.0, self.whole.deadline_s - (at - self._started))
+        return until if seconds_left is None else min(seconds_left, until)
+
     def _rate(self, what: str, at: float, window_s: float) -> float:
-        """Of the last ``window_s``, or of this run if that is shorter."""
+        """Over the last ``window_s``, or over this run if that is shorter."""
         old = (entry for entry in reversed(self._history) if at - entry[0] >= window_s)
         since, made = next(old, self._history[0])
         return (self._made[what] - made[what]) / (at - since) if at > since else 0.0
 
 
-def _made(line: Line) -> Counter[str]:
-    rows = sum(int(count) for count in line["by_status"].values())
-    return Counter({"pages": int(line["pages"]), "bytes": int(line["wire_bytes"]), "links": rows})
+def _made(stats: CrawlStats) -> Counter[str]:
+    return Counter({"pages": stats.pages, "bytes": stats.wire_bytes, "links": stats.by_status.total()})
 
 
 class CrawlView:
-    """Shows a crawl from its log while the context lasts; nothing before the first line of the log.
+    """Shows a crawl from its log while the context lasts, from the log's first new line on.
 
-    ``publish`` is called every few seconds, in a thread of its own and this thread's context; None publishes nothing.
-    Showing never stops the crawl: what goes wrong in publishing is said, once.
+    ``publish`` is called every few seconds, in its own thread and in this thread's context. If it fails, the view says
+    so once; the crawl goes on.
     """
 
     def __init__(self, log: Path, whole: Whole, publish: Callable[[Numbers], None] | None = None) -> None:
-        self._log, self._tail, self._state, self._publish_to = log, Tail(log), CrawlState(whole), publish
+        self._log = log
+        self._tail = Tail(log)
+        self._state = CrawlState(whole)
+        self._publish_to = publish
         self._over = threading.Event()
         self._numbers: Numbers | None = None
         self._live: Live | None = None
         self._last_line = time.monotonic()
-        self._trouble_said = False
+        self._has_complained = False
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
@@ -313,14 +323,14 @@ class CrawlView:
             return
         try:
             self._publish_to(self._numbers)
-        except Exception as error:  # whatever the server or the way to it has: the crawl goes on
-            if not self._trouble_said:
-                self._trouble_said = True
-                say(f"pages: the numbers in Prefect may stand still: {type(error).__name__}: {error}")
+        except Exception as error:  # a server that fails must not stop the crawl
+            if not self._has_complained:
+                self._has_complained = True
+                say(f"pages: the numbers in Prefect may be out of date: {type(error).__name__}: {error}")
 
 
 def panel(numbers: Numbers) -> Group:
-    """What a terminal shows."""
+    """The numbers as a terminal shows them."""
     head = Table.grid(padding=(0, 2))
     bar = ProgressBar(total=max(1, numbers.links), completed=numbers.settled, width=30)
     head.add_row(

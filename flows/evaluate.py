@@ -1,9 +1,8 @@
-"""The ``evaluate`` flow: zero-shot scores of a run, a checkpoint or a transformers directory, in a child process."""
+"""The ``evaluate`` flow: score a run, a checkpoint or a transformers directory zero-shot, in a child process."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -11,8 +10,9 @@ from prefect.cache_policies import NO_CACHE
 from flows import artifacts, services
 from flows.progress import Bar, say
 from flows.settings import EXPERIMENT, Settings
-from flows.supervise import Event, run_child, spec_file
+from flows.supervise import run_child, spec_file
 from model.evals import EvalSpec
+from model.events import EvalEvent, EvalResult, TaskProgress, Warned, eval_event, to_json
 
 
 @flow(name="evaluate", persist_result=False)
@@ -26,10 +26,10 @@ def evaluate(
     limit: int | None = None,
     device: str = "auto",
     lake: str | None = None,
-) -> dict[str, Any]:
+) -> EvalResult:
     """Score exactly one of ``run`` (its newest checkpoint), ``checkpoint`` and ``hf``; by default on all tasks.
 
-    ``corpus`` names the snapshots whose held-out documents are used; by default those that the run was trained on.
+    ``corpus`` names the snapshots whose held-out documents are used; by default the run's own corpus.
     """
     settings = Settings()
     servers = services.ensure(settings)
@@ -47,34 +47,35 @@ def evaluate(
         experiment=EXPERIMENT,
     )
     name = artifacts.slug(run or Path(str(checkpoint or hf)).name)
-    result = score(name, spec.to_json(), settings.home.absolute())
-    artifacts.table("scores", result["model"], [{"task": name, **score} for name, score in result["scores"].items()])
+    result = score(name, spec, settings.home.absolute())
+    rows = [{"task": task_name, **to_json(one)} for task_name, one in result.scores.items()]
+    artifacts.table("scores", result.model, rows)
     return result
 
 
 @task(name="evaluate", task_run_name="evaluate {name}", cache_policy=NO_CACHE, persist_result=False)
-def score(name: str, spec: dict[str, Any], home: Path) -> dict[str, Any]:
-    """One model's scores, task by task."""
+def score(name: str, spec: EvalSpec, home: Path) -> EvalResult:
+    """Score one model, task by task."""
     folder = home / "runs" / name
     bars: dict[str, Bar] = {}
 
-    def on_event(event: Event) -> None:
-        if event.get("event") == "task":
-            task_name = str(event["task"])
-            bar = bars.get(task_name)
-            if bar is None:
-                for earlier in bars.values():
-                    earlier.close()
-                bar = bars[task_name] = Bar(task_name, int(event["total"]), "examples")
-            bar.update(int(event["done"]))
-        elif "message" in event and event.get("event") != "error":  # which is raised at the end
-            say(f"eval: {event['message']}")
+    def on_event(event: EvalEvent) -> None:
+        match event:
+            case TaskProgress():
+                bar = bars.get(event.task)
+                if bar is None:
+                    for earlier in bars.values():
+                        earlier.close()
+                    bar = bars[event.task] = Bar(event.task, event.total, "examples")
+                bar.update(event.done)
+            case Warned(message=message):
+                say(f"eval: {message}")
 
     try:
-        with spec_file(spec, folder) as file:
-            result = run_child("model.evaluate", ["--spec", str(file)], folder / "eval.log", on_event)
+        with spec_file(spec.to_json(), folder) as file:
+            result = run_child("model.evaluate", ["--spec", str(file)], folder / "eval.log", eval_event, on_event)
     finally:
         for bar in bars.values():
             bar.close()
-    result.pop("event", None)
+    assert isinstance(result, EvalResult), result
     return result

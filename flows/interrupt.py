@@ -1,4 +1,4 @@
-"""Stopping: what Ctrl-C and SIGTERM do, and what is told of runs that had no time to say goodbye."""
+"""Stopping: what Ctrl-C and SIGTERM do, and how runs that were killed are marked as crashed."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from flows import services
 from flows.progress import console, say
 from flows.settings import Settings
 from flows.supervise import stopped
+from model.events import Stopped, to_json
 from model.launch import STOP_GRACE_S
 
 
 def stop_on_signals(home: Path) -> None:
-    """On Ctrl-C or SIGTERM: end our children (training saves a checkpoint first) and exit.
+    """On Ctrl-C or SIGTERM: end the children (training saves a checkpoint first) and exit.
 
-    The code is 0 if it was SIGTERM, with which schedulers of clusters stop a job, and training has saved; else 1. In a
-    flow Prefect takes that signal first: ``run_child`` ends its child, and then the signal comes here. Nothing else
-    needs care: a part that is not sealed is made again, and a killed run is marked by ``crash_killed_runs``. A second
-    Ctrl-C does not wait for the children.
+    The exit code is 0 if the signal was SIGTERM, which schedulers of clusters send, and training has saved; else 1.
+    In a flow Prefect takes that signal first: ``run_child`` ends its child, then the signal comes here. Nothing else
+    needs care: a part that is not sealed is made again, and ``crash_killed_runs`` marks killed runs. A second Ctrl-C
+    does not wait for the children.
     """
     calls = 0
 
@@ -41,18 +42,18 @@ def stop_on_signals(home: Path) -> None:
         if calls > 1:
             console.show_cursor(True)
             os._exit(1)
-        say("stopping: a training run saves a checkpoint first (Ctrl-C again to not wait)")
+        say("stopping: a training run saves a checkpoint first (press Ctrl-C again to exit without waiting)")
         codes = [services.end_tree(child, grace_s=STOP_GRACE_S) for child in _children(home)]
-        codes += [code for code, _ in stopped]
+        codes += [child.exit_code for child in stopped]
         console.show_cursor(True)
         say("stopped; what is done is kept: run the same command again to go on from there")
         has_saved = bool(codes) and all(code == 0 for code in codes)  # other children do not end so
         if has_saved and stopped and "--json" in sys.argv:
-            (_, event), *_ = stopped
-            result = {name: value for name, value in event.items() if name != "event"}  # it may just have been done
-            if event["event"] == "stopped":
-                result = {"run": event["run"], "steps": event["step"], "stopped": True}
-            print(json.dumps(result), flush=True)
+            last = stopped[0].last
+            if isinstance(last, Stopped):
+                print(json.dumps({"run": last.run, "steps": last.step, "stopped": True}), flush=True)
+            else:  # it finished just before it was asked to stop
+                print(json.dumps(to_json(last)), flush=True)
         os._exit(0 if number == signal.SIGTERM and has_saved else 1)
 
     signal.signal(signal.SIGINT, stop)
@@ -60,25 +61,28 @@ def stop_on_signals(home: Path) -> None:
 
 
 def _children(home: Path) -> list[psutil.Process]:
-    """Our child processes, but not the embedded servers, which other commands go on using."""
+    """The child processes, without the embedded servers, which other commands go on using."""
     servers = {service.pid for kind in services.KINDS if (service := services.find(kind, home.absolute()))}
     return [child for child in psutil.Process().children() if child.pid not in servers]
 
 
 def process_tag() -> str:
-    """Names this process so that a later command can tell whether it is alive."""
+    """A name for this process by which a later command can tell whether it is still alive."""
     return f"process:{socket.gethostname()}:{os.getpid()}:{_started_s(psutil.Process())}"
 
 
 def tagged() -> AbstractContextManager[set[str]]:
-    """Flow runs made inside carry ``process_tag``."""
+    """Tag the flow runs that start inside with ``process_tag``."""
     return tags(process_tag())
 
 
 def crash_killed_runs(settings: Settings) -> int:
-    """Mark flow runs of dead processes of this machine as crashed; a kill leaves them ``Running`` for ever."""
+    """Mark the flow runs of dead processes of this machine as crashed; a kill leaves them ``Running`` forever.
+
+    Returns how many there were.
+    """
     if settings.prefect_api_url is not None:
-        return 0  # a server of others: their automations decide
+        return 0  # someone else's server: its automations decide
     count = 0
     with get_client(sync_client=True) as client:
         types = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
@@ -100,5 +104,5 @@ def _is_alive(mark: str) -> bool:
 
 
 def _started_s(process: psutil.Process) -> int:
-    """When it started, in seconds since the machine did: its time of day would move when the clock is set."""
+    """The start time in seconds since boot. A wall-clock time would move when someone sets the clock."""
     return int(process.create_time() - psutil.boot_time())

@@ -1,4 +1,4 @@
-"""Prefect tasks over the parts of a stage: one task run a part, so 10 seconds to minutes each, never one URL."""
+"""Prefect tasks over the parts of a stage: one task run per part, which takes seconds to minutes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOENT,
 
 
 def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Errors of a disk or an object store that may pass; a full disk, bad input and defects do not."""
+    """Whether a retry may help: with most errors of a disk or an object store, not with a full disk or bad input."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, OSError) and error.errno not in _LASTING
 
@@ -42,9 +42,9 @@ def part(stage: str, snapshot: str, name: str, make_part: MakePart) -> dict[str,
 
 
 def prefect_mapper(stage: str, snapshot: str, at_once: int, *, with_bar: bool = True) -> Mapper:
-    """Maps a stage's parts as task runs, at most ``at_once`` at a time; a stage with a view of its own needs no bar.
+    """A mapper that makes each part in a task run, at most ``at_once`` at a time.
 
-    When one fails, those that run are let finish, no further ones start, and its error is raised.
+    When a part fails, no further parts start, the running ones finish, and the first error is raised.
     """
 
     def mapper(make_part: MakePart, names: Sequence[str]) -> None:
@@ -55,8 +55,8 @@ def prefect_mapper(stage: str, snapshot: str, at_once: int, *, with_bar: bool = 
 
             def done(future: PrefectFuture[dict[str, Any]]) -> None:
                 assert isinstance(future, PrefectConcurrentFuture)
-                error = future.wrapped_future.exception()  # of Prefect itself; raised again by future.result()
-                if error is None and future.wrapped_future.result().is_completed():  # not asked of the server: it lags
+                error = future.wrapped_future.exception()  # Prefect's own error; future.result() raises it again
+                if error is None and future.wrapped_future.result().is_completed():  # the server would lag behind
                     if bar is not None:
                         bar.advance()
                 else:

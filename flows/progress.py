@@ -1,26 +1,29 @@
-"""Progress for people: live bars on a terminal, a plain line now and then elsewhere. All of it on standard error."""
+"""Progress for people, on standard error: live bars on a terminal, a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Self
+from datetime import timedelta
+from typing import Any, Self
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LINE_EVERY_S = 10.0  # plain lines of one bar come no more often than this, but its last one always comes
+LINE_EVERY_S = 10.0  # between two plain lines of one bar; its last line always comes
 
 console = Console(stderr=True)
 
 
 class Bar:
-    """One task's progress: ``total`` steps, advanced from any thread; use it as a context manager."""
+    """Progress of one task of ``total`` steps. A context manager; any thread may advance it."""
 
     def __init__(self, name: str, total: int, unit: str) -> None:
-        self.name, self.total, self.unit = name, total, unit
+        self.name = name
+        self.total = total
+        self.unit = unit
         self.done = 0
-        self._note = ""
         self._last_line = time.monotonic()
         self._live: Progress | None = None
         if console.is_terminal:
@@ -41,7 +44,7 @@ class Bar:
             self._live.stop()
 
     def update(self, done: int, note: str = "") -> None:
-        self.done, self._note = done, note
+        self.done = done
         if self._live:
             self._live.update(self._id, completed=done, note=note)
             return
@@ -55,7 +58,7 @@ class Bar:
 
 
 def say(line: str) -> None:
-    """A line for people, on standard error."""
+    """Print a line for people on standard error."""
     if console.is_terminal:
         console.print(line, highlight=False, markup=False)
     else:
@@ -63,18 +66,17 @@ def say(line: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3.5 h``, ``2.1 d``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"
+    """``0:00:40``, ``6:00:00``, ``24 days, 3:45:12``: as rich's bars show times."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def size(n_bytes: float) -> str:
-    """Decimal units, as the options take them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" or n_bytes >= 100 else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
+    """``1.5 kB``, ``2.0 TB``: decimal units, as the options take them."""
+    return decimal(int(n_bytes))
+
+
+def number(value: Any) -> str:
+    """``1,234``, ``0.04401``: four digits of a fraction. None is empty, anything else is its text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "" if value is None else str(value)
+    return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.4g}"

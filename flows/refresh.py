@@ -1,10 +1,12 @@
-"""The ``refresh`` flow: links to tokens for one snapshot. Each stage is a subflow, each part of it a task run."""
+"""The ``refresh`` flow: links to tokens for one snapshot. Each stage is a subflow, each of its parts a task run."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +15,6 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from data import tokens as tokens_stage
 from data.config import LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
-from data.lake.manifest import Manifest
 from data.lake.store import Lake, base_snapshot, check_name
 from data.links import stage as links_stage
 from data.pages import stage as pages_stage
@@ -33,10 +34,49 @@ CPU_TASKS = os.cpu_count() or 1
 AT_ONCE = {
     "links": 1,
     "pages": CRAWL_TASKS,
-    "text": 1,  # a part keeps all cores busy with child processes of its own
+    "text": 1,  # a part's own child processes keep all cores busy
     "select": CPU_TASKS,
     "tokens": CPU_TASKS,
 }
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What a stage did with its rows."""
+
+    rows_in: int
+    rows_out: int
+    by_status: dict[str, int]
+    extra: dict[str, int]
+    digest: str
+    seconds: float
+    skipped: bool  # the stage was done before
+
+    @classmethod
+    def of(cls, outcome: StageResult) -> StageSummary:
+        manifest = outcome.manifest
+        return cls(
+            rows_in=manifest.rows_in,
+            rows_out=manifest.rows_out,
+            by_status=manifest.counts,
+            extra=manifest.extra,
+            digest=manifest.digest,
+            seconds=manifest.seconds,
+            skipped=outcome.skipped,
+        )
+
+    def lost(self) -> str:
+        """``blocked_domain 120, low_karma 40``: the rows that ended here, by status, most frequent first."""
+        lost = Counter({status: count for status, count in self.by_status.items() if status != "ok"})
+        return ", ".join(f"{status} {count:,}" for status, count in lost.most_common())
+
+
+@dataclass(frozen=True)
+class RefreshResult:
+    """A snapshot's stages, in their order."""
+
+    snapshot: str
+    stages: dict[str, StageSummary]
 
 
 @flow(name="refresh", persist_result=False)
@@ -50,11 +90,11 @@ def refresh(
     select: SelectConfig = SelectConfig(),  # noqa: B008
     tokens: TokensConfig = TokensConfig(),  # noqa: B008
     history: list[str] | None = None,
-) -> dict[str, Any]:
-    """Bring a snapshot from its link sources to token shards; what is done already is verified and not done again.
+) -> RefreshResult:
+    """Bring a snapshot from its link sources to token shards. Finished work is verified, not repeated.
 
     ``snapshot`` defaults to the ISO week, such as ``2026-w47``, so that a weekly schedule needs no argument.
-    ``history`` names the snapshots that near-duplicates are looked for in; by default all that are published.
+    ``history`` names the earlier snapshots to compare with for near-duplicates; by default all published ones.
     """
     name = snapshot or datetime.now(UTC).strftime("%G-w%V")
     settings = Settings()
@@ -73,34 +113,20 @@ def refresh(
         ]
         assert [stage for stage, _ in runs] == list(STAGES)
         outcomes = {stage: _as_subflow(stage, name, run) for stage, run in runs}
-    result = {"snapshot": name, "stages": {stage: stage_summary(outcome) for stage, outcome in outcomes.items()}}
+    result = RefreshResult(name, {stage: StageSummary.of(outcome) for stage, outcome in outcomes.items()})
     artifacts.table("funnel", name, _funnel_rows(result))
     return result
-
-
-def stage_summary(outcome: StageResult) -> dict[str, Any]:
-    """What the command line's JSON says of a stage."""
-    manifest: Manifest = outcome.manifest
-    return {
-        "rows_in": manifest.rows_in,
-        "rows_out": manifest.rows_out,
-        "by_status": manifest.counts,
-        "extra": manifest.extra,
-        "digest": manifest.digest,
-        "seconds": manifest.seconds,
-        "skipped": outcome.skipped,
-    }
 
 
 def _crawl(
     store: Lake, snapshot: str, pages: PagesConfig, history: list[str] | None, settings: Settings, mapper: Mapper
 ) -> StageResult:
-    """The pages stage with its view. Runs inside the stage's flow, which the view's artifacts belong to."""
+    """Run the pages stage with its view. Call it inside the stage's flow, to which the view's artifacts belong."""
     if store.dataset("pages", snapshot).manifest() is not None:
         return pages_stage.run(store, snapshot, pages, mapper, history=history)
     fitting = allow_files(pages)
     if fitting != pages:
-        say(f"pages: max_connections {fitting.max_connections}: no more files may be open here; `ulimit -Hn` raises it")
+        say(f"pages: max_connections lowered to {fitting.max_connections}: too few open files; raise `ulimit -Hn`")
     if lacks_contact(pages):
         say("pages: site owners cannot reach you: set WEBTEXT_CONTACT to a page or address of your own")
     log = log_path(settings, snapshot)
@@ -109,7 +135,7 @@ def _crawl(
 
 
 def _as_subflow(stage: str, snapshot: str, run: Callable[[Mapper], StageResult]) -> StageResult:
-    mapper = prefect_mapper(stage, snapshot, AT_ONCE[stage], with_bar=stage != "pages")  # which has a view of its own
+    mapper = prefect_mapper(stage, snapshot, AT_ONCE[stage], with_bar=stage != "pages")  # pages has CrawlView
     runner: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE[stage])
 
     @flow(name=stage, task_runner=runner, persist_result=False)
@@ -117,16 +143,16 @@ def _as_subflow(stage: str, snapshot: str, run: Callable[[Mapper], StageResult])
         return run(mapper)
 
     outcome: StageResult = stage_flow()
-    manifest = outcome.manifest
-    lost = ", ".join(f"{status} {count:,}" for status, count in manifest.counts.items() if status != "ok")
-    state = "found done" if outcome.skipped else f"done in {manifest.seconds:.0f} s"
-    say(f"{stage}: {manifest.rows_in:,} -> {manifest.rows_out:,}, {state}" + (f" ({lost})" if lost else ""))
+    summary = StageSummary.of(outcome)
+    state = "found done" if summary.skipped else f"done in {summary.seconds:.0f} s"
+    lost = summary.lost()
+    say(f"{stage}: {summary.rows_in:,} -> {summary.rows_out:,}, {state}" + (f" ({lost})" if lost else ""))
     return outcome
 
 
-def _funnel_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+def _funnel_rows(result: RefreshResult) -> list[dict[str, Any]]:
     return [
         {"stage": stage, "status": status, "rows": count}
-        for stage, summary in result["stages"].items()
-        for status, count in summary["by_status"].items()
+        for stage, summary in result.stages.items()
+        for status, count in summary.by_status.items()
     ]

@@ -1,11 +1,11 @@
-"""The embedded servers: one Prefect server and one MLflow server for a state directory, reused by every command.
+"""The embedded servers: one Prefect server and one MLflow server per state directory, reused by every command.
 
-Both keep SQLite files under the state directory. They are started under a lock, outlive the command that started them,
-and are found again by ``services/<name>.json`` (pid and port). Start-up takes about 15 s, both at once.
-``PREFECT_API_URL`` and ``MLFLOW_TRACKING_URI`` in the environment are used instead, where they are set.
+Both keep SQLite files in the state directory. A command starts them under a lock, they outlive it, and later commands
+find them by ``services/<name>.json`` (pid and port). They start at the same time, in about 15 s. If the environment has
+``PREFECT_API_URL`` or ``MLFLOW_TRACKING_URI``, that server is used instead.
 
-Prefect's ephemeral mode is not used: it loses task records of short runs. The MLflow server runs one worker and no job
-runner, which is 0.5 GB instead of 3.2 GB.
+Prefect's ephemeral mode would lose task records of short runs. The MLflow server runs one worker and no job runner,
+which takes 0.5 GB instead of 3.2 GB.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ import psutil
 from data.errors import InputError
 from flows.settings import Settings
 
-START_TIMEOUT_S = 180.0  # a first start migrates the database; a busy machine takes several times the usual 15 s
+START_TIMEOUT_S = 180.0  # the first start creates the database; a busy machine takes several times the usual 15 s
 LOCK_TIMEOUT_S = START_TIMEOUT_S + 60
-PORT_TRIES = 3  # another process may take a port after it was chosen and before the server opens it
+PORT_TRIES = 3  # another process may take a port between its choice and the server's start
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Kind:
-    """How one of the servers is started and asked for its health."""
+    """How to start one of the servers and check its health."""
 
     name: str
     health_path: str
@@ -97,15 +97,32 @@ class Servers:
     prefect_api_url: str
     mlflow_uri: str
 
-    @property
-    def prefect_ui_url(self) -> str:
-        return self.prefect_api_url.removesuffix("/api")
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a browser finds the two servers, and the variables that the ``prefect`` and ``mlflow`` commands need."""
+
+    prefect: str
+    mlflow: str
+    environment: dict[str, str]  # without those that are set already
+
+
+def addresses(settings: Settings) -> Addresses:
+    """The addresses of both servers, which are started if necessary."""
+    servers = ensure(settings)
+    environment = {}
+    if settings.prefect_api_url is None:
+        environment["PREFECT_API_URL"] = servers.prefect_api_url
+    if settings.mlflow_tracking_uri is None:
+        environment["MLFLOW_TRACKING_URI"] = servers.mlflow_uri
+    ui = servers.prefect_api_url.removesuffix("/api")
+    return Addresses(without_password(ui), without_password(servers.mlflow_uri), environment)
 
 
 def ensure(settings: Settings) -> Servers:
     """Find or start both servers and point this process (and its children) at them.
 
-    Call it before Prefect is imported: Prefect reads its settings then.
+    Call it before Prefect is imported, because Prefect reads its settings on import.
     """
     home = settings.home.absolute()
     if settings.prefect_api_url and not responds(settings.prefect_api_url.rstrip("/") + "/health"):
@@ -113,22 +130,44 @@ def ensure(settings: Settings) -> Servers:
             f"PREFECT_API_URL={without_password(settings.prefect_api_url)}: no Prefect server answers there"
         )
     with ThreadPoolExecutor(len(KINDS)) as pool:
-        prefect = None if settings.prefect_api_url else pool.submit(_ensure_one, PREFECT, home)
-        mlflow = None if settings.mlflow_tracking_uri else pool.submit(_ensure_one, MLFLOW, home)
+        prefect = None if settings.prefect_api_url else pool.submit(ensure_one, PREFECT, home)
+        mlflow = None if settings.mlflow_tracking_uri else pool.submit(ensure_one, MLFLOW, home)
         prefect_url = f"{prefect.result().url}/api" if prefect else str(settings.prefect_api_url)
         mlflow_url = mlflow.result().url if mlflow else str(settings.mlflow_tracking_uri)
     point_at(settings, prefect_url, mlflow_url)
     return Servers(prefect_url, mlflow_url)
 
 
+def ensure_one(kind: Kind, home: Path, choose_port: Callable[[int], int] | None = None) -> Service:
+    """Find or start one server. ``choose_port`` maps the last port to the one to use; it is for tests.
+
+    Raises InputError if the server does not start.
+    """
+    folder = home / "services"
+    folder.mkdir(parents=True, exist_ok=True)
+    (home / kind.name).mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / f"{kind.name}.lock", timeout=LOCK_TIMEOUT_S):
+            for _ in range(PORT_TRIES):
+                service = find(kind, home) or _start(kind, home, choose_port or free_port)
+                if _becomes_healthy(kind, service, home):
+                    return service
+            raise InputError(f"the {kind.name} server lost its port to another process {PORT_TRIES} times; try again")
+    except filelock.Timeout as error:
+        raise InputError(
+            f"another process has been starting the {kind.name} server in {home} for {LOCK_TIMEOUT_S:.0f} s; "
+            "run `webtext ui --stop`, then try again"
+        ) from error
+
+
 def point_at(settings: Settings, prefect_url: str, mlflow_url: str) -> None:
-    """Set the environment that Prefect, MLflow and our children read."""
+    """Set the environment variables that Prefect, MLflow and our child processes read."""
     os.environ["PREFECT_API_URL"] = prefect_url
     os.environ["MLFLOW_TRACKING_URI"] = mlflow_url
     os.environ["WEBTEXT_HOME"] = str(settings.home.absolute())
     os.environ.setdefault("PREFECT_HOME", str(settings.home.absolute() / "prefect"))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # errors are ours to print, in a line
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # we print errors
     os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -137,8 +176,8 @@ def point_at(settings: Settings, prefect_url: str, mlflow_url: str) -> None:
 def find(kind: Kind, home: Path) -> Service | None:
     """The embedded server of this state directory, if its process is alive.
 
-    A later process of the same pid is told from it by its command line, and not by its start time, which moves when
-    the clock of the machine is set. For a moment after its start a process has no command line yet.
+    A later process may have the same pid, so the command line is compared. The start time would not do: it moves when
+    someone sets the machine's clock. A process that has just started has no command line for a moment.
     """
     try:
         record = json.loads(_record(kind, home).read_text())
@@ -155,7 +194,7 @@ def is_healthy(kind: Kind, service: Service, timeout_s: float = 5.0) -> bool:
 
 def responds(url: str, timeout_s: float = 5.0) -> bool:
     """Whether the URL answers 200."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy must not stand before loopback
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback needs no proxy
     try:
         with opener.open(url, timeout=timeout_s) as answer:
             return bool(answer.status == 200)
@@ -164,7 +203,7 @@ def responds(url: str, timeout_s: float = 5.0) -> bool:
 
 
 def without_password(url: str) -> str:
-    """The URL without user, password and query, where secrets are put."""
+    """The URL without user, password and query, which may hold secrets."""
     scheme, separator, rest = url.partition("://")
     return scheme + separator + rest.rpartition("@")[2].partition("?")[0]
 
@@ -182,9 +221,9 @@ def stop(home: Path) -> list[str]:
 
 
 def end_tree(process: psutil.Process, grace_s: float = 10.0) -> int | None:
-    """Terminate a process and all below it; kill what is left after ``grace_s``.
+    """Terminate a process and its descendants; kill those that are left after ``grace_s``.
 
-    Returns the exit code of the process, None if it is not a child of ours.
+    Returns the exit code of the process, or None if it is not our child.
     """
     family = [process]
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -208,25 +247,8 @@ def _record(kind: Kind, home: Path) -> Path:
     return home / "services" / f"{kind.name}.json"
 
 
-def _ensure_one(kind: Kind, home: Path) -> Service:
-    folder = home / "services"
-    folder.mkdir(parents=True, exist_ok=True)
-    (home / kind.name).mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(folder / f"{kind.name}.lock", timeout=LOCK_TIMEOUT_S):
-            for _ in range(PORT_TRIES):
-                service = find(kind, home) or _start(kind, home)
-                if _becomes_healthy(kind, service, home):
-                    return service
-            raise InputError(f"the {kind.name} server lost its port to another process {PORT_TRIES} times")
-    except filelock.Timeout as error:
-        raise InputError(
-            f"the {kind.name} server in {home} is being started by another process for too long"
-        ) from error
-
-
-def _start(kind: Kind, home: Path) -> Service:
-    port = _free_port(_last_port(kind, home))
+def _start(kind: Kind, home: Path, choose_port: Callable[[int], int]) -> Service:
+    port = choose_port(_last_port(kind, home))
     environment = {**os.environ, **kind.environment(home, port), "DO_NOT_TRACK": "1"}
     environment.pop("PREFECT_API_URL", None)
     with log_path(kind, home).open("ab") as log:
@@ -248,9 +270,9 @@ def _start(kind: Kind, home: Path) -> Service:
 
 
 def _becomes_healthy(kind: Kind, service: Service, home: Path) -> bool:
-    """Wait for the server; false if another process was faster to take its port. Raises InputError if it fails."""
+    """Wait for the server; false if another process took its port first. Raises InputError if the server fails."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not (_listens(service) and is_healthy(kind, service)):  # what answers there may be another program
+    while not (_listens(service) and is_healthy(kind, service)):  # another program may answer there
         log = log_path(kind, home)
         if find(kind, home) is None:
             if _is_taken(service.port):
@@ -271,22 +293,22 @@ def _listens(service: Service) -> bool:
         family = [process, *process.children(recursive=True)]
         sockets = [connection for member in family for connection in member.net_connections()]
     except psutil.AccessDenied:
-        return True  # it runs outside of our namespace, and was started by a command that could look
+        return True  # it runs in another namespace; the command that started it has looked
     except psutil.NoSuchProcess:
         return False
     return any(one.status == psutil.CONN_LISTEN and one.laddr.port == service.port for one in sockets)
 
 
 def _last_port(kind: Kind, home: Path) -> int:
-    """The port of the server before this one, so that an open browser page finds its successor."""
+    """The port of the last server, so that a page that is open in a browser finds the next one; 0 if unknown."""
     try:
         return int(json.loads(_record(kind, home).read_text())["port"])
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
         return 0
 
 
-def _free_port(wanted: int) -> int:
-    """The port that is wanted if it is free, or any other."""
+def free_port(wanted: int) -> int:
+    """``wanted`` if that port is free, otherwise any free port."""
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))

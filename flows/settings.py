@@ -1,10 +1,10 @@
-"""Where things are: read from the environment, overridden by the command line.
+"""Settings of this installation: read from the environment, overridden by the command line.
 
 WEBTEXT_LAKE          the lake: a directory or an object-store prefix             ./lake
 WEBTEXT_HOME          local state: embedded servers, caches, the bundled web      ./.webtext
 PREFECT_API_URL       a Prefect server to use instead of the embedded one
 MLFLOW_TRACKING_URI   an MLflow server to use instead of the embedded one
-WEBTEXT_CONTACT       shown in the crawler's User-Agent: whom a site's owner can write to
+WEBTEXT_CONTACT       a page or address in the crawler's User-Agent, so that site owners can reach you
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 EXPERIMENT = "webtext"
-"""Where all training runs and scores are in MLflow."""
+"""The MLflow experiment of all training runs and scores."""
 
 
 class Settings(BaseSettings):
-    """The environment, read when an instance is made."""
+    """The environment at the time an instance is created."""
 
     model_config = SettingsConfigDict(env_prefix="WEBTEXT_", extra="ignore")
 

@@ -1,4 +1,4 @@
-"""What tests of more than one package use."""
+"""Fixtures that tests of more than one package use."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The tests need no network: all of them pass in a network namespace that has loopback only, children included.
+"""The tests need no network: the whole suite passes in a network namespace that has only loopback.
 
-Slow: it runs the whole suite once more.
+Slow, because it runs the suite once more.
 """
 
 import os
@@ -30,10 +30,10 @@ def test_the_suite_passes_with_loopback_only() -> None:
     namespace = ["unshare", "--map-root-user", "--net", sys.executable, "-c"]
     probe = subprocess.run([*namespace, "pass"], capture_output=True, text=True, check=False)
     if probe.returncode != 0:
-        pytest.skip(f"no network namespace may be made here: {probe.stderr.strip()}")
+        pytest.skip(f"network namespaces are not allowed here: {probe.stderr.strip()}")
     suite = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", "2", "--dist", "loadgroup"]
     root = Path(__file__).parents[1]
-    ours = ("PREFECT_", "MLFLOW_", "WEBTEXT_")  # where this session's servers are, which that one cannot reach
+    ours = ("PREFECT_", "MLFLOW_", "WEBTEXT_")  # this session's servers, which that namespace cannot reach
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     command = [*namespace, LOOPBACK_UP, *suite]
     run = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)

@@ -1,10 +1,10 @@
-"""``webtext demo``: every stage, on the bundled local web, in about four minutes on two cores."""
+"""``webtext demo``: the whole pipeline on the bundled local web, in about four minutes on two cores."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data.config import LinksConfig, PagesConfig, TokensConfig
 from data.lake.store import Lake
@@ -12,8 +12,9 @@ from flows.evaluate import evaluate
 from flows.localweb import server as localweb
 from flows.pretrain import pretrain
 from flows.progress import say
-from flows.refresh import refresh
+from flows.refresh import RefreshResult, refresh
 from flows.settings import Settings
+from model.events import EvalResult, TrainSummary
 
 SNAPSHOT = "demo"
 RUN = "demo"
@@ -23,8 +24,20 @@ LINKS = LinksConfig(part_links=500)
 TOKENS = TokensConfig(val_share=0.05)  # a small corpus: held-out tasks need a few hundred documents
 
 
+@dataclass(frozen=True)
+class DemoResult:
+    """The results of the three flows, where their files are, and whether everything was done before."""
+
+    refresh: RefreshResult
+    train: TrainSummary
+    eval: EvalResult
+    where: dict[str, str]
+    skipped: bool
+    seconds: float
+
+
 def pages_config(connect_to: tuple[str, ...]) -> PagesConfig:
-    """Polite in the small: everything is served from this machine, and its slow hosts are slow by seconds."""
+    """Short delays and limits: this machine serves every page, and the local web's slow hosts take seconds."""
     return PagesConfig(
         host_delay_s=0.02,
         total_timeout_s=6.0,
@@ -37,8 +50,8 @@ def pages_config(connect_to: tuple[str, ...]) -> PagesConfig:
     )
 
 
-def run_demo(settings: Settings) -> dict[str, Any]:
-    """Crawl, train and score; returns the results of all three and where everything lies."""
+def run_demo(settings: Settings) -> DemoResult:
+    """Crawl, train and score."""
     started = time.monotonic()
     home = settings.home.absolute()
     say("building the local web from the documentation of the installed packages")
@@ -54,15 +67,15 @@ def run_demo(settings: Settings) -> dict[str, Any]:
     trained = pretrain([SNAPSHOT], PRESET, RUN, settings.lake)
     scored = evaluate(run=RUN, lake=settings.lake)
     lake = Lake(settings.lake)
-    stages_skipped = all(stage["skipped"] for stage in refreshed["stages"].values())
-    return {
-        "refresh": refreshed,
-        "train": trained,
-        "eval": scored,
-        "where": _where(lake, home),
-        "skipped": stages_skipped and bool(trained.get("skipped")) and bool(scored.get("skipped")),
-        "seconds": round(time.monotonic() - started, 1),
-    }
+    is_crawled = all(stage.skipped for stage in refreshed.stages.values())
+    return DemoResult(
+        refresh=refreshed,
+        train=trained,
+        eval=scored,
+        where=_where(lake, home),
+        skipped=is_crawled and trained.skipped and scored.skipped,
+        seconds=round(time.monotonic() - started, 1),
+    )
 
 
 def _where(lake: Lake, home: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``webtext doctor``: what is wrong with this set-up."""
+"""``webtext doctor``: find what is wrong with this installation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import platform
 import resource
 import shutil
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from packaging.requirements import Requirement
 
@@ -21,17 +22,36 @@ from data.schema import STAGES
 from flows import services
 from flows.cli.status import server_state
 from flows.crawl import files_needed
+from flows.progress import size
 from flows.settings import Settings
 
 MIN_FREE_BYTES = 5_000_000_000
 
-Check = dict[str, Any]
+State = Literal["good", "note", "bad"]
 
 
-def examine(settings: Settings) -> list[Check]:
-    """One entry a check: ``{"what", "state": good|note|bad, "detail"}``. Every published file of the lake is hashed."""
+@dataclass(frozen=True)
+class Check:
+    """What was looked at and what was found. ``note`` is worth reading, ``bad`` must be mended."""
+
+    what: str
+    state: State
+    detail: str
+
+
+@dataclass(frozen=True)
+class Checks:
+    checks: list[Check]
+
+    @property
+    def has_bad(self) -> bool:
+        return any(check.state == "bad" for check in self.checks)
+
+
+def examine(settings: Settings) -> Checks:
+    """Check the installation and hash every published file of the lake."""
     lake = Lake(settings.lake)
-    return [
+    checks = [
         _python(),
         *_packages(),
         _bpe(),
@@ -42,15 +62,12 @@ def examine(settings: Settings) -> list[Check]:
         _user_agent(settings),
         *_datasets(lake),
     ]
-
-
-def _check(what: str, state: str, detail: str) -> Check:
-    return {"what": what, "state": state, "detail": detail}
+    return Checks(checks)
 
 
 def _python() -> Check:
     good = sys.version_info >= (3, 11)
-    return _check("python", "good" if good else "bad", f"{platform.python_version()} (3.11 or later is needed)")
+    return Check("python", "good" if good else "bad", f"{platform.python_version()} (needs 3.11 or later)")
 
 
 def _packages() -> list[Check]:
@@ -62,32 +79,29 @@ def _packages() -> list[Check]:
         try:
             found = version(requirement.name)
         except PackageNotFoundError:
-            checks.append(_check(requirement.name, "bad", "not installed; run `make install`"))
+            checks.append(Check(requirement.name, "bad", "not installed; run `make install`"))
             continue
         if not requirement.specifier.contains(found.partition("+")[0], prereleases=True):
-            wanted = f"{found} does not fit {requirement.specifier}; run `make install`"
-            checks.append(_check(requirement.name, "bad", wanted))
-    return checks or [_check("packages", "good", "all installed in fitting versions")]
+            wanted = f"{found} is installed, {requirement.specifier} is required; run `make install`"
+            checks.append(Check(requirement.name, "bad", wanted))
+    return checks or [Check("packages", "good", "all installed, in the required versions")]
 
 
 def _bpe() -> Check:
     try:
         bpe.encoding()
     except InputError as error:
-        return _check("GPT-2 BPE", "bad", str(error))
-    return _check("GPT-2 BPE", "good", f"ranks verified, {bpe.VOCAB_SIZE:,} tokens")
+        return Check("GPT-2 BPE", "bad", str(error))
+    return Check("GPT-2 BPE", "good", f"ranks verified, {bpe.VOCAB_SIZE:,} tokens")
 
 
 def _accelerator() -> Check:
     import torch
 
     if torch.cuda.is_available():
-        return _check(
-            "accelerator", "good", ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        )
-    return _check(
-        "accelerator", "note", f"no GPU that torch {torch.__version__} can use: presets above mini take weeks"
-    )
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Check("accelerator", "good", ", ".join(names))
+    return Check("accelerator", "note", f"torch {torch.__version__} finds no GPU: presets above mini take weeks")
 
 
 def _disk(settings: Settings, lake: Lake) -> list[Check]:
@@ -98,37 +112,37 @@ def _disk(settings: Settings, lake: Lake) -> list[Check]:
     for what, folder in folders.items():
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(existing).free
-        state = "good" if free >= MIN_FREE_BYTES else "note"
-        checks.append(_check(f"disk of the {what}", state, f"{free / 1e9:.1f} GB free"))
+        checks.append(Check(f"disk of the {what}", "good" if free >= MIN_FREE_BYTES else "note", f"{size(free)} free"))
         if not os.access(existing, os.W_OK):
-            checks.append(_check(f"disk of the {what}", "bad", f"{existing} cannot be written"))
+            checks.append(Check(f"disk of the {what}", "bad", f"{existing} is not writable"))
     return checks
 
 
 def _service(kind: services.Kind, settings: Settings) -> Check:
     server = server_state(kind, settings)
-    state = {"running": "good", "outside": "good", "not running": "note"}.get(server["state"], "bad")
-    if server["state"] == "outside":
+    if server.state == "outside":
         outside = str(settings.prefect_api_url if kind is services.PREFECT else settings.mlflow_tracking_uri)
         if outside.startswith("http") and not services.responds(outside.rstrip("/") + "/health"):
-            return _check(kind.name, "bad", f"{server['url']} does not answer")
-    return _check(kind.name, state, f"{server['state']} {server.get('url', '(started when needed)')}")
+            return Check(kind.name, "bad", f"{server.url} does not answer")
+    states: dict[str, State] = {"running": "good", "outside": "good", "not running": "note"}
+    where = server.url or "(started when needed)"
+    return Check(kind.name, states.get(server.state, "bad"), f"{server.state} {where}")
 
 
 def _open_files() -> Check:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = files_needed(PagesConfig.max_connections)
     if hard == resource.RLIM_INFINITY or hard >= needed:
-        return _check("open files", "good", f"a crawl raises its limit to the {needed:,} that it may need")
-    return _check("open files", "note", f"at most {hard:,}, a crawl may need {needed:,}: fewer connections are used")
+        return Check("open files", "good", f"a crawl may raise its limit to the {needed:,} files it needs")
+    return Check(
+        "open files", "note", f"at most {hard:,} of the {needed:,} that a crawl may need: it will use fewer connections"
+    )
 
 
 def _user_agent(settings: Settings) -> Check:
     if settings.contact:
-        return _check("crawler's contact", "good", settings.contact)
-    return _check(
-        "crawler's contact", "note", "set WEBTEXT_CONTACT to your own page or address before you crawl the web"
-    )
+        return Check("crawler's contact", "good", settings.contact)
+    return Check("crawler's contact", "note", "set WEBTEXT_CONTACT to your page or address before you crawl the web")
 
 
 def _datasets(lake: Lake) -> list[Check]:
@@ -139,11 +153,11 @@ def _datasets(lake: Lake) -> list[Check]:
             try:
                 manifest = dataset.manifest()
                 if manifest is None:
-                    checks.append(_check(dataset.label, "note", "begun, not finished"))
+                    checks.append(Check(dataset.label, "note", "begun but not finished"))
                     continue
                 dataset.verify()
                 detail = f"{manifest.rows_out:,} rows, digest {manifest.digest[:16]}, every file as published"
-                checks.append(_check(dataset.label, "good", detail))
+                checks.append(Check(dataset.label, "good", detail))
             except InputError as error:
-                checks.append(_check(dataset.label, "bad", str(error)))
+                checks.append(Check(dataset.label, "bad", str(error)))
     return checks

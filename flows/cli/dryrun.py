@@ -1,4 +1,4 @@
-"""Dry runs: what a refresh would fetch, and what a training run would be."""
+"""Dry runs: what a refresh would fetch, and what a training run would need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
@@ -14,16 +15,67 @@ from data.lake.store import Lake
 from data.links import stage as links_stage
 
 if TYPE_CHECKING:
-    from model.config import Preset
+    from model.config import ModelConfig, Preset, TrainConfig
 
 GPUS = (1, 8)
-ASSUMED_MFU = 0.4  # PaLM's 46 % and GPT-3's 21 % on V100s (Chowdhery et al., 2022, table 3) lie on either side
+ASSUMED_MFU = 0.4  # between GPT-3's 21 % on V100s and PaLM's 46 % (Chowdhery et al., 2022, table 3)
 
 
-def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig, lake_root: str) -> dict[str, Any]:
-    """Counts of the links stage, the number of domains, and the least time that politeness alone asks for.
+@dataclass(frozen=True)
+class LinkCounts:
+    rows_in: int
+    rows_out: int
+    by_status: dict[str, int]
 
-    Live sources are asked, from the watermarks of the lake at ``lake_root`` on; the lake itself is left as it is.
+
+@dataclass(frozen=True)
+class RefreshPlan:
+    """What a refresh would fetch."""
+
+    dry_run: bool
+    links: LinkCounts
+    domains: int
+    largest_domains: dict[str, int]  # links by domain
+    least_hours: float  # what politeness alone takes
+
+
+@dataclass(frozen=True)
+class TrainingSize:
+    parameters: int
+    flop_per_token: int
+    tokens_per_step: int  # after the batch has warmed up
+    steps: int
+    tokens: int
+    flop: int
+    checkpoint_bytes: int
+
+
+@dataclass(frozen=True)
+class GpuPlan:
+    """``memory`` is in bytes per process, by part: ``plain``, and with activations recomputed (``recompute``)."""
+
+    memory: dict[str, dict[str, int]]
+    a100_hours: float
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What a training run would need, by number of GPUs and kind of parallelism."""
+
+    dry_run: bool
+    preset: str
+    model: ModelConfig
+    training: TrainConfig
+    size: TrainingSize
+    gpus: dict[str, GpuPlan]
+    impossible: dict[str, str]  # why the batch cannot be divided, by number of GPUs
+    assumed_mfu: float
+
+
+def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig, lake_root: str) -> RefreshPlan:
+    """Read the sources and count links and domains.
+
+    Live sources are read from the watermarks of the lake at ``lake_root`` on; the lake itself is not changed.
     """
     with tempfile.TemporaryDirectory(prefix="webtext-plan-") as folder:
         lake = Lake(folder)
@@ -37,22 +89,21 @@ def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig,
                     kept = (row["domain"] for row in table.to_pylist() if row["status"] == "ok")
                     domains.update(kept)
     largest = domains.most_common(5)
-    return {
-        "dry_run": True,
-        "links": {"rows_in": manifest.rows_in, "rows_out": manifest.rows_out, "by_status": manifest.counts},
-        "domains": len(domains),
-        "largest_domains": dict(largest),
-        "least_hours": round((largest[0][1] if largest else 0) * pages.host_delay_s / 3600, 2),
-    }
+    return RefreshPlan(
+        dry_run=True,
+        links=LinkCounts(manifest.rows_in, manifest.rows_out, manifest.counts),
+        domains=len(domains),
+        largest_domains=dict(largest),
+        least_hours=round((largest[0][1] if largest else 0) * pages.host_delay_s / 3600, 2),
+    )
 
 
-def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, processes: int = 1) -> dict[str, Any]:
-    """The resolved settings of a run, its size, what a process needs, and how long it takes at a usual utilisation.
+def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, processes: int = 1) -> TrainPlan:
+    """The resolved settings of a run, its size, its memory per process, and its time on A100s.
 
-    On one GPU, on eight, and on as many as ``processes``. Memory is for autocast unless another precision is set
-    (model/memory.py says how it is counted). Hours are those of A100s at 40 % of their peak, which is an assumption and
-    no measurement. ``impossible`` says why the batch cannot be divided among so many GPUs. Raises InputError for an
-    unknown preset or setting, and for a batch that is not even divisible by the micro-batch.
+    Computed for one GPU, for eight, and for ``processes``. Memory is for autocast unless another precision is set
+    (model/memory.py explains the estimate). Times assume 40 % of the GPUs' peak; nobody measured that. Raises
+    InputError for an unknown preset or setting, and for a batch that the micro-batch does not divide.
     """
     from model.config import resolve
     from model.flops import A100_PEAK, flop_per_token
@@ -60,49 +111,51 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, pro
     from model.memory import optimizer_bytes
 
     chosen = resolve(preset, overrides if steps is None else {**overrides, "steps": str(steps)})
-    model, config = chosen.model, chosen.train
+    model = chosen.model
+    config = chosen.train
     parameters = count_parameters(model)
     tokens = config.samples_before(config.steps) * model.context
     flop = flop_per_token(model, parameters) * tokens
     hours = flop / (ASSUMED_MFU * A100_PEAK) / 3600
-    gpus: dict[str, Any] = {}
+    gpus: dict[str, GpuPlan] = {}
     impossible: dict[str, str] = {}
     for n in sorted({*GPUS, processes}):
         try:
             config.require_divisible(n)
-            # a process on its own shards nothing, and nothing shards bfloat16 (TrainConfig)
+            # One process has nothing to shard, and TrainConfig refuses fsdp with bfloat16.
             for parallel in ("ddp", "fsdp")[: 1 if config.precision == "bfloat16" else n]:
                 memory = _memory(chosen, parameters, n, parallel == "fsdp")
-                gpus[f"{n} {parallel}" if n > 1 else "1"] = {"memory": memory, "a100_hours": hours / n}
+                gpus[f"{n} {parallel}" if n > 1 else "1"] = GpuPlan(memory, hours / n)
         except InputError as error:
             if n == 1:
                 raise
             impossible[str(n)] = str(error)
-    return {
-        "dry_run": True,
-        "preset": preset,
-        "model": model.to_json(),
-        "training": config.to_json(),
-        "size": {
-            "parameters": parameters,
-            "flop_per_token": flop_per_token(model, parameters),
-            "tokens_per_step": config.batch_size * model.context,  # after a warm-up of the batch
-            "steps": config.steps,
-            "tokens": tokens,
-            "flop": flop,
-            "checkpoint_bytes": 4 * parameters + optimizer_bytes(model, parameters, config.optimizer == "muon"),
-        },
-        "gpus": gpus,
-        "impossible": impossible,
-        "assumed_mfu": ASSUMED_MFU,
-    }
+    size = TrainingSize(
+        parameters=parameters,
+        flop_per_token=flop_per_token(model, parameters),
+        tokens_per_step=config.batch_size * model.context,
+        steps=config.steps,
+        tokens=tokens,
+        flop=flop,
+        checkpoint_bytes=4 * parameters + optimizer_bytes(model, parameters, config.optimizer == "muon"),
+    )
+    return TrainPlan(
+        dry_run=True,
+        preset=preset,
+        model=model,
+        training=config,
+        size=size,
+        gpus=gpus,
+        impossible=impossible,
+        assumed_mfu=ASSUMED_MFU,
+    )
 
 
-def _memory(chosen: Preset, parameters: int, gpus: int, is_sharded: bool) -> dict[str, Any]:
-    """Bytes a process, as training runs and with activation checkpointing."""
+def _memory(chosen: Preset, parameters: int, gpus: int, is_sharded: bool) -> dict[str, dict[str, int]]:
+    """Bytes per process by part, without and with activation checkpointing."""
     from model.memory import estimate
 
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, int]] = {}
     for is_recomputed in (False, True):
         one = estimate(
             chosen.model,

@@ -1,7 +1,7 @@
-"""``webtext``: the command line. Every command is a thin call of a flow or of one function.
+"""``webtext``: the command line. Every command calls one flow or one function.
 
 Exit codes: 0 done, 1 failed (one line on standard error says why and what to do), 2 wrong usage.
-Heavy packages are imported inside the commands, so that ``--help`` answers at once.
+Commands import heavy packages themselves, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flows.settings import Settings
 
 app = typer.Typer(
     name="webtext",
-    help="Make your own WebText, train GPT-2 on it, and score it zero-shot.",
+    help="Build your own WebText, train GPT-2 on it, and score it zero-shot.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,10 +51,10 @@ def _fail(message: str) -> NoReturn:
 
 @app.command()
 def demo(lake: options.Lake = None, as_json: options.Json = False) -> None:
-    """The whole pipeline on a bundled local web, everything embedded.
+    """Run the whole pipeline on a bundled local web.
 
-    Crawls a few thousand pages of a web that this program serves to itself, makes a corpus of them, trains a small
-    GPT-2 on it and scores it. Run it again: what is done is verified and not done twice.
+    Crawls a few thousand pages that this program serves to itself, makes a corpus of them, trains a small GPT-2 on it,
+    and scores it. Needs no network. Run it again: finished work is verified, not repeated.
     """
     settings = _settings(lake)
     with _session(settings):
@@ -84,11 +84,11 @@ def refresh(
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
-    """Links to tokens for one snapshot: read, crawl, extract, select, tokenize.
+    """Make a snapshot: read links, crawl the pages, extract text, select documents, write tokens.
 
-    Again with the same arguments: what is done is verified and not done twice. With other settings: refused.
-    What a deadline or a budget cuts off is `deferred` and comes first in the next snapshot.
-    Every limit of the crawl, and why: docs/crawling.md. Set WEBTEXT_CONTACT so that site owners can reach you.
+    Run it again with the same arguments to resume: finished work is verified, not repeated. A snapshot that was begun
+    with other settings is refused. Links cut off by a deadline or a budget are `deferred`; the next snapshot takes them
+    first. docs/crawling.md explains every limit of the crawl. Set WEBTEXT_CONTACT so that site owners can reach you.
     """
     settings = _settings(lake)
     options.check_profile(profile)
@@ -118,39 +118,48 @@ def refresh(
 
 @app.command()
 def train(
-    corpus: Annotated[str, typer.Option(metavar="SNAPSHOT[,SNAPSHOT]", help="The snapshots to train on.")],
+    corpus: Annotated[str, typer.Option(metavar="SNAPSHOT[,SNAPSHOT]", help="Train on these snapshots.")],
     preset: Annotated[
-        str, typer.Option(help="nano, mini, 124M, 355M, 774M, 1558M (or the paper's 117M 345M 762M 1542M).")
+        str,
+        typer.Option(
+            help="Size and recipe: nano, mini, 124M, 355M, 774M, 1558M, or the paper's 117M, 345M, 762M, 1542M."
+        ),
     ],
     run: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Resumes when it exists. [default: from the arguments]", callback=options.filled
+            metavar="NAME",
+            help="Name of the run; an existing run is resumed. [default: from preset and corpus]",
+            callback=options.filled,
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps. [default: the preset's]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Stop after N steps in all. [default: the preset's]", metavar="N")
+    ] = None,
     init_from: Annotated[
         str | None,
         typer.Option(
             "--init-from",
             metavar="DIR",
-            help="Start a new run from the GPT-2 in a directory that transformers loads.",
+            help="Start a new run from the GPT-2 in this directory, which transformers must be able to load.",
             callback=options.filled,
         ),
     ] = None,
     device: options.Device = "auto",
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another value of a preset's setting; repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a setting of the preset (docs/training.md); repeatable."
+        ),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Processes on this machine, one a GPU.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="Train in N processes, one per GPU.")] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print settings, sizes, memory and time on GPUs; train nothing.")
+        bool, typer.Option("--dry-run", help="Print settings, size, memory and time on GPUs; train nothing.")
     ] = False,
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
-    """Pretrain GPT-2 on a corpus; resumes when the run exists."""
+    """Pretrain GPT-2 on a corpus, or resume a run."""
     changes = options.pairs(overrides or [])
     settings = _settings(lake)
     from model.config import resolve
@@ -177,28 +186,41 @@ def train(
 def evaluate(
     run: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A training run; its newest checkpoint is scored.", callback=options.filled),
+        typer.Option(metavar="NAME", help="Score the newest checkpoint of this run.", callback=options.filled),
     ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(metavar="DIR", help="One checkpoint.", callback=options.filled)
+        str | None, typer.Option(metavar="DIR", help="Score this checkpoint.", callback=options.filled)
     ] = None,
     hf: Annotated[
-        str | None, typer.Option(metavar="DIR", help="A directory that transformers loads.", callback=options.filled)
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Score the GPT-2 in a directory that transformers loads.", callback=options.filled
+        ),
     ] = None,
     corpus: Annotated[
         str | None,
-        typer.Option(metavar="SNAPSHOT[,SNAPSHOT]", help="Held-out documents from here. [default: the run's]"),
+        typer.Option(
+            metavar="SNAPSHOT[,SNAPSHOT]",
+            help="Take held-out documents from these snapshots. [default: the run's corpus]",
+        ),
     ] = None,
-    tasks: Annotated[str, typer.Option(metavar="a,b|all", help="Which tasks.")] = "all",
+    tasks: Annotated[str, typer.Option(metavar="a,b|all", help="Score these tasks only.")] = "all",
     eval_data: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Official benchmark files, as they come.", callback=options.filled)
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Read official benchmark files (LAMBADA, WikiText-2) from here.",
+            callback=options.filled,
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many examples a task. [default: the task's]")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Score at most N examples per task. [default: the task's own limit]")
+    ] = None,
     device: options.Device = "auto",
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
-    """Zero-shot scores of a run, a checkpoint or a transformers directory."""
+    """Score a run, a checkpoint or a transformers directory zero-shot."""
     if sum(value is not None for value in (run, checkpoint, hf)) != 1:
         raise BadParameter("name exactly one of --run, --checkpoint and --hf")
     settings = _settings(lake)
@@ -222,68 +244,73 @@ def evaluate(
 @app.command()
 def sample(
     run: options.Run,
-    prompt: Annotated[str, typer.Option(help="The text to go on from.")],
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 100,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 for all. The paper samples with 40.")] = 40,
-    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    prompt: Annotated[str, typer.Option(help="Continue this text.")],
+    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Write at most N tokens.")] = 100,
+    temperature: Annotated[float, typer.Option(help="Below 1: safer text; 0: always the likeliest token.")] = 1.0,
+    top_k: Annotated[
+        int, typer.Option(metavar="K", help="Sample from the K likeliest tokens (the paper: 40); 0: from all.")
+    ] = 40,
+    top_p: Annotated[
+        float, typer.Option(metavar="P", help="Sample from the likeliest tokens whose probabilities add up to P.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Use another seed to get another text.")] = 0,
     step: options.Step = None,
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
-    """Let a run's newest checkpoint go on from a prompt."""
+    """Continue a prompt with a run's model."""
     from flows.cli.models import sample_text
     from model.generate import Sampling
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    text = sample_text(_settings(lake), run, prompt, tokens, sampling, step)
-    _result({"run": run, "prompt": prompt, "text": text}, as_json, lambda: print(prompt + text))
+    result = sample_text(_settings(lake), run, prompt, tokens, sampling, step)
+    _result(result, as_json, lambda: print(prompt + result.text))
 
 
 @app.command()
 def export(
     run: options.Run,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="A new directory.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Write into this directory, which must be new or empty.")],
     step: options.Step = None,
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write a directory that transformers loads: weights, configuration, tokenizer."""
+    """Write a run's model as a directory that transformers loads: weights, configuration, tokenizer."""
     from flows.cli.models import export_model
 
     result = export_model(_settings(lake), run, to, step)
-    _result(result, as_json, lambda: print(f"{to}: step {result['step']} of run {run}, for transformers"))
+    _result(result, as_json, lambda: print(f"{to}: step {result.step} of run {run}, for transformers"))
 
 
 @app.command()
 def report(
     snapshot: Annotated[
-        str | None, typer.Option(metavar="S", help="Only this snapshot. [default: all]", callback=options.filled)
+        str | None,
+        typer.Option(metavar="NAME", help="Show only this snapshot. [default: all]", callback=options.filled),
     ] = None,
     run: Annotated[
-        str | None, typer.Option(metavar="R", help="Only this run. [default: all]", callback=options.filled)
+        str | None, typer.Option(metavar="NAME", help="Show only this run. [default: all]", callback=options.filled)
     ] = None,
-    to: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The page to write.")] = Path(
+    to: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="Write the page to this file.")] = Path(
         "report/index.html"
     ),
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
-    """An HTML page with the funnel, the plots and the tables."""
+    """Write an HTML page with the funnel, the plots and the tables."""
     from flows.cli.report import write_report
 
     result = write_report(_settings(lake), snapshot, run, to)
-    _result(result, as_json, lambda: print(f"{to}: {len(result['snapshots'])} snapshots, {len(result['runs'])} runs"))
+    _result(result, as_json, lambda: print(f"{to}: {len(result.snapshots)} snapshots, {len(result.runs)} runs"))
 
 
 @app.command()
 def why(
-    url: Annotated[str, typer.Argument(metavar="URL", help="As in the dump, or canonical.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="A URL as it stands in the source, or canonical.")],
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
-    """What became of a URL, stage by stage."""
+    """Show what became of a URL at each stage."""
     from data.lake.store import Lake
     from data.trace import why as trace
 
@@ -295,7 +322,7 @@ def why(
 
 @app.command()
 def status(lake: options.Lake = None, as_json: options.Json = False) -> None:
-    """What is done and what is running: snapshots by stage, training runs, servers."""
+    """Show what is done and what is running: snapshots by stage, training runs, servers."""
     from flows.cli.status import collect
 
     result = collect(_settings(lake))
@@ -304,10 +331,10 @@ def status(lake: options.Lake = None, as_json: options.Json = False) -> None:
 
 @app.command()
 def ui(
-    stop: Annotated[bool, typer.Option("--stop", help="End the embedded servers.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the local servers.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Start (or find) the local Prefect and MLflow servers and print their addresses."""
+    """Print the addresses of the local Prefect and MLflow servers; start them if necessary."""
     from flows import services
 
     settings = Settings()
@@ -315,38 +342,31 @@ def ui(
         ended = services.stop(settings.home)
         _result({"stopped": ended}, as_json, lambda: print(f"stopped: {', '.join(ended) or 'nothing ran'}"))
         return
-    servers = services.ensure(settings)
-    uris = {"PREFECT_API_URL": servers.prefect_api_url, "MLFLOW_TRACKING_URI": servers.mlflow_uri}
-    outside = {"PREFECT_API_URL": settings.prefect_api_url, "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri}
-    result = {
-        "prefect": services.without_password(servers.prefect_ui_url),
-        "mlflow": services.without_password(servers.mlflow_uri),
-        "environment": {name: uri for name, uri in uris.items() if outside[name] is None},
-    }
+    result = services.addresses(settings)
     _result(result, as_json, lambda: _show().servers(result))
 
 
 @app.command()
 def doctor(lake: options.Lake = None, as_json: options.Json = False) -> None:
-    """Look for what is wrong with this set-up; exit code 1 if something is."""
+    """Check this installation, the servers and every file of the lake. Exits with code 1 if something is wrong."""
     from flows.cli.doctor import examine
 
-    checks = examine(_settings(lake))
-    _result({"checks": checks}, as_json, lambda: _show().doctor(checks))
-    if any(check["state"] == "bad" for check in checks):
+    result = examine(_settings(lake))
+    _result(result, as_json, lambda: _show().doctor(result))
+    if result.has_bad:
         raise typer.Exit(1)
 
 
 def _settings(lake: str | None) -> Settings:
     settings = Settings()
     if lake is None and not settings.lake.strip():
-        raise BadParameter("WEBTEXT_LAKE is empty")
+        raise BadParameter("WEBTEXT_LAKE is empty; unset it or name a directory")
     return settings if lake is None else settings.model_copy(update={"lake": lake})
 
 
 @contextlib.contextmanager
 def _session(settings: Settings) -> Iterator[None]:
-    """Servers up, signals handled, killed runs marked as such, our own tagged. Before Prefect is imported."""
+    """Start the servers, handle signals, mark killed runs and tag our own. Enter it before Prefect is imported."""
     from flows import services
 
     services.ensure(settings)
@@ -365,10 +385,13 @@ def _show() -> Any:
     return show
 
 
-def _result(value: dict[str, Any], as_json: bool, for_people: Callable[[], None]) -> None:
+def _result(value: object, as_json: bool, for_people: Callable[[], None]) -> None:
+    """Print a result, a dataclass, as one line of JSON or as ``for_people`` prints it."""
     if as_json:
+        from model.events import to_json
+
         sys.stdout.flush()
-        print(json.dumps(value, default=str), flush=True)
+        print(json.dumps(to_json(value)), flush=True)
     else:
         for_people()
 

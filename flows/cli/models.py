@@ -1,10 +1,10 @@
-"""What the command line does with a trained run: ``sample`` and ``export``."""
+"""``webtext sample`` and ``webtext export``: use the model of a trained run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data import bpe
 from data.lake.store import Lake
@@ -14,18 +14,33 @@ from model.checkpoint import load_model
 from model.generate import Sampling, generate
 
 
+@dataclass(frozen=True)
+class SampledText:
+    run: str
+    prompt: str
+    text: str  # what follows the prompt
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    run: str
+    step: int
+    directory: str
+    files: list[str]
+
+
 def sample_text(
     settings: Settings, run: str, prompt: str, n_tokens: int, sampling: Sampling, step: int | None = None
-) -> str:
-    """What the run's checkpoint of ``step``, or its newest, writes after ``prompt``, up to an end-of-text."""
+) -> SampledText:
+    """Continue ``prompt`` with the run's checkpoint of ``step`` (by default the newest), up to an end-of-text."""
     model, _ = load_model(Lake(settings.lake), run, step)
     ids = [int(token) for token in bpe.encode(prompt)] or [bpe.END_OF_TEXT]
     tokens: Iterator[int] = generate(model, ids, n_tokens, sampling, stop_token=bpe.END_OF_TEXT)
-    return bpe.decode(list(tokens))
+    return SampledText(run, prompt, bpe.decode(list(tokens)))
 
 
-def export_model(settings: Settings, run: str, to: Path, step: int | None = None) -> dict[str, Any]:
-    """Write the run's checkpoint of ``step``, or its newest, as transformers' files into ``to``."""
+def export_model(settings: Settings, run: str, to: Path, step: int | None = None) -> ExportedModel:
+    """Write the run's checkpoint of ``step`` (by default the newest) into ``to``, as transformers' files."""
     model, state = load_model(Lake(settings.lake), run, step)
     hf.export(model, to)
-    return {"run": run, "step": state.step, "directory": str(to), "files": sorted(path.name for path in to.iterdir())}
+    return ExportedModel(run, state.step, str(to), sorted(path.name for path in to.iterdir()))

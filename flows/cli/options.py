@@ -1,7 +1,7 @@
-"""Options of the command line: what they are called, what ``--help`` says of them, and what their words mean.
+"""Options of the command line: names, help texts, and how their values are parsed.
 
-Here are those that several commands have and all of ``refresh``, in the groups in which its help shows them. Another
-option of one command stands with the command (flows/cli/main.py), and so do all defaults.
+This module has the options that several commands share and all options of ``refresh``, in the groups of its help. The
+options of other commands, and all defaults, are in flows/cli/main.py.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import re
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 from typer import BadParameter, Option
 
 from data.urls.blocklists import PROFILES
 
 
 def filled(value: str | None) -> str | None:
-    """Refuses an empty value: that of a shell variable which is not set must not stand for a default."""
+    """Refuse an empty value: an unset shell variable must not silently choose the default."""
     if value is not None and not value.strip():
         raise BadParameter("is empty")
     return value
@@ -27,28 +28,28 @@ Lake = Annotated[
     Option(
         "--lake",
         metavar="DIR",
-        help="The lake: a directory or s3://bucket/prefix. [WEBTEXT_LAKE]",
+        help="Use this lake: a directory or s3://bucket/prefix. [default: $WEBTEXT_LAKE, or ./lake]",
         callback=filled,
     ),
 ]
 Json = Annotated[
-    bool, Option("--json", help="End with one JSON object on standard output; all else goes to standard error.")
+    bool, Option("--json", help="Print the result as one line of JSON on standard output, everything else on stderr.")
 ]
-Run = Annotated[str, Option("--run", metavar="NAME", help="A training run's name.", callback=filled)]
+Run = Annotated[str, Option("--run", metavar="NAME", help="Use this training run.", callback=filled)]
 Step = Annotated[
-    int | None, Option("--step", metavar="N", help="The checkpoint of this step. [default: the newest]", min=1)
+    int | None, Option("--step", metavar="N", help="Use the checkpoint of step N. [default: the newest]", min=1)
 ]
-Device = Annotated[str, Option(help="cpu, cuda, mps, or auto for the best there is.")]
+Device = Annotated[str, Option(help="Run on cpu, cuda or mps; auto takes the best available.")]
 
 # refresh
 
 REFRESH_EXAMPLES = """**Examples**
 
-Last month's dump and the news since the last time, for at most six hours:
+Last month's dump and everything new on Hacker News since the last refresh, for at most six hours:
 
 `webtext refresh --links RS_2026-10.zst --links hn: --deadline 6h`
 
-One's own list of URLs, dead ones from the web archives, slower than usual:
+Your own list of URLs, with dead pages taken from web archives, slower than usual:
 
 `webtext refresh --snapshot mine --links urls:FILE --archive all --host-delay 5`
 """
@@ -62,31 +63,37 @@ Sources = Annotated[
         "those not read yet; hn:2026-11, or hn: for news; hn-items:FROM-[TO]; reddit:NAME,..; urls:FILE. Repeatable.",
     ),
 ]
-NewSnapshot = Annotated[str | None, Option(metavar="NAME", help="Such as 2026-11. [default: this ISO week]")]
-DryRun = Annotated[bool, Option("--dry-run", help="Read the links only, and say what would be fetched.")]
+NewSnapshot = Annotated[
+    str | None, Option(metavar="NAME", help="Name the snapshot, such as 2026-11. [default: this ISO week]")
+]
+DryRun = Annotated[bool, Option("--dry-run", help="Read the links and print what would be fetched; fetch no page.")]
 
 _WHICH = "Which links and pages"
 
-MinKarma = Annotated[int, Option(help="Links below are dropped; the paper's value is 3.", rich_help_panel=_WHICH)]
+MinKarma = Annotated[
+    int, Option(metavar="N", help="Drop links with less karma; the paper uses 3.", rich_help_panel=_WHICH)
+]
 Profile = Annotated[
     str,
     Option(
         metavar="NAME",
-        help="Which domains and file types are dropped: webtext or openwebtext.",
+        help="Drop the domains and file types of this list: webtext or openwebtext.",
         rich_help_panel=_WHICH,
     ),
 ]
 BlockList = Annotated[
     list[Path] | None,
     Option(
-        metavar="FILE", help="Further domains to drop, one a line, # for comments; repeatable.", rich_help_panel=_WHICH
+        metavar="FILE",
+        help="Drop these domains, too: one per line, # starts a comment; repeatable.",
+        rich_help_panel=_WHICH,
     ),
 ]
 Archive = Annotated[
     list[str] | None,
     Option(
         metavar="NAME",
-        help="Look dead pages up in a web archive: commoncrawl, wayback, or all; repeatable. [default: none]",
+        help="Look dead pages up in this web archive: commoncrawl, wayback, or all; repeatable. [default: none]",
         rich_help_panel=_WHICH,
     ),
 ]
@@ -94,7 +101,7 @@ History = Annotated[
     list[str] | None,
     Option(
         metavar="SNAPSHOT",
-        help="Earlier snapshots to compare with; repeatable. [default: all published]",
+        help="Drop near-duplicates of this earlier snapshot; repeatable. [default: all published]",
         rich_help_panel=_WHICH,
     ),
 ]
@@ -102,17 +109,20 @@ History = Annotated[
 _MANNERS = "Manners"
 
 HostDelay = Annotated[
-    float, Option(metavar="SECONDS", help="Pause between two requests to a host.", rich_help_panel=_MANNERS)
+    float, Option(metavar="SECONDS", help="Wait this long between two requests to a host.", rich_help_panel=_MANNERS)
 ]
 MaxConnections = Annotated[
-    int, Option(min=1, metavar="N", help="Connections of each crawl task, one a host.", rich_help_panel=_MANNERS)
+    int,
+    Option(
+        min=1, metavar="N", help="Open at most N connections per crawl task, one per host.", rich_help_panel=_MANNERS
+    ),
 ]
 MaxLinksPerHost = Annotated[
     int,
     Option(
         min=1,
         metavar="N",
-        help="Further links of a host, those of least karma, are `deferred`.",
+        help="Fetch at most N links per host, those with most karma; the others are `deferred`.",
         rich_help_panel=_MANNERS,
     ),
 ]
@@ -121,12 +131,18 @@ _BUDGET = "Budget"
 
 Deadline = Annotated[
     str | None,
-    Option(metavar="TIME", help="Such as 6h: links not fetched by then are `deferred`.", rich_help_panel=_BUDGET),
+    Option(
+        metavar="TIME",
+        help="Stop fetching after this time, such as 6h; the links left are `deferred`.",
+        rich_help_panel=_BUDGET,
+    ),
 ]
 MaxBytes = Annotated[
     str | None,
     Option(
-        metavar="SIZE", help="Such as 2T: links beyond about so many bytes are `deferred`.", rich_help_panel=_BUDGET
+        metavar="SIZE",
+        help="Stop fetching after about this many bytes, such as 2T; the links left are `deferred`.",
+        rich_help_panel=_BUDGET,
     ),
 ]
 
@@ -136,19 +152,22 @@ AllowNet = Annotated[
     list[str] | None,
     Option(
         metavar="CIDR",
-        help="Non-public addresses that may be reached, on any port; repeatable.",
+        help="Allow these non-public addresses, on any port; repeatable.",
         rich_help_panel=_NETWORK,
     ),
 ]
 ConnectTo = Annotated[
     list[str] | None,
-    Option(metavar="GLOB=ADDR:PORT", help="Connect there for these host names; repeatable.", rich_help_panel=_NETWORK),
+    Option(
+        metavar="GLOB=ADDR:PORT",
+        help="Connect to this address for matching host names; repeatable.",
+        rich_help_panel=_NETWORK,
+    ),
 ]
 
-# What their words mean; BadParameter names the option and what it takes
+# Parsing: BadParameter names the option and the values it takes
 
 _TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _ARCHIVES = ("commoncrawl", "wayback")
 
 
@@ -158,7 +177,7 @@ def check_profile(name: str) -> None:
 
 
 def block_domains(files: list[Path]) -> tuple[str, ...]:
-    """The domains of all the files, each once; another order or a comment makes no other settings."""
+    """The domains of all files, sorted and without repeats, so that order and comments do not change the settings."""
     if not files:
         return ()
     from data.urls.canonical import read_block_list
@@ -167,7 +186,7 @@ def block_domains(files: list[Path]) -> tuple[str, ...]:
 
 
 def archives(names: list[str]) -> tuple[str, ...]:
-    """Always in the same order, which is the order of asking."""
+    """The archives in the order in which they are asked."""
     for name in names:
         if name not in (*_ARCHIVES, "all"):
             raise BadParameter(f"--archive {name}: there are {', '.join(_ARCHIVES)}, and all")
@@ -175,17 +194,23 @@ def archives(names: list[str]) -> tuple[str, ...]:
 
 
 def seconds(text: str, option: str) -> float:
-    """``6h``."""
-    return _quantity(text, _TIMES, option)
+    """``6h``, ``1.5d``, ``90s``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if not match:
+        raise BadParameter(f"{option} {text}: expected a number and one of {' '.join(_TIMES)}, such as 6h")
+    return float(match[1]) * _TIMES[match[2]]
 
 
 def n_bytes(text: str, option: str) -> int:
-    """``2T``."""
-    return int(_quantity(text, _SIZES, option))
+    """``2T``, ``500M``, ``100GiB``: decimal units, except for KiB, MiB and so on."""
+    try:
+        return int(TypeAdapter(Annotated[ByteSize, Field(ge=0)]).validate_python(text))
+    except ValidationError as error:
+        raise BadParameter(f"{option} {text}: expected a number and one of K M G T, such as 2T") from error
 
 
 def pairs(items: list[str]) -> dict[str, str]:
-    """``KEY=VALUE`` of ``--set``; a later one of the same key counts."""
+    """The values of ``--set KEY=VALUE``; the last one of a key counts."""
     found = {}
     for item in items:
         key, equals, value = item.partition("=")
@@ -193,12 +218,3 @@ def pairs(items: list[str]) -> dict[str, str]:
             raise BadParameter(f"--set {item}: expected KEY=VALUE")
         found[key] = value
     return found
-
-
-def _quantity(text: str, units: dict[str, int], option: str) -> float:
-    """A number and one of the units."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]?)", text.strip())
-    if not match or match[2] not in units:
-        choices = " ".join(unit for unit in units if unit)
-        raise BadParameter(f"{option} {text}: expected a number and one of {choices}, such as 6{list(units)[-2]}")
-    return float(match[1]) * units[match[2]]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -23,7 +23,16 @@ from model.tracking import metric_history
 METRICS = ("loss", "val_loss")
 
 
-def write_report(settings: Settings, snapshot: str | None, run: str | None, to: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class WrittenReport:
+    """The page, and the names of the snapshots and runs on it."""
+
+    file: str
+    snapshots: list[str]
+    runs: list[str]
+
+
+def write_report(settings: Settings, snapshot: str | None, run: str | None, to: Path) -> WrittenReport:
     """Write the page, whole or not at all. Raises InputError for a snapshot or run that is not in the lake."""
     lake = Lake(settings.lake)
     everything = snapshot is None and run is None
@@ -49,18 +58,18 @@ def write_report(settings: Settings, snapshot: str | None, run: str | None, to: 
         scratch.replace(to)
     finally:
         scratch.unlink(missing_ok=True)
-    return {"file": str(to), "snapshots": snapshots, "runs": runs}
+    return WrittenReport(str(to), snapshots, runs)
 
 
 def _snapshots(lake: Lake) -> list[str]:
-    """Variants stand for their base, which they include."""
+    """All snapshots with links. A variant takes the place of its base, whose stages it includes."""
     selected = lake.snapshots("select")
     bases = {base_snapshot(name) for name in selected}
     return sorted({*selected, *(name for name in lake.snapshots("links") if name not in bases)})
 
 
 def _history(lake: Lake, run: str, settings: Settings) -> History:
-    """The run's curve from MLflow; the server is started if need be. A run that was not tracked has none."""
+    """The run's curve from MLflow, whose server is started if necessary; empty for a run that was not tracked."""
     if not lake.exists("checkpoints", run, "run.json"):
         raise InputError(f"--run {run}: no such run in {lake.root}")
     try:
@@ -68,7 +77,7 @@ def _history(lake: Lake, run: str, settings: Settings) -> History:
         if not record or not record["mlflow_run_id"]:
             return {}
         history: History = metric_history(services.ensure(settings).mlflow_uri, record["mlflow_run_id"], METRICS)
-    except InputError as error:  # a damaged record; a lake from elsewhere, whose curves are in another MLflow
+    except InputError as error:  # a damaged record, or a lake from elsewhere whose curves are in another MLflow
         say(f"report: no curve of {run}: {error}")
         return {}
     return history

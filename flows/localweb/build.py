@@ -1,8 +1,8 @@
-"""Makes the local web once for an installation and keeps it: articles, plan and dump.
+"""Builds the local web once per installation and keeps it: articles, plan and dump.
 
-It lies under ``<home>/localweb/<digest>``; the digest is over the versions of Python and of the packages that are read
-and over the program's own files, so another version gets another folder. A folder that is whole is never made again.
-Bytes are the same in any directory and process.
+It is kept in ``<home>/localweb/<digest>``. The digest covers the versions of Python and of the packages it reads, and
+the files of this program, so another version gets another folder. A complete folder is never built again. The bytes
+are the same in any directory and process.
 
 Cost: about 10 s on two cores the first time, 0.4 s later; 5 MB of disk.
 """
@@ -23,7 +23,7 @@ from flows.localweb import docs as localdocs
 from flows.localweb.docs import Article
 from flows.localweb.dump import DumpCounts, write_dump
 from flows.localweb.plan import plan
-from flows.localweb.site import Expected, Host, Route, Site
+from flows.localweb.site import Expected, Route, Site, SiteHost
 
 DUMP_NAME = "RS_2026-10.zst"
 _INDEX_NAME = "site.json.zst"
@@ -39,9 +39,9 @@ class Built:
 
 
 def build(home: Path) -> Built:
-    """The local web of this installation, made if it is not there whole. Raises InputError if a package is missing.
+    """The local web of this installation, built if it is absent or damaged. Several processes may call this at once.
 
-    May be called by several processes at once.
+    Raises InputError if a package is missing.
     """
     versions = localdocs.versions()
     folder = home / "localweb" / _digest(versions)
@@ -64,9 +64,9 @@ def _digest(versions: dict[str, str]) -> str:
 
 
 def _make(folder: Path) -> None:
-    """Write the folder under another name and rename it; what was damaged is replaced. The caller holds its lock."""
+    """Write the folder under another name, then rename it over a damaged one. The caller holds its lock."""
     scratch = folder.with_suffix(".building")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed build
     scratch.mkdir()
     site = plan(localdocs.choose_articles())
     counts = write_dump(site, scratch / DUMP_NAME)
@@ -88,7 +88,7 @@ def _make(folder: Path) -> None:
 
 
 def _load(folder: Path) -> Built | None:
-    """The site in a folder, or None if it is not there or not whole."""
+    """The site in a folder, or None if it is absent or damaged."""
     try:
         index = orjson.loads(zstandard.ZstdDecompressor().decompress((folder / _INDEX_NAME).read_bytes()))
         if _sha256(folder / DUMP_NAME) != index["dump_sha256"]:
@@ -97,7 +97,7 @@ def _load(folder: Path) -> Built | None:
         return None
     site = Site(
         [Article(**article) for article in index["articles"]],
-        {name: Host(**host) for name, host in index["hosts"].items()},
+        {name: SiteHost(**host) for name, host in index["hosts"].items()},
         {url: Route(**route) for url, route in index["routes"].items()},
         {url: Expected(e["page"], tuple(e["select"])) for url, e in index["expected"].items()},
     )

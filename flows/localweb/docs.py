@@ -1,13 +1,13 @@
 """Articles from the documentation strings of the installed Python packages.
 
-They are real prose that is on every machine this project is installed on, without any network. Source files are parsed,
-never imported; only what pip installs for the project itself is read, so that a development install and a plain one
-see the same articles.
+They are real prose that is present on every machine with this project, without a network. Source files are parsed,
+never imported. Only the project's own runtime dependencies are read, so a development install and a plain one see the
+same articles.
 
-A module gives its articles in the order of its source: a documentation string of some length becomes one by itself, a
-class together with its methods, and short ones are joined until they make a page. An article must be mostly sentences.
-Which ones are chosen is decided by a hash of their names, and a text that is for a good part the same as earlier ones
-is left out, so that the copies on the local web are those that were planted there.
+A module's articles follow its source: a long documentation string becomes one article, a class and its methods become
+one, and short strings are joined until they fill a page. An article must be mostly sentences. A hash of the names
+chooses among the articles. A text that largely repeats earlier ones is left out, so that all copies on the local web
+are planted ones.
 
 Cost: about 12 s of CPU in two processes, most of it ``ast.parse``; files with little documentation are not parsed.
 """
@@ -53,7 +53,7 @@ SOURCES = (
     ("pyparsing", "pyparsing"),
     ("datasketch", "datasketch"),
 )
-"""Distributions and their packages, all among the project's runtime dependencies (a test compares them)."""
+"""Distributions and their packages, all of them runtime dependencies of the project (a test checks this)."""
 
 MAX_ARTICLES = 3_500
 MAX_CHARS = 12_300_000  # of all articles together: a demo extracts them on two cores in about two minutes
@@ -61,8 +61,8 @@ MIN_CHARS, PAGE_CHARS, SPLIT_CHARS = 1_500, 3_500, 7_000
 MIN_PROSE_SHARE = 0.55
 MAX_KNOWN_SHARE = 0.3  # of an article's characters may be in lines that earlier articles have
 MIN_FILE_DOC_CHARS = 1_500
-MIN_FILE_DOC_SHARE = 0.2  # below, parsing costs more than it gives
-MAX_CODE_CHARS = 800  # longer listings and tables are left out
+MIN_FILE_DOC_SHARE = 0.2  # below this share, parsing a file is not worth its cost
+MAX_CODE_CHARS = 800  # longer listings and tables are dropped
 
 _SKIPPED_FOLDERS = frozenset(
     {
@@ -85,7 +85,7 @@ _DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @dataclass(frozen=True)
 class Article:
-    """A text with a title; ``name`` is where it comes from, as ``package.module.object``."""
+    """A text with a title. ``name`` is its origin: ``package.module.object``."""
 
     name: str
     title: str
@@ -101,7 +101,7 @@ class _Section:
 
 
 def versions() -> dict[str, str]:
-    """What decides the articles: the versions of Python and of the packages. Raises InputError if one is missing."""
+    """The versions of Python and of the packages, which decide the articles. Raises InputError if one is missing."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for distribution, _ in SOURCES:
         try:
@@ -112,7 +112,7 @@ def versions() -> dict[str, str]:
 
 
 def choose_articles() -> list[Article]:
-    """The articles of the local web, the same list for the same versions, each with at least MIN_CHARS characters."""
+    """The articles of the local web, of at least MIN_CHARS characters each. The same versions give the same list."""
     candidates = {article.name: article for article in _candidates()}
     chosen: list[Article] = []
     known: set[str] = set()
@@ -158,13 +158,13 @@ def _read(package: str, folder: Path, path: Path) -> list[Article]:
     module = ".".join([package, *path.relative_to(folder).with_suffix("").parts])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-        return list(_articles(module.removesuffix(".__init__").removeprefix("stdlib."), source))
+        return list(articles_of(module.removesuffix(".__init__").removeprefix("stdlib."), source))
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
     yield "stdlib", Path(sysconfig.get_path("stdlib"))
     for _, package in SOURCES:
-        spec = importlib.util.find_spec(package)  # of a top-level package this imports nothing
+        spec = importlib.util.find_spec(package)  # for a top-level package this imports nothing
         if spec is None or spec.origin is None:
             raise InputError(f"package {package} has no source files: install the project again with pip")
         yield package, Path(spec.origin).parent
@@ -183,10 +183,11 @@ def _is_documented(source: str) -> bool:
     return n_doc >= MIN_FILE_DOC_CHARS and n_doc >= MIN_FILE_DOC_SHARE * len(source)
 
 
-def _articles(module: str, source: str) -> Iterator[Article]:
+def articles_of(module: str, source: str) -> Iterator[Article]:
+    """The articles of one module, in the order of its source."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):  # templates and deliberate errors, that lie in packages as .py
+    except (SyntaxError, ValueError, RecursionError):  # packages also hold templates and deliberate errors as .py files
         return
     waiting: list[_Section] = []
     for group in _groups(tree, module):
@@ -202,7 +203,7 @@ def _articles(module: str, source: str) -> Iterator[Article]:
 
 
 def _groups(tree: ast.Module, module: str) -> Iterator[list[_Section]]:
-    """The sections that belong together: a class with its methods, any other documentation string alone."""
+    """Sections that belong together: a class with its methods; any other documentation string alone."""
     if section := _section(tree, module):
         yield [section]
     for node in tree.body:
@@ -225,7 +226,7 @@ def _section(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFuncti
 
 
 def _wanted(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Without sections that hold no sentences, and without headings over nothing."""
+    """The blocks without sections that hold no sentences, and without headings that have no text below."""
     heading: Block | None = None
     is_skipped = False
     for block in blocks:
@@ -240,7 +241,7 @@ def _wanted(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def _pages(sections: list[_Section]) -> Iterator[Article]:
-    """One article of these sections, or several if it would be long; none if it is short or has few sentences."""
+    """One article of these sections, several if it would be too long, none if it is too short or has few sentences."""
     pages: list[list[_Section]] = [[]]
     for section in sections:
         if pages[-1] and sum(s.n_chars for s in pages[-1]) + section.n_chars > SPLIT_CHARS:

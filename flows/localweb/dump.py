@@ -1,12 +1,12 @@
 """A Reddit submission dump that links to the local web, in the format of Pushshift's monthly files.
 
-Newline-delimited JSON, compressed with zstd and a window of 2 GiB as the real ones (a reader must allow it), with what
-they are known for: the same URL in several subreddits with other scores, crossposts, tracking parameters, HTML entities
-in URLs, ``created_utc`` as integer, float or string, ``is_self`` absent, lines that are no JSON. The counts of what was
-written are returned, in the terms of the links stage with its default settings.
+Like the real dumps it is newline-delimited JSON, compressed with zstd and a window of 2 GiB, which a reader must allow.
+It has their peculiarities: one URL in several subreddits with different scores, crossposts, tracking parameters, HTML
+entities in URLs, ``created_utc`` as integer, float or string, absent ``is_self``, lines that are not JSON. The writer
+returns the counts that the links stage must find with its default settings.
 
-Scores: every page has a submission of 3 or more, except ``LOW_KARMA_PAGES``. What is an original on the web scores
-above ``ORIGINAL_SCORE``, and what repeats it below, so that it is the original that survives.
+Scores: every page but ``LOW_KARMA_PAGES`` has a submission of 3 or more. Originals score above ``ORIGINAL_SCORE`` and
+their copies below, so that the original survives deduplication.
 
 Cost: 0.5 s. Format: arxiv.org/abs/2001.08435 (the Pushshift Reddit dataset).
 """
@@ -56,10 +56,10 @@ _MALFORMED = (
 
 @dataclass(frozen=True)
 class DumpCounts:
-    """What stands in a dump. ``by_status`` has every value of LinkStatus and sums up to ``lines``.
+    """The contents of a dump. ``by_status`` has every value of LinkStatus and sums to ``lines``.
 
-    Blank lines are not among ``lines``.
-    ``low_karma_pages`` are the pages of the site without a submission of score 3; the other counts overlap.
+    ``lines`` leaves out blank lines. ``low_karma_pages`` are the pages of the site without a submission of score 3. The
+    other counts overlap.
     """
 
     lines: int
@@ -71,7 +71,7 @@ class DumpCounts:
 
 
 def write_dump(site: Site, path: Path) -> DumpCounts:
-    """Write the dump, the same bytes for the same site."""
+    """Write the dump. The same site gives the same bytes."""
     writer = _Writer(site)
     writer.site_links()
     writer.other_links()
@@ -94,7 +94,8 @@ class _Writer:
         self.rng = random.Random("the dump")
         self.submissions: list[dict[str, Any]] = []
         self.counts: Counter[LinkStatus] = Counter()
-        self.crossposts = self.tracked = 0
+        self.crossposts = 0
+        self.tracked = 0
         ordinary = site.urls("article")
         self.low_karma_pages = sorted(self.rng.sample(ordinary, LOW_KARMA_PAGES))
 
@@ -105,7 +106,8 @@ class _Writer:
                 continue
             title = self.site.article(url).title if route.article >= 0 else f"Interesting: {route.kind}"
             if url in low:
-                best, status = self.rng.randint(-3, 2), LinkStatus.LOW_KARMA
+                best = self.rng.randint(-3, 2)
+                status = LinkStatus.LOW_KARMA
             else:
                 tail = int(self.rng.paretovariate(0.7)) + 2
                 is_original = route.kind == "original"
@@ -114,8 +116,9 @@ class _Writer:
             self._link(url, title, best, status)
 
     def other_links(self) -> None:
-        """What never becomes a page."""
-        rng, hosts = self.rng, sorted(self.site.hosts)
+        """Add links that never become pages."""
+        rng = self.rng
+        hosts = sorted(self.site.hosts)
         for n in range(150):
             self._link(
                 f"http://{rng.choice(hosts)}/unseen/{n}", f"Nobody liked {n}", rng.randint(-3, 2), LinkStatus.LOW_KARMA
@@ -155,7 +158,7 @@ class _Writer:
             self._submit(url, "How do I open this?", self._score(), LinkStatus.BAD_URL)
 
     def in_order(self) -> list[bytes]:
-        """All lines as they stand in the file: by time, with malformed and blank ones in between."""
+        """All lines in the order of the file: by time, with malformed and blank lines in between."""
         self.submissions.sort(key=lambda item: (int(float(item["created_utc"])), item["id"]))
         lines = [orjson.dumps(item) for item in self.submissions]
         for bad in _MALFORMED * 4:
@@ -169,7 +172,7 @@ class _Writer:
         return int(self.rng.paretovariate(0.9)) - 4 if self.rng.random() < 0.5 else self.rng.randint(3, 400)
 
     def _link(self, url: str, title: str, best: int, status: LinkStatus) -> None:
-        """A URL's submission with its highest score, and for some URLs more of them with lower ones."""
+        """Add a URL's submission with its highest score and, for some URLs, repeats with lower scores."""
         rng = self.rng
         first = self._submit(url, title, best, status)
         if rng.random() > 0.25:
@@ -184,7 +187,7 @@ class _Writer:
                 self.crossposts += 1
 
     def _respelled(self, url: str) -> str:
-        """The same page as people paste it: with tracking parameters, a fragment, another case or the default port."""
+        """The URL as people paste it: with tracking parameters, a fragment, in another case, with the default port."""
         if self.rng.random() < 0.5:
             self.tracked += 1
             separator = "&" if "?" in url else "?"
@@ -198,8 +201,9 @@ class _Writer:
         )
 
     def _submit(self, url: Any, title: str, score: int, status: LinkStatus, **fields: Any) -> dict[str, Any]:
-        """Add a submission that counts as ``status``; it may still be changed."""
-        rng, number = self.rng, len(self.submissions)
+        """Add a submission that counts as ``status``. The caller may still change it."""
+        rng = self.rng
+        number = len(self.submissions)
         self.counts[status] += 1
         subreddit = rng.choice(_SUBREDDITS)
         identity = _base36(_FIRST_ID + number)

@@ -1,11 +1,11 @@
-"""The local web's pages: an article inside one of four layouts, with all that surrounds articles on real pages.
+"""The local web's pages: an article in one of four layouts, with everything that surrounds articles on real pages.
 
-Each layout has navigation, a cookie notice, a sidebar, share buttons, related links, comments and a footer. In every
-one of these regions stands a marker word of its own, so that a test can count how much of what is no article an
-extractor lets through. Title, author and date are in the page's metadata (OpenGraph, JSON-LD) as well as in its text.
+Each layout has navigation, a cookie notice, a sidebar, share buttons, related links, comments and a footer. Each of
+these regions holds its own marker word, so that a test can count how much boilerplate an extractor lets through.
+Title, author and date are in the page's metadata (OpenGraph, JSON-LD) and in its text.
 
-What a page shows follows from its URL, its article and its host alone: neither clock nor port nor process decides.
-Cost: about 0.5 ms a page.
+A page depends only on its URL, its article and its host, not on the clock, the port or the process. Cost: about 0.5 ms
+per page.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MARKERS = {
     "comment": "Commerton",
     "footer": "Footsbury",
 }
-"""Words that stand in one region of every layout and in no article."""
+"""Words that occur in one region of every layout and in no article."""
 
 TAGLINES = (
     "Notes on numbers, machines and other quiet things",
@@ -59,8 +59,8 @@ REMARKS = (
 
 
 @dataclass(frozen=True)
-class Link:
-    """An entry of a page's navigation."""
+class RelatedPage:
+    """A link from one page to another of its host."""
 
     url: str
     title: str
@@ -68,7 +68,7 @@ class Link:
 
 @dataclass(frozen=True)
 class _Page:
-    """What a template shows of an article."""
+    """What a template shows."""
 
     url: str
     title: str
@@ -90,9 +90,9 @@ class _Page:
 
 
 def render(
-    article: Article, url: str, published: str, layout: str, site_name: str, related: list[Link], charset: str
+    article: Article, url: str, published: str, layout: str, site_name: str, related: list[RelatedPage], charset: str
 ) -> str:
-    """The HTML of a page. ``published`` is an ISO date, ``charset`` what it declares; ``related`` is not empty."""
+    """The HTML of a page. ``published`` is an ISO date, ``charset`` the declared one; ``related`` is not empty."""
     rng = random.Random(url)
     summary = plain(article.blocks[:1])[:150].replace("\n", " ")
     author = f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"

@@ -1,7 +1,7 @@
-"""What stands where on the local web, and what must become of it.
+"""The plan of the local web: what each URL answers, and what the pipeline must make of it.
 
-A few hundred hosts get most of the articles. The rest are hazards, as they are on the real web, each with a known
-number of pages and with the only outcome that is right.
+A few hundred hosts share most of the articles. The rest are hazards of the real web, each with a known number of pages
+and a known correct outcome.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from data.schema import PageStatus, SelectStatus
 from flows.localweb.docs import Article
 from flows.localweb.pages import LAYOUTS
 from flows.localweb.prose import plain, prose_chars
-from flows.localweb.site import Expected, Host, Route, Site, host_of
+from flows.localweb.site import Expected, Route, Site, SiteHost, host_of
 from flows.localweb.texts import edited, foreign_articles, slug, thin_article, typographic
 
 KINDS = {
@@ -53,7 +53,7 @@ KINDS = {
 
 _SEED = "the local web"
 _N_DOMAINS = 150
-_N_ORIGINALS = 260  # 150 are copied, 95 are led to by redirects
+_N_ORIGINALS = 260  # 150 are copied, 95 are targets of redirects
 _N_PLANTED = 54  # behind robots.txt, in a wrong charset, as XHTML
 _FIRST = (
     *("quiet", "amber", "north", "copper", "silver", "paper", "winter", "little", "bright", "hollow"),
@@ -72,7 +72,7 @@ _THIN = (SelectStatus.TOO_SHORT, SelectStatus.NO_TEXT)
 
 
 def plan(articles: list[Article]) -> Site:
-    """The site around these articles. Raises ValueError if they are too few for the hazards."""
+    """The site of these articles. Raises ValueError if there are too few for the hazards."""
     good = [number for number, article in enumerate(articles) if _is_good(article)]
     if len(articles) < 1_000 or len(good) < _N_ORIGINALS + _N_PLANTED:
         raise ValueError(f"{len(articles)} articles, {len(good)} of them long and plain, are too few for a web")
@@ -103,7 +103,7 @@ class _Plan:
             for sub in _HOSTS_OF_DOMAIN[number % len(_HOSTS_OF_DOMAIN)]:
                 host = f"{sub}.{name}.example" if sub else f"{name}.example"
                 robots = self.rng.choice((None, *_ROBOTS))
-                self.site.hosts[host] = Host(
+                self.site.hosts[host] = SiteHost(
                     name.capitalize(),
                     sub or ("blog", "news")[number % 2],
                     200 if robots else 404,
@@ -124,7 +124,7 @@ class _Plan:
         select: tuple[SelectStatus, ...] = (),
         **route: str,
     ) -> str:
-        """Put an article somewhere; returns its URL."""
+        """Place an article on a host; returns its URL."""
         host = host or self.rng.choices(self.common_hosts, self.weights)[0]
         published = date(2019, 1, 1) + timedelta(days=self.rng.randrange(2_800))
         url = f"http://{host}{path or self._path(self.site.hosts[host].layout, self.site.articles[article], published)}"
@@ -132,7 +132,7 @@ class _Plan:
         return self._add(url, new, page, select)
 
     def _path(self, layout: str, article: Article, published: date) -> str:
-        number = self.rng.randrange(10_000, 99_999) * 10_000 + len(self.site.routes)  # no two are equal
+        number = self.rng.randrange(10_000, 99_999) * 10_000 + len(self.site.routes)  # unique
         name = slug(article.title)
         if layout == "blog":
             return f"/{published.year}/{published.month:02d}/{name}-{number}"
@@ -150,7 +150,7 @@ class _Plan:
         return url
 
     def _host(self, host: str, layout: str = "blog", robots_status: int = 404, robots: str = "") -> str:
-        self.site.hosts[host] = Host(host.split(".")[-2].capitalize(), layout, robots_status, robots)
+        self.site.hosts[host] = SiteHost(host.split(".")[-2].capitalize(), layout, robots_status, robots)
         return host
 
     def _ordinary(self, numbers: list[int]) -> None:
@@ -158,7 +158,7 @@ class _Plan:
             self._page("article", number, self.common_hosts[index] if index < len(self.common_hosts) else "")
 
     def _copies(self, originals: Iterator[str]) -> None:
-        """50 of the same bytes, 30 in another layout, 70 edited: each of another original."""
+        """Add 50 copies with the same bytes, 30 in another layout, and 70 edited ones, each of its own original."""
         site = self.site
         mirrors = [self._host(f"mirror.{name}.example") for name in ("samecopy", "backshelf", "webcache", "doubleview")]
         for index in range(50):
@@ -192,7 +192,7 @@ class _Plan:
     def _thin(self) -> None:
         for number in range(72):
             self.site.articles.append(thin_article(number))
-            # On old table layouts extractors fall back to the whole page when there is so little.
+            # In old table layouts extractors fall back to the whole page when an article is this short.
             hosts = [h for h in self.common_hosts if self.site.hosts[h].layout != "forum"]
             self._page("thin", len(self.site.articles) - 1, self.rng.choice(hosts), select=_THIN)
         host = self._host("app.pixelpantry.example")
@@ -214,7 +214,8 @@ class _Plan:
         self._add(url, route, page, (SelectStatus.EXACT_DUPLICATE,) if original else ())
 
     def _redirects(self, originals: Iterator[str]) -> None:
-        ok, codes = PageStatus.OK, (301, 302, 303, 307, 308)
+        ok = PageStatus.OK
+        codes = (301, 302, 303, 307, 308)
         for number in range(40):
             target = next(originals)
             host = host_of(target)
@@ -227,10 +228,8 @@ class _Plan:
             if mobile not in self.site.hosts:
                 self._host(mobile)
             self._redirect("redirect_domain", f"http://{mobile}/s/{number}", target, ok, target)
-        short, tiny = (
-            self._host("lnkr.example"),
-            self._host("t.tinyhop.example", "blog", 200, "User-agent: *\nDisallow:\n"),
-        )
+        short = self._host("lnkr.example")
+        tiny = self._host("t.tinyhop.example", "blog", 200, "User-agent: *\nDisallow:\n")
         for number in range(35):
             target = next(originals)
             code = "".join(self.rng.choices("abcdefghkmnpqrstuvwxyz23456789", k=5))
@@ -325,7 +324,7 @@ class _Plan:
 
 
 def _is_good(article: Article) -> bool:
-    """Long enough for an edit to be small, and plain prose, so that what the filters say of it is certain."""
+    """Whether an article is long, so that an edit is small, and plain prose, so that the filters surely keep it."""
     n_chars = len(plain(article.blocks))
     n_words = sum(len(block[1].split()) for block in article.blocks if block[0] == "p")
     return n_chars >= 2_800 and n_words >= 120 and prose_chars(article.blocks) >= 0.8 * n_chars

@@ -1,10 +1,10 @@
 """A documentation string to the blocks of an article: headings, paragraphs, lists, definitions, code.
 
-Python's documentation strings are written in three dialects that mix freely: reStructuredText, numpydoc and Google's.
-This reads what they have in common by indentation, well enough for an article; it is no reST parser, and mark-up that
-it does not know stays as text. Inline mark-up is reduced to backticks around code.
+Python's documentation strings mix three dialects: reStructuredText, numpydoc and Google's. This parser uses what they
+share, the indentation, which is enough for an article. It is not a reST parser: unknown mark-up stays as text.
+Inline mark-up is reduced to backticks around code.
 
-Cost: about 0.1 ms for a kilobyte. Sources: the docutils reStructuredText specification; the numpydoc format guide;
+Cost: about 0.1 ms per kilobyte. Sources: the docutils reStructuredText specification; the numpydoc format guide;
 Google's Python style guide, section 3.8.
 """
 
@@ -54,7 +54,7 @@ def blocks_of(docstring: str) -> list[Block]:
 
 
 def plain(blocks: Sequence[Block]) -> str:
-    """The text a reader sees, a line per paragraph, item or definition; code lines as they are."""
+    """The visible text: one line per paragraph, item or definition; code lines unchanged."""
     lines: list[str] = []
     for kind, content in blocks:
         if kind == "dl":
@@ -67,7 +67,7 @@ def plain(blocks: Sequence[Block]) -> str:
 
 
 def prose_chars(blocks: Sequence[Block]) -> int:
-    """Characters in sentences: paragraphs, list items and the texts of definitions, if they are of some length."""
+    """The number of characters in paragraphs, list items and definitions of at least 60 characters."""
     texts: list[str] = []
     for kind, content in blocks:
         if kind == "p":
@@ -136,8 +136,9 @@ def _parse(lines: Sequence[str]) -> list[Block]:
 
 
 def _step(lines: Sequence[str], at: int, out: list[Block]) -> int:
-    """Read one block at the line ``at``, which is not blank; returns where the next begins."""
-    line, text = lines[at], lines[at].strip()
+    """Read the block at line ``at``, which is not blank; returns the line after it."""
+    line = lines[at]
+    text = line.strip()
     following = lines[at + 1].strip() if at + 1 < len(lines) else ""
     if _RULE.fullmatch(text):  # an overline or a transition
         return at + 1
@@ -230,7 +231,7 @@ def _take_directive(lines: Sequence[str], at: int, out: list[Block]) -> int:
 
 
 def _google(body: Sequence[str], out: list[Block]) -> None:
-    """The body of a Google section: entries ``name (type): text`` where it has them, else any blocks."""
+    """Add the body of a Google section: entries ``name (type): text`` if it has them, otherwise any blocks."""
     if not body or not _GOOGLE_ENTRY.match(body[0]):
         _add_all(out, _parse(body))
         return

@@ -2,11 +2,12 @@
 
     python -m flows.localweb.server --home DIR [--port 0]     prints {"port": N, "dump": PATH} when it is ready
 
-A crawler is led here by ``--connect-to '*.example=127.0.0.1:PORT'`` and told apart by the Host header, so neither port
-nor address is in any URL. Answers follow from the plan (flows/localweb/plan.py) alone; most are pages, the others are
-what goes wrong on the web: endless bodies, bombs, silence. None of them is held in memory.
+``--connect-to '*.example=127.0.0.1:PORT'`` directs a crawler here. The Host header selects the site, so no URL has a
+port or an address. The plan (flows/localweb/plan.py) decides every answer. Most are pages, the others are what goes
+wrong on the web: endless bodies, decompression bombs, silence. None is held in memory.
 
-It ends on SIGTERM, and when the process that started it dies. About 1,100 pages a second (0.75 ms of CPU each).
+The server ends on SIGTERM, and when the process that started it dies. It serves about 1,100 pages/s (0.75 ms of CPU
+per page).
 """
 
 from __future__ import annotations
@@ -60,10 +61,9 @@ class LocalWeb:
 
 @contextlib.contextmanager
 def running(home: Path) -> Iterator[LocalWeb]:
-    """The local web, served by a child process until the block ends.
+    """The local web, served by a child process until the block ends, or until the thread that entered it ends.
 
-    The child also ends when the thread that entered this block does. Raises InputError as ``build``, RuntimeError if
-    the child does not come up.
+    Raises InputError as ``build`` does, and RuntimeError if the child does not start.
     """
     built = build(home)
     log = home / "localweb" / "server.log"
@@ -73,7 +73,7 @@ def running(home: Path) -> Iterator[LocalWeb]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
-            start_new_session=True,  # Ctrl-C must not end it before the crawler: links would fail that are fine
+            start_new_session=True,  # Ctrl-C must not end it before the crawler: good links would fail
         )
     try:
         assert process.stdout is not None
@@ -96,8 +96,10 @@ def running(home: Path) -> Iterator[LocalWeb]:
 def main() -> None:
     """The command line of the server."""
     parser = argparse.ArgumentParser(prog="python -m flows.localweb.server", description="Serve the bundled local web.")
-    parser.add_argument("--home", type=Path, required=True, help="where it is built and kept")
-    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument(
+        "--home", type=Path, required=True, help="state directory, where the local web is built and kept"
+    )
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any free port")
     arguments = parser.parse_args()
     die_with_parent(signal.SIGTERM)
     asyncio.run(_serve(build(arguments.home), arguments.port))
@@ -184,7 +186,7 @@ async def _endless(request: web.Request, route: Route) -> web.StreamResponse:
     with contextlib.suppress(ConnectionError):
         while True:
             await response.write(paragraphs)
-            await asyncio.sleep(0)  # others have their turn also while this client keeps up
+            await asyncio.sleep(0)  # let other clients have their turn
     return response
 
 
@@ -215,13 +217,13 @@ async def _reset(request: web.Request, _route: Route) -> web.StreamResponse:
 async def _cut(request: web.Request, route: Route) -> web.StreamResponse:
     response = await _begin(request, route, **{"Content-Length": "50000"})
     await response.write(b"<!DOCTYPE html><html><body><p>This page is about to")
-    await asyncio.sleep(0.05)  # so that its beginning is on the wire
+    await asyncio.sleep(0.05)  # the beginning must be on the wire first
     _abort(request)
     return response
 
 
 def _abort(request: web.Request) -> None:
-    """Close the connection with a TCP reset: what SO_LINGER with a time of zero means."""
+    """Close the connection with a TCP reset, which SO_LINGER with a time of zero causes."""
     assert request.transport is not None
     connection = request.transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -257,7 +259,7 @@ ANSWERS: dict[str, Callable[[web.Request, Route], Awaitable[web.StreamResponse]]
     "noai_meta": functools.partial(_opted_out, '<meta name="robots" content="index, noai">', {}),
     "reserved": functools.partial(_opted_out, "", {"tdm-reservation": "1"}),
 }
-"""How a route that is no page is answered, by ``Route.answer``."""
+"""How to answer a route that is not a page, by ``Route.answer``."""
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from flows.localweb import pages as localpages
 from flows.localweb.docs import Article
-from flows.localweb.pages import Link
+from flows.localweb.pages import RelatedPage
 
 _N_RELATED = 5
 
 
 @dataclass(frozen=True)
-class Host:
-    """A host name's site. ``robots`` is what /robots.txt answers; ``encoding`` how its pages are sent if wanted."""
+class SiteHost:
+    """One host name. ``robots`` is its robots.txt; ``encoding`` compresses its pages for clients that accept it."""
 
     name: str
     layout: str
@@ -30,9 +30,9 @@ class Host:
 class Route:
     """What a URL answers.
 
-    ``kind`` says why it is there (localplan.KINDS) and ``answer`` how it is served (localweb.ANSWERS). ``original`` is
-    the URL of the page that this one repeats or leads to at last. ``charset`` is what the bytes of a page are in,
-    whatever ``content_type`` declares.
+    ``kind`` is its purpose (plan.KINDS) and ``answer`` the way it is served (server.ANSWERS). ``original`` is the URL
+    of the page that it repeats or finally redirects to. ``charset`` is the real encoding of a page, which may differ
+    from the one in ``content_type``.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Expected:
-    """The only statuses that are right: one of the pages stage, any of these of select; none: nothing is certain."""
+    """The correct statuses: one of the pages stage, and any of these of select (empty: not predictable)."""
 
     page: str
     select: tuple[str, ...] = ()
@@ -56,19 +56,19 @@ class Expected:
 
 @dataclass(frozen=True)
 class Site:
-    """The local web. ``routes`` and ``expected`` are by canonical URL; what has no route is answered 404."""
+    """The local web. ``routes`` and ``expected`` are by canonical URL; a URL without a route gets 404."""
 
     articles: list[Article]
-    hosts: dict[str, Host]
+    hosts: dict[str, SiteHost]
     routes: dict[str, Route]
     expected: dict[str, Expected]
 
     def urls(self, *kinds: str) -> list[str]:
-        """The URLs of these kinds, in the order in which they were planned."""
+        """The URLs of these kinds, in the order of the plan."""
         return [url for url, route in self.routes.items() if route.kind in kinds]
 
     def article(self, url: str) -> Article:
-        """What the page at a URL is about. Raises KeyError if there is no page."""
+        """The article of the page at a URL. Raises KeyError if there is no page."""
         route = self.routes[url]
         if route.article < 0:
             raise KeyError(url)
@@ -79,18 +79,19 @@ class Site:
         route = self.routes[url]
         if route.answer == "copy":  # byte for byte
             return self.html(route.original)
-        article, host = self.article(url), self.hosts[host_of(url)]
+        article = self.article(url)
+        host = self.hosts[host_of(url)]
         layout = "shell" if route.kind == "shell" else host.layout
         declared = route.content_type.partition("charset=")[2] or "utf-8"
         html = localpages.render(article, url, route.published, layout, host.name, self._related(url), declared)
         return html.encode(route.charset, errors="xmlcharrefreplace")
 
-    def _related(self, url: str) -> list[Link]:
+    def _related(self, url: str) -> list[RelatedPage]:
         """The pages that follow on the same host."""
         pages = self._pages_by_host[host_of(url)]
         start = pages.index(url) + 1
         chosen = [pages[i % len(pages)] for i in range(start, start + min(_N_RELATED, len(pages)))]
-        return [Link(page, self.article(page).title) for page in chosen]
+        return [RelatedPage(page, self.article(page).title) for page in chosen]
 
     @functools.cached_property
     def _pages_by_host(self) -> dict[str, list[str]]:

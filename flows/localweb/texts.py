@@ -1,4 +1,4 @@
-"""Texts of the local web that no package holds: other languages, a sentence or two, and articles that were changed."""
+"""Texts of the local web that no package has: other languages, very short texts, and edited articles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flows.localweb.docs import Article
 THANKS = (
     "With thanks to José Nuñez, Zoë Müller and Françoise Lefèvre, who asked naïve questions in a café – over “coffee”."
 )
-"""Stands in every article of the kind ``wrong_charset``; all its characters are in windows-1252."""
+"""The first paragraph of every ``wrong_charset`` article; windows-1252 has all its characters."""
 _THIN_TEXTS = (
     "Gallery {n}: three pictures from the exhibition. Log in to see them in full size.",
     "The video number {n} is no longer available because its uploader has closed the account.",
@@ -30,13 +30,13 @@ _NOTES = (
 
 
 def thin_article(number: int) -> Article:
-    """A page's worth of nothing: a title and one or two sentences."""
+    """A title and one or two sentences."""
     text = _THIN_TEXTS[number % len(_THIN_TEXTS)].format(n=number + 11)
     return Article(f"thin.{number}", re.split("[:.]", text)[0][:60], [["p", text]])
 
 
 def edited(article: Article, rng: random.Random) -> Article:
-    """Two words changed in the longest paragraph, and a sentence more: some 3 % of the 5-grams of words."""
+    """The article with two words changed in its longest paragraph and a sentence added: about 3 % of its 5-grams."""
     blocks = [list(block) for block in article.blocks]
     longest = max((block for block in blocks if block[0] == "p"), key=lambda block: len(block[1]))
     words = longest[1].split(" ")
@@ -48,7 +48,7 @@ def edited(article: Article, rng: random.Random) -> Article:
 
 
 def typographic(article: Article) -> Article:
-    """With characters that are not ASCII, all of them in windows-1252."""
+    """The article with non-ASCII punctuation, all of it in windows-1252."""
     blocks = [[kind, _curly(content)] if kind in ("p", "h") else [kind, content] for kind, content in article.blocks]
     return replace(article, blocks=[["p", THANKS], *blocks])
 

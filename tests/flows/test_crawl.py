@@ -1,4 +1,4 @@
-"""Around the crawl: open files, the operator's contact, what earlier runs sealed; and the options of `refresh`."""
+"""Around the crawl: open files, the operator's contact, the log; and the options of `refresh`."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from flows import services
 from flows.cli import main as cli
 from flows.crawl import FILES_RESERVED, allow_files, files_needed, lacks_contact, log_path
 from flows.settings import Settings
-from tests.flows.conftest import webtext
+from tests.flows.serving import webtext
 
 IN_A_PROCESS = """
 import json, resource, sys
@@ -40,7 +40,7 @@ print(json.dumps([fitting, resource.getrlimit(resource.RLIMIT_NOFILE)[0]]))
         (256, 10_000, [100, files_needed(100)]),  # raised as far as is needed and no further
         (5_000, 10_000, [100, 5_000]),
         (256, FILES_RESERVED + 8 * 30 + 7, [30, FILES_RESERVED + 8 * 30 + 7]),  # as many connections as fit
-        (256, 507, ["only 507 files may be open here and a crawl needs 508: raise `ulimit -Hn`", 507]),
+        (256, 507, ["a crawl needs 508 open files, the limit is 507; raise `ulimit -Hn`", 507]),
     ],
 )
 def test_the_limit_of_open_files_is_raised_or_fewer_connections_are_used(
@@ -53,7 +53,7 @@ def test_the_limit_of_open_files_is_raised_or_fewer_connections_are_used(
 
 def test_enough_files_change_nothing() -> None:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < files_needed(1):
-        pytest.skip("fewer files may be open here than one connection needs")
+        pytest.skip("the limit of open files is below what one connection needs")
     pages = PagesConfig(max_connections=1)
     assert allow_files(pages) is pages
 
@@ -69,17 +69,17 @@ def test_enough_files_change_nothing() -> None:
         ({"allow_net": ("127.0.0.0/8",)}, True),
     ],
 )
-def test_who_asks_sites_of_others_needs_a_contact(settings: dict[str, Any], expected: bool) -> None:
+def test_crawling_other_peoples_sites_needs_a_contact(settings: dict[str, Any], expected: bool) -> None:
     assert lacks_contact(PagesConfig(**settings)) is expected
 
 
-def test_a_variant_has_its_base_s_log(tmp_path: Path) -> None:
+def test_a_variant_shares_the_log_of_its_base(tmp_path: Path) -> None:
     path = log_path(Settings(home=tmp_path), "2026-11@gopher")
     assert path == tmp_path / "logs" / "crawl-2026-11.jsonl"
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[LinksConfig, PagesConfig]:
-    """The settings that a command line asks for, from its dry run."""
+    """The settings that a command line results in, taken from its dry run."""
     seen: list[Any] = []
 
     def refresh_plan(_sources: list[str], links: LinksConfig, pages: PagesConfig, _lake: str) -> dict[str, Any]:
@@ -131,10 +131,10 @@ def test_all_archives_in_the_order_of_asking(monkeypatch: pytest.MonkeyPatch) ->
         (("--archive", "archive.org"), "--archive archive.org: there are commoncrawl, wayback, and all"),
         (("--max-connections", "0"), "'--max-connections': Input should be greater than or equal to 1"),
         (("--profile", "mine"), "--profile mine: there are openwebtext, webtext"),
-        (("--max-bytes", "much"), "expected a number and one of K M G T"),
+        (("--max-bytes", "much"), "--max-bytes much: expected a number and one of K M G T, such as 2T"),
     ],
 )
-def test_wrong_usage_is_said(arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_usage_is_explained(arguments: tuple[str, ...], message: str) -> None:
     result = CliRunner().invoke(cli.app, ["refresh", "--links", "x.zst", *arguments], env={"COLUMNS": "200"})
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())

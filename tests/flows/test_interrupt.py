@@ -5,9 +5,7 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,15 +15,14 @@ from data.lake.store import Lake
 from flows import services
 from flows.localweb import server as localweb
 from model import checkpoint
-from tests.flows.conftest import TINY, Pipeline, webtext
+from tests.flows.serving import TINY, Pipeline, wait_until, webtext, webtext_command
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
 
 
 def start(pipeline: Pipeline, *arguments: str) -> "subprocess.Popen[str]":
-    program = str(Path(sys.executable).parent / "webtext")
     return subprocess.Popen(
-        [program, *arguments],
+        webtext_command(*arguments),
         env=pipeline.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -34,15 +31,8 @@ def start(pipeline: Pipeline, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def slow_refresh(pipeline: Pipeline, tmp_path: Path, snapshot: str, connect_to: str) -> list[str]:
-    """Arguments of a refresh whose crawl takes a while: many pages of one host."""
+    """Arguments of a refresh whose crawl takes some seconds: many pages of one host."""
     urls = pipeline.site.urls("article")
     host = localweb_host(urls[0])
     listed = tmp_path / "urls.txt"
@@ -90,7 +80,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
 
 
 def test_sigterm_saves_a_checkpoint_and_ends_with_0(pipeline: Pipeline) -> None:
-    """As a cluster's scheduler stops a job: through the command, torchrun and two processes; then the rest."""
+    """A cluster's scheduler stops a job so: through the command, torchrun and two processes. Then it is resumed."""
     arguments = ["train", "--corpus", "small", "--preset", "nano", "--run", "preempted", "--processes", "2"]
     settings = {**TINY, "micro_batch_size": "2", "val_every": "10000", "checkpoint_every": "10000"}
     for key, value in settings.items():
@@ -146,13 +136,12 @@ mount -o remount,size=50m "$WEBTEXT_LAKE"
 def test_a_full_disk_is_one_line_and_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
     namespace = ["unshare", "--map-root-user", "--mount"]
     if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no mount namespace may be made here")
+        pytest.skip("mount namespaces are not allowed here")
     lake = tmp_path / "lake"
     lake.mkdir()
-    listed = tmp_path / "urls.txt"  # enough of them that the links alone do not fit
+    listed = tmp_path / "urls.txt"  # so many that even the links do not fit
     listed.write_text("".join(f"http://host-{n * 7919 % 99991}.invalid-{n}.test/{n**5}\n" for n in range(12_000)))
-    program = str(Path(sys.executable).parent / "webtext")
-    command = [program, "refresh", "--snapshot", "full", "--links", f"urls:{listed}", "--deadline", "0s"]
+    command = webtext_command("refresh", "--snapshot", "full", "--links", f"urls:{listed}", "--deadline", "0s")
     run = subprocess.run(
         [*namespace, "sh", "-c", SMALL_DISK, "sh", *command],
         env=pipeline.environment() | {"WEBTEXT_LAKE": str(lake)},
@@ -161,7 +150,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(pipeline: Pipeline, tmp_path:
         check=False,
     )
     if run.returncode == 99:
-        pytest.skip("tmpfs may not be mounted here")
+        pytest.skip("mounting a tmpfs is not allowed here")
     *failed, code, result = run.stdout.strip().splitlines()
     assert code == "code 1", run.stdout
     assert failed[-1].startswith("webtext: error: no space left"), failed

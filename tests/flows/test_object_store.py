@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from data.config import LinksConfig, TokensConfig
 from data.lake.store import Lake
 from flows.localweb import server as localweb
-from tests.flows.conftest import TINY, Pipeline
+from tests.flows.serving import TINY, Pipeline, refresh_small
 
 LAKE = "s3://corpus/pipeline"
 
@@ -16,28 +15,21 @@ LAKE = "s3://corpus/pipeline"
 def test_a_lake_on_s3_has_the_digests_of_one_on_disk(
     pipeline: Pipeline, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.cli.demo import pages_config
     from flows.evaluate import evaluate
     from flows.pretrain import pretrain
-    from flows.refresh import refresh
 
     monkeypatch.setenv("WEBTEXT_HOME", str(pipeline.home))
     with localweb.running(pipeline.home) as web:
-        settings = {
-            "links": LinksConfig(part_links=100),
-            "pages": pages_config(web.connect_to),
-            "tokens": TokensConfig(val_share=0.1),
-        }
-        refreshed = refresh([str(pipeline.dump)], "small", LAKE, **settings)
-        again = refresh([str(pipeline.dump)], "small", LAKE, **settings)
-    for stage, on_disk in pipeline.refreshed["stages"].items():
-        assert refreshed["stages"][stage]["digest"] == on_disk["digest"], stage
-        assert refreshed["stages"][stage]["by_status"] == on_disk["by_status"], stage
-        assert not refreshed["stages"][stage]["skipped"]
-        assert again["stages"][stage]["skipped"]
+        refreshed = refresh_small(pipeline.dump, LAKE, web.connect_to)
+        again = refresh_small(pipeline.dump, LAKE, web.connect_to)
+    for stage, on_disk in pipeline.refreshed.stages.items():
+        assert refreshed.stages[stage].digest == on_disk.digest, stage
+        assert refreshed.stages[stage].by_status == on_disk.by_status, stage
+        assert not refreshed.stages[stage].skipped
+        assert again.stages[stage].skipped
     trained = pretrain(["small"], "nano", "on-s3", LAKE, steps=20, overrides=TINY)
-    assert trained["train_loss"] == pytest.approx(pipeline.trained["train_loss"], abs=1e-6)
-    assert trained["val_loss"] == pytest.approx(pipeline.trained["val_loss"], abs=1e-6)
+    assert trained.train_loss == pytest.approx(pipeline.trained.train_loss, abs=1e-6)
+    assert trained.val_loss == pytest.approx(pipeline.trained.val_loss, abs=1e-6)
     assert Lake(LAKE).exists("checkpoints", "on-s3", "step-00000020", "state.json")
     scored = evaluate(run="on-s3", lake=LAKE, limit=40)
-    assert scored["scores"].keys() == pipeline.scored["scores"].keys()
+    assert scored.scores.keys() == pipeline.scored.scores.keys()

@@ -1,16 +1,17 @@
 """The flows end to end on part of the local web: real pages, a real Prefect server, a real MLflow server."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
 
-from data.config import LinksConfig, TokensConfig
 from data.errors import InputError
 from data.lake.store import Lake
 from data.schema import STAGES, STATUSES
@@ -18,38 +19,40 @@ from flows import services
 from flows.cli.doctor import examine
 from flows.cli.status import collect
 from flows.settings import Settings
-from tests.flows.conftest import Pipeline, webtext
-from tests.flows.test_parts import task_states
+from tests.flows.serving import Pipeline, refresh_small, task_states, webtext
+
+if TYPE_CHECKING:
+    from flows.refresh import RefreshResult
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
 
 
 def rows(pipeline: Pipeline, stage: str, columns: str, snapshot: str = "small") -> list[tuple[Any, ...]]:
-    """Read with another reader of Parquet than ours."""
+    """Read with duckdb, which is not our reader."""
     return duckdb.sql(f"select {columns} from '{pipeline.lake}/{stage}/{snapshot}/part-*.parquet'").fetchall()
 
 
 def test_the_funnel_adds_up_exactly(pipeline: Pipeline) -> None:
-    stages = pipeline.refreshed["stages"]
+    stages = pipeline.refreshed.stages
     assert list(stages) == list(STAGES)
     rows_in = pipeline.lines
     for stage, summary in stages.items():
-        assert summary["rows_in"] == rows_in, stage
-        assert sum(summary["by_status"].values()) == rows_in, stage
-        assert set(summary["by_status"]) <= {status.value for status in STATUSES[stage]}
-        assert summary["rows_out"] == summary["by_status"]["ok"] > 0
-        # select judges every page's row, so that row k of its part n judges row k of text's part n
-        rows_in = stages["text"]["rows_in"] if stage == "text" else summary["rows_out"]
-    tokens = stages["tokens"]["extra"]
-    assert tokens["train_docs"] + tokens["val_docs"] == stages["tokens"]["rows_out"]
+        assert summary.rows_in == rows_in, stage
+        assert sum(summary.by_status.values()) == rows_in, stage
+        assert set(summary.by_status) <= {status.value for status in STATUSES[stage]}
+        assert summary.rows_out == summary.by_status["ok"] > 0
+        # select has a row for every page, because row k of its part n belongs to row k of text's part n
+        rows_in = stages["text"].rows_in if stage == "text" else summary.rows_out
+    tokens = stages["tokens"].extra
+    assert tokens["train_docs"] + tokens["val_docs"] == stages["tokens"].rows_out
 
 
-def test_every_stage_has_the_rows_it_counts(pipeline: Pipeline) -> None:
+def test_every_stage_has_as_many_rows_as_it_counts(pipeline: Pipeline) -> None:
     for stage in ("pages", "text", "select"):
         counted = Counter(status for (status,) in rows(pipeline, stage, "status"))
-        expected = {k: v for k, v in pipeline.refreshed["stages"][stage]["by_status"].items() if v}
+        expected = {k: v for k, v in pipeline.refreshed.stages[stage].by_status.items() if v}
         assert counted == expected, stage
-    kept = pipeline.refreshed["stages"]["links"]["rows_out"]
+    kept = pipeline.refreshed.stages["links"].rows_out
     urls = [url for (url,) in rows(pipeline, "pages", "canonical_url")]
     assert len(urls) == len(set(urls)) == kept
 
@@ -79,28 +82,18 @@ def test_near_copies_are_dropped_and_point_at_what_was_kept(pipeline: Pipeline) 
     assert all(of in kept for _, of in dropped)
 
 
-def refresh_again(pipeline: Pipeline) -> dict[str, Any]:
-    from flows.cli.demo import pages_config
-    from flows.refresh import refresh
-
-    return refresh(
-        [str(pipeline.dump)],
-        "small",
-        str(pipeline.lake),
-        links=LinksConfig(part_links=100),
-        pages=pages_config(()),  # the local web is down: nothing may be fetched
-        tokens=TokensConfig(val_share=0.1),
-    )
+def refresh_again(pipeline: Pipeline) -> RefreshResult:
+    return refresh_small(pipeline.dump, pipeline.lake, connect_to=())  # the local web is down: nothing may be fetched
 
 
 def test_a_second_refresh_finds_everything_done(pipeline: Pipeline) -> None:
     again = refresh_again(pipeline)
-    for stage, summary in again["stages"].items():
-        assert summary["skipped"], stage
-        assert summary["digest"] == pipeline.refreshed["stages"][stage]["digest"]
+    for stage, summary in again.stages.items():
+        assert summary.skipped, stage
+        assert summary.digest == pipeline.refreshed.stages[stage].digest
 
 
-def test_all_task_runs_are_found_again_in_the_server(pipeline: Pipeline) -> None:
+def test_prefect_has_all_task_runs(pipeline: Pipeline) -> None:
     lake = Lake(pipeline.lake)
     for stage in STAGES:
         manifest = lake.dataset(stage, "small").require()
@@ -115,11 +108,11 @@ def test_the_mlflow_run_holds_everything(pipeline: Pipeline, servers: services.S
     from mlflow import MlflowClient
 
     client = MlflowClient(servers.mlflow_uri)
-    run = client.get_run(pipeline.trained["mlflow_run_id"])
+    run = client.get_run(pipeline.trained.mlflow_run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["layers"] == "2"
     assert run.data.params["width"] == "32"
-    digest = pipeline.refreshed["stages"]["tokens"]["digest"]
+    digest = pipeline.refreshed.stages["tokens"].digest
     datasets = {(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs}
     assert ("tokens/small", digest[:32]) in datasets
     losses = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss")}
@@ -131,20 +124,23 @@ def test_the_mlflow_run_holds_everything(pipeline: Pipeline, servers: services.S
     files = {artifact.path for artifact in client.list_logged_model_artifacts(steps["20"].model_id)}
     assert {"model.safetensors", "config.json"} <= files
     scored = {metric.key for metric in steps["20"].metrics or []}
-    for task in pipeline.scored["scores"]:
+    for task in pipeline.scored.scores:
         assert any(task in key for key in scored), (task, scored)
 
 
 def test_scores_have_intervals_and_baselines(pipeline: Pipeline) -> None:
-    scores = pipeline.scored["scores"]
-    assert {"heldout_ppl", "heldout_lastword", "heldout_cloze"} <= scores.keys()
+    scores = pipeline.scored.scores
+    assert scores.keys() == {"heldout_ppl", "heldout_lastword", "heldout_cloze"}
     for name in ("heldout_lastword", "heldout_cloze"):
-        low, high = scores[name]["interval"]
-        assert 0 <= low <= scores[name]["accuracy"] <= high <= 1
-        assert scores[name]["best_baseline"] in scores[name]["baselines"]
-    assert {"lambada_openai", "wikitext2"} & {
-        key.split("_paper")[0] for key in pipeline.scored["missing"]
-    } or pipeline.scored["missing"]
+        low, high = scores[name].interval
+        assert 0 <= low <= scores[name].value <= high <= 1
+        assert scores[name].best_baseline in scores[name].baselines
+
+
+def test_tasks_without_their_official_file_are_missing_with_the_reason(pipeline: Pipeline) -> None:
+    missing = pipeline.scored.missing
+    assert missing.keys() == {"lambada_openai", "lambada_paper", "wikitext2_paper", "wikitext2_valid_paper"}
+    assert all("--eval-data" in reason for reason in missing.values())
 
 
 def test_the_command_line_shows_what_became_of_a_link(pipeline: Pipeline) -> None:
@@ -223,15 +219,15 @@ def test_export_is_what_transformers_loads(pipeline: Pipeline, tmp_path: Path) -
 
 def test_status_and_doctor(pipeline: Pipeline) -> None:
     status = collect(Settings(lake=str(pipeline.lake), home=pipeline.home))
-    assert status["snapshots"]["small"]["tokens"]["state"] == "done"
-    assert status["runs"]["tiny"]["state"] == "done"
+    assert status.snapshots["small"]["tokens"].state == "done"
+    assert status.runs["tiny"].state == "done"
     run = webtext(pipeline.environment(), "doctor", "--json")
     checks = {check["what"]: check["state"] for check in json.loads(run.stdout)["checks"]}
     assert run.returncode == 0, run.stdout
     assert checks["tokens/small"] == checks["prefect"] == checks["mlflow"] == "good"
 
 
-def test_doctor_and_status_of_what_is_broken(
+def test_doctor_status_and_report_name_what_is_broken(
     pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = tmp_path / "lake"
@@ -243,16 +239,16 @@ def test_doctor_and_status_of_what_is_broken(
     assert "run.json: damaged; remove it" in report.stderr
     monkeypatch.setattr("os.access", lambda *_: False)
     settings = Settings(lake=str(lake), home=pipeline.home)
-    assert "run.json: damaged; remove it" in collect(settings)["runs"]["tiny"]["state"]
-    bad = [check["detail"] for check in examine(settings) if check["state"] == "bad"]
-    assert bad == [f"{folder} cannot be written" for folder in (pipeline.home, lake)]
+    assert "run.json: damaged; remove it" in collect(settings).runs["tiny"].state
+    bad = [check.detail for check in examine(settings).checks if check.state == "bad"]
+    assert bad == [f"{folder} is not writable" for folder in (pipeline.home, lake)]
     empty = webtext(pipeline.environment() | {"WEBTEXT_LAKE": ""}, "status")
     assert empty.returncode == 2
     assert "WEBTEXT_LAKE is empty" in empty.stderr
 
 
 def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: Path) -> None:
-    """A snapshot whose pages are all known from an earlier one keeps none of them."""
+    """A snapshot of pages that an earlier one has keeps none of them."""
     from flows.localweb import server as localweb
 
     known = [

@@ -1,4 +1,4 @@
-"""The embedded servers: started once, found again, restarted after a kill, stopped."""
+"""The embedded servers: started once, found by later commands, restarted after a kill, stopped."""
 
 import os
 import signal
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.xdist_group("servers")  # they share the session's serv
 
 
 def test_one_server_is_shared_by_commands_that_start_at_once(servers: services.Servers, home: Path) -> None:
-    outside = Settings(home=home, PREFECT_API_URL=None, MLFLOW_TRACKING_URI=None)
     program = (
         "from pathlib import Path; from flows import services; from flows.settings import Settings;"
         f"print(services.ensure(Settings(home=Path({str(home)!r}))).mlflow_uri)"
@@ -34,11 +33,10 @@ def test_one_server_is_shared_by_commands_that_start_at_once(servers: services.S
         service = services.find(kind, home)
         assert service is not None
         assert services.is_healthy(kind, service)
-    assert outside.home == home
 
 
 def test_a_killed_server_is_started_again_on_its_port(tmp_path: Path) -> None:
-    first = services._ensure_one(services.MLFLOW, tmp_path)
+    first = services.ensure_one(services.MLFLOW, tmp_path)
     try:
         os.kill(first.pid, signal.SIGKILL)
         for child in psutil.Process().children(recursive=True):
@@ -46,7 +44,7 @@ def test_a_killed_server_is_started_again_on_its_port(tmp_path: Path) -> None:
                 child.kill()
         os.waitpid(first.pid, 0)
         assert services.find(services.MLFLOW, tmp_path) is None
-        second = services._ensure_one(services.MLFLOW, tmp_path)
+        second = services.ensure_one(services.MLFLOW, tmp_path)
         assert second.pid != first.pid
         assert services.is_healthy(services.MLFLOW, second)
     finally:
@@ -60,11 +58,11 @@ def test_a_server_that_ends_while_starting_is_reported_with_its_log(tmp_path: Pa
         "broken", "/", lambda _home, _port: [sys.executable, "-c", "print('no database')"], lambda *_: {}
     )
     with pytest.raises(InputError, match=r"the broken server ended while starting; see .*broken\.log: no database"):
-        services._ensure_one(broken, tmp_path)
+        services.ensure_one(broken, tmp_path)
 
 
-def test_a_port_that_another_process_takes_first_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is started with another port, and the answers of the other process are not taken for its own."""
+def test_a_port_that_another_process_takes_first_is_left_to_it(tmp_path: Path) -> None:
+    """The server starts again on another port; the other process's answers do not count as the server's."""
 
     class Healthy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -77,10 +75,10 @@ def test_a_port_that_another_process_takes_first_is_left_to_it(tmp_path: Path, m
     with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         ports = iter([other.server_port])
-        choose = services._free_port
-        monkeypatch.setattr(services, "_free_port", lambda wanted: next(ports, 0) or choose(wanted))
         try:
-            service = services._ensure_one(services.MLFLOW, tmp_path)
+            service = services.ensure_one(
+                services.MLFLOW, tmp_path, choose_port=lambda wanted: next(ports, 0) or services.free_port(wanted)
+            )
             assert service.port != other.server_port
             assert services.is_healthy(services.MLFLOW, service)
             assert services.find(services.MLFLOW, tmp_path) == service
@@ -89,14 +87,14 @@ def test_a_port_that_another_process_takes_first_is_left_to_it(tmp_path: Path, m
             other.shutdown()
 
 
-def test_a_clock_that_is_set_makes_no_second_server_and_crashes_no_run(
+def test_setting_the_clock_starts_no_second_server_and_crashes_no_run(
     servers: services.Servers, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows import interrupt
 
     before, tag = psutil.Process().create_time(), interrupt.process_tag()
     btime = psutil.boot_time()
-    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: btime + 3600)  # what Linux says after such a step
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: btime + 3600)  # as on Linux after the clock was set
     assert psutil.Process().create_time() == before + 3600
     assert interrupt.process_tag() == tag
     assert services.find(services.MLFLOW, home) is not None
@@ -110,7 +108,7 @@ def test_a_record_of_another_process_with_the_same_pid_is_not_trusted(tmp_path: 
     assert services.find(services.MLFLOW, tmp_path) is None
 
 
-def test_outside_servers_are_used_as_they_are(
+def test_outside_servers_are_used_and_none_is_started(
     servers: services.Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("WEBTEXT_HOME", "PREFECT_HOME"):

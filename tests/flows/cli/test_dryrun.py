@@ -21,74 +21,74 @@ PARAMETERS = {"124M": 124_439_808, "355M": 354_823_168, "774M": 774_030_080, "15
 @pytest.mark.parametrize(("preset", "parameters"), PARAMETERS.items())
 def test_the_paper_sizes(preset: str, parameters: int) -> None:
     plan = train_plan(preset, {}, None)
-    size, one, eight = plan["size"], plan["gpus"]["1"], plan["gpus"]["8 ddp"]
-    assert size["parameters"] == parameters
-    assert size["tokens_per_step"] == 512 * 1024
-    assert size["tokens"] == size["steps"] * size["tokens_per_step"]
-    assert size["flop"] == size["flop_per_token"] * size["tokens"]
-    assert size["checkpoint_bytes"] == 12 * parameters
-    assert one["a100_hours"] == pytest.approx(size["flop"] / (0.4 * 312e12) / 3600)
-    assert eight["a100_hours"] == pytest.approx(one["a100_hours"] / 8)
+    size, one, eight = plan.size, plan.gpus["1"], plan.gpus["8 ddp"]
+    assert size.parameters == parameters
+    assert size.tokens_per_step == 512 * 1024
+    assert size.tokens == size.steps * size.tokens_per_step
+    assert size.flop == size.flop_per_token * size.tokens
+    assert size.checkpoint_bytes == 12 * parameters
+    assert one.a100_hours == pytest.approx(size.flop / (0.4 * 312e12) / 3600)
+    assert eight.a100_hours == pytest.approx(one.a100_hours / 8)
     for gpu in (one, eight):
-        for memory in gpu["memory"].values():
+        for memory in gpu.memory.values():
             assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
-    assert eight["memory"]["plain"]["gradients"] == 2 * one["memory"]["plain"]["gradients"]
-    plain, recomputed = one["memory"]["plain"], one["memory"]["recompute"]
+    assert eight.memory["plain"]["gradients"] == 2 * one.memory["plain"]["gradients"]
+    plain, recomputed = one.memory["plain"], one.memory["recompute"]
     assert recomputed["activations"] < plain["activations"] / 4
-    sharded = plan["gpus"]["8 fsdp"]["memory"]["plain"]
+    sharded = plan.gpus["8 fsdp"].memory["plain"]
     assert sharded["optimizer"] == parameters
-    assert sharded["total"] < eight["memory"]["plain"]["total"]
-    assert plain["total"] < 80e9, "the preset's micro-batch fits the GPU that its time is given for"
+    assert sharded["total"] < eight.memory["plain"]["total"]
+    assert plain["total"] < 80e9, "the preset's micro-batch must fit an A100"
 
 
 def test_steps_and_settings_change_the_plan() -> None:
     plan = train_plan("124M", {"micro_batch_size": "16", "precision": "float32"}, 100)
     usual = train_plan("124M", {}, None)
-    assert plan["size"]["tokens"] == 100 * 512 * 1024
-    assert plan["gpus"]["1"]["memory"]["plain"]["weights"] == 4 * PARAMETERS["124M"]
+    assert plan.size.tokens == 100 * 512 * 1024
+    assert plan.gpus["1"].memory["plain"]["weights"] == 4 * PARAMETERS["124M"]
     beside = 50_257 * 2_048 * 4  # the softmax of some rows; and the head with its padding and its gradient
-    assert plan["gpus"]["1"]["memory"]["plain"]["logits"] == 16 * 1024 * 4 * 50_257 + beside + 2 * 50_257 * 768 * 4
-    assert usual["gpus"]["1"]["memory"]["plain"]["logits"] == 8 * 1024 * 2 * 50_257 + beside + 2 * 50_257 * 768 * 2
+    assert plan.gpus["1"].memory["plain"]["logits"] == 16 * 1024 * 4 * 50_257 + beside + 2 * 50_257 * 768 * 4
+    assert usual.gpus["1"].memory["plain"]["logits"] == 8 * 1024 * 2 * 50_257 + beside + 2 * 50_257 * 768 * 2
 
 
 def test_the_arithmetic_in_the_file_of_presets() -> None:
     plans = [train_plan(preset, {"recompute": "true"}, None) for preset in PARAMETERS]
-    sizes = [plan["size"]["flop_per_token"] / 1e9 for plan in plans]
-    alone = [plan["gpus"]["1"]["memory"]["plain"]["total"] / 1e9 for plan in plans]
-    sharded = [plan["gpus"]["8 fsdp"]["memory"]["recompute"]["total"] / 1e9 for plan in plans]
-    seconds = [plan["gpus"]["1"]["a100_hours"] * 3600 / plan["size"]["steps"] for plan in plans]
+    sizes = [plan.size.flop_per_token / 1e9 for plan in plans]
+    alone = [plan.gpus["1"].memory["plain"]["total"] / 1e9 for plan in plans]
+    sharded = [plan.gpus["8 fsdp"].memory["recompute"]["total"] / 1e9 for plan in plans]
+    seconds = [plan.gpus["1"].a100_hours * 3600 / plan.size.steps for plan in plans]
     text = Path(config.__file__).read_text()
     for numbers, digits in ((sizes, 2), (alone, 1), (sharded, 1), (seconds, 1)):
         assert re.search(r"\s+".join(re.escape(f"{number:.{digits}f}") for number in numbers), text), numbers
 
 
 def test_what_muon_keeps() -> None:
-    """A number a weight of the blocks' matrices, two of each other weight."""
+    """One number per weight of the blocks' matrices, two per other weight."""
     plan, usual = (train_plan("124M", {"optimizer": name}, None) for name in ("muon", "adamw"))
     matrices = 12 * (4 * 768 * 768 + 8 * 768 * 768)
-    assert usual["size"]["checkpoint_bytes"] - plan["size"]["checkpoint_bytes"] == 4 * matrices
-    kept = [each["gpus"]["1"]["memory"]["plain"]["optimizer"] for each in (plan, usual)]
+    assert usual.size.checkpoint_bytes - plan.size.checkpoint_bytes == 4 * matrices
+    kept = [each.gpus["1"].memory["plain"]["optimizer"] for each in (plan, usual)]
     assert kept[1] - kept[0] == 4 * matrices
 
 
-def test_the_processes_that_were_asked_for_are_planned() -> None:
+def test_the_requested_number_of_processes_is_planned() -> None:
     plan = train_plan("124M", {}, None, processes=4)
-    assert list(plan["gpus"]) == ["1", "4 ddp", "4 fsdp", "8 ddp", "8 fsdp"]
-    assert plan["gpus"]["4 ddp"]["a100_hours"] == pytest.approx(plan["gpus"]["1"]["a100_hours"] / 4)
+    assert list(plan.gpus) == ["1", "4 ddp", "4 fsdp", "8 ddp", "8 fsdp"]
+    assert plan.gpus["4 ddp"].a100_hours == pytest.approx(plan.gpus["1"].a100_hours / 4)
 
 
 @pytest.mark.parametrize("option", [["--steps", "0"], ["--set", "steps=0"]])
-def test_no_steps_are_wrong_usage(option: list[str]) -> None:
+def test_zero_steps_are_wrong_usage(option: list[str]) -> None:
     result = CliRunner().invoke(cli.app, ["train", "--corpus", "none", "--preset", "nano", *option, "--dry-run"])
     assert result.exit_code == 2
     assert "steps must be greater than 0, got 0" in result.output
 
 
 def test_bfloat16_is_not_planned_with_shards() -> None:
-    """model.train refuses it."""
-    with pytest.raises(InputError, match="whose shards are fp32"):
+    """model.train refuses the combination."""
+    with pytest.raises(InputError, match="its shards are fp32"):
         train_plan("124M", {"precision": "bfloat16", "parallel": "fsdp"}, None)
-    assert list(train_plan("124M", {"precision": "bfloat16"}, None)["gpus"]) == ["1", "8 ddp"]
+    assert list(train_plan("124M", {"precision": "bfloat16"}, None).gpus) == ["1", "8 ddp"]
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +97,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert result.exit_code == 0
     plan = json.loads(result.stdout.splitlines()[-1])
     assert plan["size"]["parameters"] == PARAMETERS["124M"]
-    show.training_plan(plan)
+    assert plan["gpus"]["1"].keys() == {"memory", "a100_hours"}
+    show.training_plan(train_plan("117M", {}, None))
     printed = capsys.readouterr().out
     for text in ("124,439,808", "with recompute=true", "GPUs: 8 fsdp", "time at 40% of the peak of A100s"):
         assert text in printed
@@ -105,7 +106,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_batch_that_eight_gpus_cannot_share(capsys: pytest.CaptureFixture[str]) -> None:
     plan = train_plan("nano", {}, None)
-    assert list(plan["gpus"]) == ["1"]
+    assert list(plan.gpus) == ["1"]
     show.training_plan(plan)
     assert "not on 8 GPUs: batch_size=4 is not divisible by micro_batch_size=4 x 8" in capsys.readouterr().out
 
@@ -118,6 +119,6 @@ def test_a_batch_that_eight_gpus_cannot_share(capsys: pytest.CaptureFixture[str]
         ({"layers": "0"}, "layers must be greater than 0, got 0"),
     ],
 )
-def test_a_plan_that_cannot_be(settings: dict[str, str], message: str) -> None:
+def test_an_impossible_plan_is_refused(settings: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         train_plan("124M", settings, None)

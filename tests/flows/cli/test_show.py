@@ -1,8 +1,9 @@
-"""What is printed: text of the web is shown as it is, never read as markup."""
+"""Printed results: text of the web is shown unchanged, never as markup."""
 
 import pytest
 
 from flows.cli import show
+from flows.cli.doctor import Check, Checks
 
 
 def test_titles_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,5 +15,5 @@ def test_titles_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixt
 
 
 def test_doctor_marks_are_styled_and_details_are_not(capsys: pytest.CaptureFixture[str]) -> None:
-    show.doctor([{"what": "links/s", "state": "bad", "detail": "[red]damaged[/red]"}])
+    show.doctor(Checks([Check("links/s", "bad", "[red]damaged[/red]")]))
     assert capsys.readouterr().out == "bad   links/s: [red]damaged[/red]\n"

@@ -1,4 +1,4 @@
-"""Documentation strings to articles: the three dialects, and which articles a module gives."""
+"""From documentation strings to articles: the three dialects, and the articles of a module."""
 
 from __future__ import annotations
 
@@ -131,13 +131,13 @@ def test_a_class_and_its_methods_are_one_article() -> None:
         f'class Thing:\n    """The first line of the class is its title.\n\n    {sentence * 15}\n    """\n\n'
         f'    def method(self):\n        """{sentence * 15}"""\n'
     )
-    (article,) = localdocs._articles("pkg.mod", source)
+    (article,) = localdocs.articles_of("pkg.mod", source)
     assert article.name == "pkg.mod.Thing"
     assert article.title == "The first line of the class is its title"
     assert ["h", "`method`"] in article.blocks
 
 
-def test_what_holds_no_sentences_is_left_out() -> None:
+def test_a_text_without_sentences_is_left_out() -> None:
     code = "\n".join(f"    >>> value_{n} = compute({n})" for n in range(100))
-    assert list(localdocs._articles("pkg.mod", f'"""Numbers.\n\n{code}\n"""\n')) == []
-    assert list(localdocs._articles("pkg.mod", "def broken(:\n")) == []
+    assert list(localdocs.articles_of("pkg.mod", f'"""Numbers.\n\n{code}\n"""\n')) == []
+    assert list(localdocs.articles_of("pkg.mod", "def broken(:\n")) == []

@@ -18,7 +18,7 @@ from data.urls.canonical import canonical_url
 from flows.localweb.build import Built, build
 from flows.localweb.dump import LOW_KARMA_PAGES, ORIGINAL_SCORE, write_dump
 
-pytestmark = pytest.mark.xdist_group("localweb")  # it is built once for all of them
+pytestmark = pytest.mark.xdist_group("localweb")  # they share one build
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def items(lines: list[bytes]) -> list[dict[str, Any]]:
 
 
 def _best(items: list[dict[str, Any]]) -> dict[str, int]:
-    """The highest score by canonical URL, of what has one."""
+    """The highest score of each canonical URL."""
     best: dict[str, int] = defaultdict(lambda: -(10**9))
     for item in items:
         try:
@@ -83,14 +83,14 @@ def test_the_links_stage_counts_the_same(built: Built, tmp_path: Path) -> None:
     assert set(built.dump_counts.by_status) == set(outcome.manifest.counts)
 
 
-def test_every_page_is_voted_up_but_a_known_number(built: Built, items: list[dict[str, Any]]) -> None:
+def test_every_page_but_a_known_number_is_voted_up(built: Built, items: list[dict[str, Any]]) -> None:
     best = _best(items)
     low = sorted(url for url, route in built.site.routes.items() if route.kind != "hop" and best[url] < 3)
     assert low == built.dump_counts.low_karma_pages
     assert len(low) == LOW_KARMA_PAGES
 
 
-def test_originals_score_above_what_repeats_them(built: Built, items: list[dict[str, Any]]) -> None:
+def test_originals_score_above_their_copies(built: Built, items: list[dict[str, Any]]) -> None:
     best = _best(items)
     for url, route in built.site.routes.items():
         if route.original and route.kind != "hop":

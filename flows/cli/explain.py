@@ -1,0 +1,54 @@
+"""What a score means, in one plain line that compares it with the best trivial baseline."""
+
+from __future__ import annotations
+
+from flows.progress import number
+from model.events import TaskScore
+
+_LAST_WORD = "the model guesses the last word of {value} of"
+_UNSURE = "the model is as unsure as if it chose each {unit} among {value} equally likely ones"
+
+MEANINGS = {
+    "heldout_ppl": f"on held-out documents {_UNSURE}",
+    "heldout_lastword": f"{_LAST_WORD} held-out passages",
+    "heldout_cloze": "the model finds the missing word, among ten, in {value} of held-out sentences",
+    "lambada_openai": f"{_LAST_WORD} LAMBADA's passages",
+    "lambada_paper": f"{_LAST_WORD} LAMBADA's passages, prepared as in the GPT-2 paper",
+    "wikitext2_paper": f"on WikiText-2 {_UNSURE}",
+    "wikitext2_valid_paper": f"on WikiText-2's validation text {_UNSURE}",
+}
+_OTHERS = {"accuracy": "the model is right in {value} of the examples", "perplexity": _UNSURE}  # by metric
+
+BASELINES = {
+    "most_frequent": "the passage's most frequent word",
+    "most_frequent_capitalised": "the passage's most frequent capitalised word",
+    "most_frequent_long": "the passage's most frequent long word",
+    "latest": "the passage's latest content word",
+    "most_frequent_in_context": "the choice that the context uses most",
+    "latest_in_context": "the choice that the context uses last",
+    "unigram_of_this_text": "knowing only how often each token occurs in this text",
+    "heldout_ppl/unigram": "knowing only how often each token occurs in training",
+    "heldout_lastword/unigram": "the commonest word of the training text",
+    "heldout_cloze/unigram": "the choice that is commonest in the training text",
+}
+
+
+def score_line(task: str, score: TaskScore) -> str:
+    """``heldout_lastword accuracy 0.044: the model guesses the last word of 4.4 % of held-out passages; ...``."""
+    meaning = MEANINGS.get(task) or _OTHERS.get(score.metric, f"{score.metric} is {{value}}")
+    unit = str(score.details.get("unit", "token"))
+    line = f"{task} {score.metric} {number(score.value)}: " + meaning.format(
+        value=_amount(score, score.value), unit=unit
+    )
+    if score.best_baseline is None:
+        return f"{line}."
+    name = score.best_baseline
+    baseline = BASELINES.get(f"{task}/{name}") or BASELINES.get(name, f"the baseline {name}")
+    amount = _amount(score, score.baselines[name].value)
+    if score.metric == "accuracy":
+        return f"{line}; always guessing {baseline} gets {amount}."
+    return f"{line}; {baseline} gives {amount} (lower is better)."
+
+
+def _amount(score: TaskScore, value: float) -> str:
+    return f"{100 * value:.1f} %" if score.metric == "accuracy" else number(value)
