@@ -39,6 +39,7 @@ def checked(cls: type[T]) -> type[T]:
     """
     made: Any = pydantic_dataclass(frozen=True, config=_CONFIG)(cls)
     made.__doc__ = cls.__doc__
+    assert made.__pydantic_complete__, "every type is known here; else pydantic would replace __init__ later"
 
     @functools.wraps(made.__init__)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
