@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.crawl import QUICK, Web, curve
+from benchmarks.crawl import QUICK, CrawlServer, curve
 from benchmarks.crawl_server import MARK, template
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +101,7 @@ def _ask(address: tuple[str, int], path: str) -> bytes:
 
 
 def test_the_server_gives_every_address_its_own_pages() -> None:
-    with Web(60_000) as web:
+    with CrawlServer(60_000) as web:
         pages = [_ask((host, web.port), path) for host in ("127.0.0.1", "127.1.2.3") for path in ("/a", "/b")]
         assert len(set(pages)) == 4
         assert {len(page) for page in pages} == {60_000}
@@ -111,7 +111,7 @@ def test_the_server_gives_every_address_its_own_pages() -> None:
 
 
 def test_slow_addresses_get_one_byte_a_second() -> None:
-    with Web(1_000, "127.200.0.0/16") as web:
+    with CrawlServer(1_000, "127.200.0.0/16") as web:
         started = time.monotonic()
         assert b"Disallow" in _ask(("127.200.0.2", web.port), "/robots.txt")  # an even one: only its pages are slow
         assert len(_ask(("127.0.0.1", web.port), "/page")) == 1_000
