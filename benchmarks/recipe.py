@@ -182,7 +182,8 @@ def main() -> None:
     arguments = parser.parse_args()
     unknown = set(arguments.recipes.split(",")) - RECIPES.keys()
     if unknown:
-        parser.error(f"--recipes {arguments.recipes}: no {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
+        names = ", ".join(sorted(unknown))
+        parser.error(f"--recipes {arguments.recipes}: no such recipe {names}; choose from {', '.join(RECIPES)}")
     with tempfile.TemporaryDirectory(prefix="webtext-recipe-") as name:
         print(json.dumps(run(arguments, Path(name))))
 

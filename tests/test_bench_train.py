@@ -57,7 +57,7 @@ class GPT(torch.nn.Module):
 
 
 def test_ours_beside_its_peers(tmp_path: Path) -> None:
-    """With a stand-in of the shape of nanoGPT, whose names are those of our packages; it is run in its folder."""
+    """A stand-in for nanoGPT has modules with the names of our packages, so the peer must run in its folder."""
     (tmp_path / "model.py").write_text(NANOGPT)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "settings.py").write_text("BIAS = True\n")
@@ -97,7 +97,7 @@ def test_an_unknown_recipe_is_refused() -> None:
     command = [sys.executable, "-m", "benchmarks.recipe", "--recipes", "paper,soup"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "no soup; there are paper, muon, modern" in done.stderr
+    assert "no such recipe soup; choose from paper, muon, modern" in done.stderr
 
 
 @pytest.mark.slow
