@@ -2,21 +2,21 @@
 
     python -m benchmarks.crawl [--only speed,memory,queue,slow] [--quick] [--folder DIR]
 
-All on loopback, from a server in a process of its own (benchmarks/crawl_server.py): every host is an address of
-127.0.0.0/8, so a registrable domain of its own, and robots.txt is served. Every crawl runs in a process of its own.
+Everything runs on loopback. The server (benchmarks/crawl_server.py) and each crawl run in their own processes. Every
+host is an address of 127.0.0.0/8 and counts as its own registrable domain. The server also serves robots.txt.
 
-    speed    200 hosts, 60 kB pages, no delay, as many connections as hosts, one to each. In turn, three times: a bare
-             aiohttp loop that throws the bodies away, Scrapy that throws them away too but obeys robots.txt, and our
-             pages stage with WARC files and all. CPU is user and system time of the crawling process, imports left out.
-             A ratio is the median of the ratios within each turn, so that a machine that gets busier cheats nobody.
-    memory   100,000 links on 5,000 hosts, 60 kB pages, one task: resident memory while it goes on
-    queue    1,000,000 links on 50,000 hosts, one task: the queue is built, pages are fetched until a deadline, the rest
-             is deferred: peak of resident memory
-    slow     one host in a hundred sends one byte a second, half of them robots.txt and headers too: how much longer
-             the whole crawl takes than with the same hosts as fast as the others. A delay of a second a host makes it
-             last two minutes; the pages are small, so that it is the delays that take the time.
+    speed    200 hosts, 60 kB pages, no delay, one connection per host. Three turns of: a bare aiohttp loop, which
+             discards the bodies; Scrapy, which discards them too but obeys robots.txt; and our pages stage, WARC files
+             included. CPU time is the user and system time of the crawling process without its imports. Ratios are
+             taken within each turn and their median is reported, so a change of load between turns favours nobody.
+    memory   100,000 links on 5,000 hosts, 60 kB pages, one task: resident memory during the crawl
+    queue    1,000,000 links on 50,000 hosts, one task: the task builds the queue, fetches pages until a deadline and
+             defers the rest; reports the peak of resident memory
+    slow     One host in a hundred sends one byte/s; half of these send robots.txt and headers that slowly too. Reports
+             how much longer the crawl takes than with fast hosts only. A delay of one second per host stretches the
+             crawl to two minutes. Pages are small, so the delays dominate.
 
-``--quick`` runs all of it in seconds, to see that it works: its numbers mean nothing. Ends with one JSON line.
+``--quick`` runs everything in seconds to check that it works; its numbers mean nothing. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is crawled. Pages are links that exist; a scenario's links are hosts x links_per_host."""
+    """The size of each scenario, which crawls hosts x links_per_host links. Every link has a page."""
 
     turns: int = 3
     speed_hosts: int = 200
@@ -91,8 +91,8 @@ QUICK = Size(
 )
 
 
-class Web:
-    """The server, running; see crawl_server.py."""
+class CrawlServer:
+    """A running server process; see crawl_server.py."""
 
     def __init__(self, page_bytes: int, slow: str | None = None) -> None:
         command = [sys.executable, "-m", "benchmarks.crawl_server", "--page-bytes", str(page_bytes)]
@@ -105,7 +105,7 @@ class Web:
             raise SystemExit("the benchmark's server did not start")
         self.port = int(line)
 
-    def __enter__(self) -> Web:
+    def __enter__(self) -> CrawlServer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,12 +113,12 @@ class Web:
         self.process.wait(10)
 
     def served(self) -> int:
-        """Requests answered so far."""
+        """The number of requests answered so far."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/served", timeout=30) as answer:
             return int(answer.read())
 
     def urls(self, hosts: int, links_per_host: int, slow_hosts: int = 0) -> Iterator[str]:
-        """Every host's links; the first ``slow_hosts`` hosts are in SLOW_NET."""
+        """The links of every host; the first ``slow_hosts`` hosts are in SLOW_NET."""
         addresses = [f"127.200.0.{n + 1}" for n in range(slow_hosts)]
         addresses += [f"127.{1 + n // 50_000}.{n // 250 % 200}.{1 + n % 250}" for n in range(hosts - slow_hosts)]
         for number in range(links_per_host):
@@ -127,7 +127,7 @@ class Web:
 
 
 def run(module: str, *arguments: str) -> Result:
-    """Run a crawl in its own process; what it prints last."""
+    """Run a crawl in its own process; returns the JSON of its last line."""
     return _finish(_start(module, *arguments), module)
 
 
@@ -144,22 +144,22 @@ def _finish(process: subprocess.Popen[str], module: str) -> Result:
     return result
 
 
-def run_sampled(web: Web, module: str, *arguments: str) -> tuple[Result, list[tuple[int, float]]]:
-    """As ``run``; also, five times a second, requests served and resident MB of the process and its children."""
+def run_sampled(web: CrawlServer, module: str, *arguments: str) -> tuple[Result, list[tuple[int, float]]]:
+    """Like ``run``, but five times per second also sample requests served and resident MB of the process tree."""
     process = _start(module, *arguments)
     samples = []
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
             crawl = psutil.Process(process.pid)
             rss = sum(one.memory_info().rss for one in [crawl, *crawl.children(recursive=True)])
-            if rss:  # a process that has just ended has none
+            if rss:  # 0 if the process has just ended
                 samples.append((web.served(), rss / 2**20))
         time.sleep(_SAMPLE_S)
     return _finish(process, module), samples
 
 
 def make_links(folder: Path, urls: Iterator[str]) -> tuple[Path, Path]:
-    """A list of the URLs, and a lake with their links, one part."""
+    """Write a list of the URLs, and a lake that holds their links in one part."""
     listed, lake = folder / "urls.txt", folder / "lake"
     with listed.open("w") as file:
         file.writelines(f"{url}\n" for url in urls)
@@ -168,7 +168,7 @@ def make_links(folder: Path, urls: Iterator[str]) -> tuple[Path, Path]:
 
 
 def crawl(lake: Path, **settings: Any) -> list[str]:
-    """The arguments for our crawl of a fresh copy of the lake's links."""
+    """Copy the lake and return the arguments of our crawl of the copy."""
     fresh = lake.with_name("fresh")
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(lake, fresh)
@@ -176,10 +176,10 @@ def crawl(lake: Path, **settings: Any) -> list[str]:
 
 
 def speed(size: Size, folder: Path) -> dict[str, list[Result]]:
-    """The results of each crawler, turn by turn; each is checked to have got every page."""
+    """Each crawler's results, turn by turn. Exits if a crawler did not get every page."""
     expected = size.speed_hosts * size.speed_links_per_host
     results: dict[str, list[Result]] = {"bare": [], "scrapy": [], "ours": []}
-    with Web(size.page_bytes) as web:
+    with CrawlServer(size.page_bytes) as web:
         listed, lake = make_links(folder, web.urls(size.speed_hosts, size.speed_links_per_host))
         for _ in range(size.turns):
             for name, module in PEERS.items():
@@ -194,8 +194,8 @@ def speed(size: Size, folder: Path) -> dict[str, list[Result]]:
 
 
 def memory(size: Size, folder: Path) -> Result:
-    """The crawl of many hosts; ``rss_mb_at`` maps the share of requests served to resident MB then."""
-    with Web(size.page_bytes) as web:
+    """Crawl many hosts; ``rss_mb_at`` maps a share of the requests served to the resident MB at that time."""
+    with CrawlServer(size.page_bytes) as web:
         _, lake = make_links(folder, web.urls(size.memory_hosts, size.memory_links_per_host))
         result, samples = run_sampled(web, OURS, *crawl(lake))
     expected = size.memory_hosts * size.memory_links_per_host
@@ -205,7 +205,7 @@ def memory(size: Size, folder: Path) -> Result:
 
 
 def curve(samples: list[tuple[int, float]]) -> dict[str, float]:
-    """Of samples (requests served, MB): the MB when a share of all requests had been served."""
+    """From samples (requests served, MB): the MB at which a share of all requests had been served."""
     total = max(served for served, _ in samples)
     shares = (5, 25, 50, 75, 100)
     return {
@@ -214,8 +214,8 @@ def curve(samples: list[tuple[int, float]]) -> dict[str, float]:
 
 
 def queue(size: Size, folder: Path) -> Result:
-    """The crawl of a very long queue, most of which is deferred."""
-    with Web(size.page_bytes) as web:
+    """Crawl a very long queue and defer most of it."""
+    with CrawlServer(size.page_bytes) as web:
         _, lake = make_links(folder, web.urls(size.queue_hosts, size.queue_links_per_host))
         result = run(OURS, *crawl(lake, deadline_s=size.queue_deadline_s))
     expected = size.queue_hosts * size.queue_links_per_host
@@ -225,10 +225,10 @@ def queue(size: Size, folder: Path) -> Result:
 
 
 def slow(size: Size, folder: Path) -> dict[str, Result]:
-    """The same crawl with the slow hosts slow, and fast."""
+    """The same crawl twice: slow hosts slow, then slow hosts fast."""
     results = {}
     for name, net in (("with", SLOW_NET), ("without", None)):
-        with Web(size.slow_page_bytes, net) as web:
+        with CrawlServer(size.slow_page_bytes, net) as web:
             urls = web.urls(size.slow_all_hosts, size.slow_links_per_host, size.slow_hosts)
             scenario = folder / name
             scenario.mkdir()
@@ -242,7 +242,7 @@ def slow(size: Size, folder: Path) -> dict[str, Result]:
 
 
 def _middle(turns: list[Result]) -> Result:
-    """The numbers of a crawler: medians over its turns."""
+    """A crawler's numbers: medians over its turns."""
     names = ("pages_per_cpu_s", "cpu_s", "wall_s", "peak_rss_mb")
     return {"pages": turns[0]["pages"]} | {name: round(median(turn[name] for turn in turns), 3) for name in names}
 
@@ -305,14 +305,16 @@ def report(only: list[str], size: Size, folder: Path) -> Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", default=",".join(SCENARIOS), help=f"some of {','.join(SCENARIOS)}")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it works, not how fast it is")
-    parser.add_argument("--folder", type=Path, help="where lakes are made (about 4 GB), and removed")
+    parser.add_argument("--only", default=",".join(SCENARIOS), help=f"scenarios to run, from {','.join(SCENARIOS)}")
+    parser.add_argument(
+        "--quick", action="store_true", help="use tiny sizes to check that it works; the numbers mean nothing"
+    )
+    parser.add_argument("--folder", type=Path, help="directory for temporary lakes (about 4 GB)")
     arguments = parser.parse_args()
     only = arguments.only.split(",")
     unknown = sorted(set(only) - set(SCENARIOS))
     if unknown:
-        parser.error(f"--only {unknown[0]}: choose from {', '.join(SCENARIOS)}")
+        parser.error(f"--only {unknown[0]}: no such scenario; choose from {', '.join(SCENARIOS)}")
     if "speed" in only and not all(map(importlib.util.find_spec, ("scrapy", "uvloop"))):
         parser.error("Scrapy or uvloop is not installed: pip install -c constraints.txt -e '.[bench]'")
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="webtext-bench-") as folder:

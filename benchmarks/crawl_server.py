@@ -1,18 +1,18 @@
 """The web that benchmarks/crawl.py crawls: every address of 127.0.0.0/8 is a host, and every path is a page.
 
-    python -m benchmarks.crawl_server [--page-bytes N] [--slow CIDR]...     prints its port, serves until it is ended
+    python -m benchmarks.crawl_server [--page-bytes N] [--slow CIDR]...     prints its port, serves until terminated
 
-Pages look like a news site's: markup, navigation, scripts and prose of made-up words; gzip makes them 4.0 times smaller
-at level 6, real news pages of that size 4.2 times. They are made once; what makes each different is its own address and
-path, written into its title. It answers from prepared bytes in one callback per request, so that it is the clients that
-are measured.
+Pages look like those of a news site: markup, navigation, scripts, and prose of made-up words. gzip at level 6 shrinks
+them 4.0 times, and real news pages of that size 4.2 times. The server makes a few pages at its start and writes the
+requested address and path into the title, so every page differs. It answers from prepared bytes in one callback per
+request, so the clients are the bottleneck.
 
     /robots.txt     rules that allow the pages
     /.well-known/   404
-    /-/served       how many requests were answered, for whoever measures; not counted itself
+    /-/served       the number of requests answered so far, without those for this path
 
-Hosts of a ``--slow`` network get one byte a second: those with an odd last number from the first byte of any answer on,
-the others from the body of a page on, so that their robots.txt is fast and each page is slow.
+Hosts in a ``--slow`` network send one byte/s. Hosts with an odd last number send every answer that slowly. The others
+are fast for robots.txt and headers and slow for the bodies of pages.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from typing import cast
 from data.process import die_with_parent
 
 ROBOTS = b"User-agent: *\nDisallow: /private/\nDisallow: /search\n"
-TEMPLATES = 32  # different pages; more would only cost memory
-MARK = b"@" * 96  # stands for the page's own address and path
+TEMPLATES = 32  # distinct pages; more would only cost memory
+MARK = b"@" * 96  # placeholder for the page's address and path
 BACKLOG = 4096
 
 _SYLLABLES = (
@@ -76,8 +76,8 @@ def template(page_bytes: int, seed: int) -> bytes:
     return page.encode()
 
 
-class Site:
-    """What is served, and how often it was."""
+class PreparedPages:
+    """The pages, and how many requests were answered."""
 
     def __init__(self, page_bytes: int, slow: tuple[IPv4Network, ...]) -> None:
         pages = (template(page_bytes, seed) for seed in range(TEMPLATES))
@@ -87,7 +87,7 @@ class Site:
         self.served = 0
 
     def answer(self, host: bytes, path: bytes) -> tuple[bytes, list[bytes]]:
-        """Head and body of the answer to a GET."""
+        """The head and the body that answer a GET."""
         if path == b"/-/served":
             body = str(self.served).encode()
             return _head(len(body), "text/plain"), [body]
@@ -108,10 +108,10 @@ def _head(length: int, kind: str, status: str = "200 OK") -> bytes:
     ).encode()
 
 
-class Connection(asyncio.Protocol):
-    """One connection; requests are answered one after the other."""
+class PageConnection(asyncio.Protocol):
+    """One connection; answers its requests in order."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: PreparedPages) -> None:
         self.site = site
         self.buffer = b""
         self.trickle: asyncio.Task[None] | None = None
@@ -148,12 +148,12 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(port: int, page_bytes: int, slow: tuple[IPv4Network, ...]) -> None:
-    """Listens on all addresses; prints the port."""
+    """Listen on all addresses and print the port."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    site = Site(page_bytes, slow)
-    server = await loop.create_server(lambda: Connection(site), "0.0.0.0", port, backlog=BACKLOG)
+    site = PreparedPages(page_bytes, slow)
+    server = await loop.create_server(lambda: PageConnection(site), "0.0.0.0", port, backlog=BACKLOG)
     print(server.sockets[0].getsockname()[1], flush=True)
     await ended.wait()
     server.close()
@@ -161,7 +161,7 @@ async def serve(port: int, page_bytes: int, slow: tuple[IPv4Network, ...]) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any free one")
     parser.add_argument("--page-bytes", type=int, default=60_000)
     parser.add_argument("--slow", type=IPv4Network, action="append", default=[], metavar="CIDR")
     arguments = parser.parse_args()

@@ -1,12 +1,12 @@
-"""How well text is extracted: precision, recall and F1 of words against the articles people marked on 181 news pages.
+"""The quality of text extraction: word precision, recall and F1 against the hand-marked articles of 181 news pages.
 
     python benchmarks/extraction.py [--pages DIR] [--favor balanced|precision|recall]
 
-A word is a run of ``\\w`` characters, case folded. On each page the extracted words and the article's are compared as
-multisets: precision is the share of extracted words that are the article's, recall the share of the article's words
-that were extracted, F1 their harmonic mean, 0 where nothing was extracted. The figures are means over the pages, so a
-long page counts as much as a short one. The pages are run through the child processes of the text stage, as in a crawl.
-Ends with one JSON line.
+A word is a run of ``\\w`` characters, case folded. For each page we compare the extracted words with the article's as
+multisets. Precision is the share of the extracted words that are in the article, recall the share of the article's
+words that were extracted, and F1 their harmonic mean (0 if no word is shared). The figures are means over the pages, so
+long and short ones count the same. The child processes of the text stage extract the pages, as in a crawl. The last
+line is JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WORD = re.compile(r"\w+")
 
 
 def score(extracted: str, gold: str) -> tuple[float, float, float]:
-    """Precision, recall and F1 of the words of one page."""
+    """Precision, recall and F1 of the words on one page."""
     ours, theirs = (Counter(_WORD.findall(text.casefold())) for text in (extracted, gold))
     shared = (ours & theirs).total()
     if not shared:
@@ -45,7 +45,7 @@ def score(extracted: str, gold: str) -> tuple[float, float, float]:
 
 
 def run(pages: Path, config: TextConfig) -> dict[str, Any]:
-    """Mean precision, recall and F1, pages, those without text, pages per second, peak memory of all processes."""
+    """Mean precision, recall and F1, the number of pages with and without text, pages/s, and peak memory."""
     gold = json.loads((pages / "ground-truth.json").read_text())
     peak_bytes = 0
 
@@ -73,7 +73,7 @@ def run(pages: Path, config: TextConfig) -> dict[str, Any]:
 
 
 def _resident_bytes() -> int:
-    """Of this process and its descendants; pages they share are counted in each."""
+    """Resident memory of this process and its descendants. Counts shared pages once per process."""
     total = 0
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -83,11 +83,11 @@ def _resident_bytes() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pages", type=Path, default=PAGES, help="holds ground-truth.json and html/*.html.gz")
+    parser.add_argument("--pages", type=Path, default=PAGES, help="directory with ground-truth.json and html/*.html.gz")
     parser.add_argument("--favor", default=TextConfig().favor, choices=["balanced", "precision", "recall"])
     arguments = parser.parse_args()
     if not (arguments.pages / "ground-truth.json").is_file():
-        parser.error(f"--pages {arguments.pages}: no ground-truth.json there")
+        parser.error(f"--pages {arguments.pages}: no ground-truth.json there; name the folder of the pages")
     ours = run(arguments.pages, TextConfig(favor=arguments.favor))
     print(
         f"extraction, favor {arguments.favor}: precision {ours['precision']:.4f} recall {ours['recall']:.4f} "

@@ -1,17 +1,17 @@
-"""How fast a submission dump is read: rows a second of ours and of a script with json.loads, in turn.
+"""The speed of reading a submission dump: rows/s of our stage and of a script with json.loads, in turn.
 
     python -m benchmarks.links [--rows 1000000] [--repeats 3] [--workers N] [--cache DIR]
 
-The dump is made once (benchmarks/links_dump.py) and kept in the cache directory. Each is run ``repeats`` times, in
-turn, each time in a process of its own:
+benchmarks/links_dump.py makes the dump once, in the cache directory. Each subject runs ``repeats`` times, in turn, each
+time in its own process:
 
-    peer    benchmarks/links_peers/pushshift.py: decompress, json.loads, pick fields, drop low scores and posts of text
-    parse   the same, line by line the same rows, with our reader, processes and decoder: what parsing alone costs
-    judge   decompression to judged records: every line has its status, every link its canonical URL and its domain
-    stage   the whole links stage: also sorted by domain, merged by URL, written, hashed, sealed
+    peer    benchmarks/links_peers/pushshift.py: decompress, json.loads, pick fields, drop low scores and text posts
+    parse   the same work with our reader, processes and decoder: the cost of parsing alone
+    judge   decompress, give every line its status and every link its canonical URL and domain
+    stage   the whole links stage: judge, then sort by domain, merge by URL, write, hash, publish
 
-Medians are compared: seconds from opening the file to the last record, and CPU seconds in between of the process and
-its children, whose start is included. Ends with one JSON line.
+The table compares medians of wall seconds, from opening the file to the last record, and of CPU seconds of the process
+and its children, including their start. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ CACHE = Path(tempfile.gettempdir()) / "webtext-bench"
 
 
 def parse(path: Path, workers: int) -> dict[str, Any]:
-    """Lines, kept submissions and seconds of doing what the peer does."""
+    """Do the work of the peer; returns lines, kept submissions and seconds."""
     from data.links.blocks import BlockReader
     from data.links.workers import map_blocks
 
     started = _now()
     n_lines, kept = 0, []
     with tempfile.TemporaryDirectory() as scratch, path.open("rb") as file:
-        reader = BlockReader(path, file)  # as the peer's, given up only after the measurement: its window is gigabytes
+        reader = BlockReader(path, file)  # freed after the measurement, like the peer's: its window is 2 GiB
         for n_block, several in map_blocks(reader, _pick, Path(scratch), workers):
             n_lines += n_block
             kept += several
@@ -64,7 +64,7 @@ def _pick(lines: bytes | None) -> tuple[int, list[tuple[Any, ...]]]:
 
 
 def judge(path: Path, workers: int) -> dict[str, Any]:
-    """Lines, outbound links and seconds of decompressing and judging a dump."""
+    """Decompress and judge a dump; returns lines, outbound links and seconds."""
     from data.links.blocks import BlockReader
     from data.links.workers import classify_blocks
 
@@ -81,7 +81,7 @@ def judge(path: Path, workers: int) -> dict[str, Any]:
 
 
 def run_stage(path: Path, workers: int) -> dict[str, Any]:
-    """Lines, kept links and seconds of the whole links stage."""
+    """Run the whole links stage; returns lines, kept links and seconds."""
     from data.config import LinksConfig
     from data.lake.store import Lake
     from data.links import stage as links
@@ -93,7 +93,7 @@ def run_stage(path: Path, workers: int) -> dict[str, Any]:
 
 
 def _now() -> tuple[float, float]:
-    """Seconds, and CPU seconds of this process and of its children that have ended."""
+    """Wall seconds, and CPU seconds of this process and its ended children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return time.perf_counter(), sum(one.ru_utime + one.ru_stime for one in used)
 
@@ -108,8 +108,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=0, help="processes that judge; 0: one a core, at most 4")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where the dump is kept")
+    parser.add_argument("--workers", type=int, default=0, help="processes that judge; 0: one per core, at most 4")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="directory that keeps the dump")
     parser.add_argument(
         "--run", choices=["parse", "judge", "stage"], help=argparse.SUPPRESS
     )  # one measurement, in a child
@@ -120,7 +120,7 @@ def main() -> None:
         print(json.dumps(measure(arguments.dump, arguments.workers)))
         return
     if not LINKS.is_dir():
-        parser.error(f"{LINKS}: not there; the dump is made of the real ones in it")
+        parser.error(f"{LINKS}: no such directory; the dump is made from the real dumps in it")
     arguments.cache.mkdir(parents=True, exist_ok=True)
     dump = arguments.cache / f"submissions-{arguments.rows}.zst"
     if not dump.exists():
@@ -142,7 +142,7 @@ def main() -> None:
 
 
 def _report(runs: dict[str, list[dict[str, Any]]], rows: int) -> dict[str, Any]:
-    """Prints the table; returns what the last line says."""
+    """Print the table; returns the JSON of the last line."""
     rates = {name: rows / statistics.median(run["seconds"] for run in several) for name, several in runs.items()}
     cpu = {name: rows / statistics.median(run["cpu_s"] for run in several) for name, several in runs.items()}
     print(f"{rows:,} submissions, medians of {len(runs['peer'])} runs in turn")

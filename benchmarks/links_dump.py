@@ -1,10 +1,10 @@
-"""A submission dump shaped like a real one: rows of two real months and of the API, with varied values.
+"""A synthetic submission dump with the shape of a real one: real rows of two months and of the API, values varied.
 
-The fields are those of the rows that Pushshift gave out for June and July 2005 (54 to 58 of them, 1.4 kB on average),
-titles, URLs and texts those of these months and of API submissions of 2005 to 2026. Ids, times, authors, subreddits,
-scores and the numbers in URLs are varied. Half of the links go to the hosts that the sampled links have (images and
-videos of Reddit and Imgur, YouTube, news), half to OpenAI's thousand most linked domains, by their counts, and a tail
-of 400,000 others. Shares of posts of text and of low scores are about those of the dumps of 2016 to 2018.
+The rows have the fields of Pushshift's rows for June and July 2005 (54 to 58 fields, 1.4 kB on average). Titles, URLs
+and texts come from these months and from API submissions of 2005 to 2026. Ids, times, authors, subreddits, scores and
+the numbers in URLs vary. Half of the links keep the hosts of the sampled links (images and videos of Reddit and Imgur,
+YouTube, news). The other half go to OpenAI's thousand most linked domains, weighted by their counts, and to a tail of
+400,000 others. The shares of text posts and of low scores are close to the dumps of 2016 to 2018.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import zstandard
 SELF_SHARE = 0.40
 LOW_SHARE = 0.62  # below 3 points
 OVER_18_SHARE = 0.08
-ELSEWHERE_SHARE = 0.5  # links to the most linked domains and the tail
-TAIL_SHARE = 0.35  # of those
+ELSEWHERE_SHARE = 0.5  # of the links, to the most linked domains and the tail
+TAIL_SHARE = 0.35  # of the links elsewhere
 _COME_AND_GO = ("is_self", "brand_safe", "rte_mode", "no_follow", "send_replies", "whitelist_status")
 _SEED = 20170101
 _BLOCK_BYTES = 2**20
 
 
 def write_dump(path: Path, rows: int, links: Path) -> int:
-    """Write ``rows`` submissions as ``path``, zstd with a window of 2 GiB; returns their bytes uncompressed.
+    """Write ``rows`` submissions to ``path`` as zstd with a window of 2 GiB; returns the uncompressed bytes.
 
-    ``links`` is the folder of the real dumps. The same rows give the same file.
+    ``links`` is the folder of the real dumps. The same number of rows gives the same file.
     """
     parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=31, enable_ldm=True)
     n_bytes, block = 0, bytearray()

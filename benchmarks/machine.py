@@ -1,4 +1,4 @@
-"""What the numbers of a benchmark were measured on, and what this process held."""
+"""The machine that a benchmark runs on, and the memory of this process."""
 
 import os
 import platform
@@ -11,6 +11,6 @@ def machine() -> str:
 
 
 def peak_rss_mb() -> float:
-    """The high-water mark since the program was loaded; ru_maxrss would hold that of the process it came from too."""
+    """The peak resident memory of this program. ru_maxrss would include the process that started it."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return round(int(line.split()[1]) / 1024, 1)

@@ -1,19 +1,19 @@
-"""Tokens to reach a fixed validation loss: the paper's recipe beside modern ones that keep its architecture.
+"""Tokens needed to reach a validation loss: the paper's recipe beside newer ones with the same architecture.
 
     python -m benchmarks.recipe [--tokens 300000] [--target LOSS] [--seeds 3] [--recipes NAME,..] [--rates R,..]
 
-The mini preset on the CPU, on the documentation of installed packages in a lake, through the Trainer as it is. The
-validation windows are the same for all; every twentieth document is held out.
+Trains the mini preset on the CPU with the Trainer, on the documentation of installed packages. All recipes validate on
+the same windows; every twentieth document is held out.
 
-    paper      AdamW and the cosine schedule: the mini preset as it is
+    paper      AdamW and the cosine schedule: the mini preset unchanged
     muon       Muon for the matrices of the blocks, the cosine schedule
-    modern     Muon, the wsd schedule, and a batch that grows
+    modern     Muon, the wsd schedule, and a growing batch
 
-``paper`` and ``muon`` have the learning rate that was best for them with seed 0 among some (``--rates`` runs those it
-names instead), ``modern`` has that of ``muon``. Each has a schedule planned for its own share of ``--tokens``: one that
-is to end earlier must be planned so. The target is a loss that ``paper`` reaches at its end with every seed. Where a
-curve first is at the target is read off the line between two validations. ``--quick`` makes everything tiny: whether it
-works, its numbers mean nothing. Writes a plot; ends with one JSON line.
+``paper`` and ``muon`` use the best learning rate of a search with seed 0; ``modern`` uses the rate of ``muon``.
+``--rates`` tries other rates instead. The schedule of each recipe spans its own share of ``--tokens``. With every seed,
+``paper`` reaches the target at the end of its schedule. We interpolate between two validations to find where a curve
+crosses the target. ``--quick`` uses tiny sizes to check that it works; its numbers mean nothing. Writes a plot. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from model.loader import Corpus, open_corpus
 from model.trainer import Trainer
 
 TARGET = 6.0
-VALIDATIONS = 15  # over the whole budget of tokens
-Curve = list[tuple[int, float]]  # tokens trained on, validation loss in nats a token
+VALIDATIONS = 15  # over the whole token budget
+Curve = list[tuple[int, float]]  # tokens trained on, validation loss in nats/token
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs from the preset, and the share of the budget that its schedule is planned for."""
+    """The settings that differ from the preset, and the share of the token budget that the schedule spans."""
 
     share: float
     learning_rate: float
     settings: dict[str, Any]
 
 
-GROWING = {"batch_warmup_steps": 40, "micro_batch_size": 1}  # the first batch is an eighth of 8
+GROWING = {"batch_warmup_steps": 40, "micro_batch_size": 1}  # the first batch is 8 / 8 = 1 sequence
 RECIPES = {
     "paper": Recipe(1.0, 1e-3, {}),
     "muon": Recipe(0.5, 4e-3, {"optimizer": "muon"}),
@@ -61,7 +61,7 @@ RECIPES = {
 
 
 def plan(recipe: Recipe, tokens: int, context: int, base: TrainConfig, rate: float, seed: int) -> TrainConfig:
-    """The settings whose last step is the first one to have seen the recipe's share of ``tokens``."""
+    """The settings, with as many steps as it takes to see the recipe's share of ``tokens``."""
     fields = {**recipe.settings, "learning_rate": rate, "seed": seed}
     config = dataclasses.replace(base, **fields)
     steps = next(n for n in range(1, tokens) if config.samples_before(n) * context >= recipe.share * tokens)
@@ -69,7 +69,7 @@ def plan(recipe: Recipe, tokens: int, context: int, base: TrainConfig, rate: flo
 
 
 def curve(model: ModelConfig, config: TrainConfig, corpus: Corpus, every: int) -> Curve:
-    """Train to the end of the plan; the validation loss each time that ``every`` more tokens were seen, and last."""
+    """Train to the last step; returns the validation loss after every ``every`` tokens, and at the end."""
     peers = world.join("cpu")
     precision = world.precision_for(config.precision, peers.device)
     trainer = Trainer(model, dataclasses.replace(config, precision=precision), corpus, peers)
@@ -84,7 +84,7 @@ def curve(model: ModelConfig, config: TrainConfig, corpus: Corpus, every: int) -
 
 
 def crossing(found: Curve, target: float) -> float | None:
-    """The tokens after which the loss first is at the target, between two validations in proportion."""
+    """The tokens at which the loss first reaches the target, interpolated between two validations."""
     last_tokens, last_loss = 0, float("inf")
     for tokens, loss in found:
         if loss <= target:
@@ -104,7 +104,7 @@ def plot(curves: dict[str, list[Curve]], target: float) -> Figure:
             axes.plot([t / 1e6 for t, _ in run], [loss for _, loss in run], f"C{index}", linewidth=1, label=label)
     axes.axhline(target, color="0.4", linestyle=":", linewidth=1)
     axes.set_xlabel("million tokens")
-    axes.set_ylabel("validation loss, nats a token")
+    axes.set_ylabel("validation loss, nats/token")
     axes.set_ylim(top=min(8.0, max(loss for runs in curves.values() for run in runs for _, loss in run)))
     axes.legend()
     figure.tight_layout()
@@ -120,7 +120,7 @@ def summary(tokens: list[float | None]) -> str:
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All recipes, rates and seeds in turn; prints a line for each."""
+    """Run every recipe, rate and seed, and print a line for each."""
     model, base = PRESETS["mini"].model, PRESETS["mini"].train
     if arguments.quick:
         model = dataclasses.replace(model, layers=1, heads=2, width=32, context=32)
@@ -142,10 +142,10 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     f"  {name:8} rate {rate:g} seed {seed}: {loss:.4f} at {tokens:,} tokens; target {when}", flush=True
                 )
     reached = {name: [crossing(one, arguments.target) for one in runs] for name, runs in curves.items()}
-    print(f"target {arguments.target} nats a token over {len(corpus.val):,} validation tokens' windows")
+    print(f"target {arguments.target} nats/token; {len(corpus.val):,} validation tokens")
     for name, tokens_to in reached.items():
         last = [one[-1][1] for one in curves[name]]
-        print(f"  {name:20} {summary(tokens_to)}; at its end {mean(last):.4f}")
+        print(f"  {name:20} {summary(tokens_to)}; {mean(last):.4f} at the end")
     means = {name: None if None in of else mean(of) for name, of in reached.items()}  # type: ignore[type-var, arg-type]
     first, *others = means
     base_tokens = means[first]
@@ -170,17 +170,20 @@ def _rates(text: str) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--tokens", type=int, default=300_000, help="the budget of a run")
-    parser.add_argument("--target", type=float, default=TARGET, help="nats a token")
+    parser.add_argument("--tokens", type=int, default=300_000, help="token budget of a run")
+    parser.add_argument("--target", type=float, default=TARGET, help="validation loss to reach, nats/token")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--recipes", default="paper,muon,modern", help=f"of {', '.join(RECIPES)}")
-    parser.add_argument("--rates", type=_rates, help="learning rates to try with each recipe instead of its own")
-    parser.add_argument("--to", type=Path, help="an SVG to write")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it works, not what it shows")
+    parser.add_argument("--recipes", default="paper,muon,modern", help=f"recipes to run, from {', '.join(RECIPES)}")
+    parser.add_argument("--rates", type=_rates, help="learning rates to try with each recipe, instead of its own")
+    parser.add_argument("--to", type=Path, help="SVG file to write")
+    parser.add_argument(
+        "--quick", action="store_true", help="use tiny sizes to check that it works; the numbers mean nothing"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.recipes.split(",")) - RECIPES.keys()
     if unknown:
-        parser.error(f"--recipes {arguments.recipes}: no {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
+        names = ", ".join(sorted(unknown))
+        parser.error(f"--recipes {arguments.recipes}: no such recipe {names}; choose from {', '.join(RECIPES)}")
     with tempfile.TemporaryDirectory(prefix="webtext-recipe-") as name:
         print(json.dumps(run(arguments, Path(name))))
 

@@ -1,20 +1,20 @@
-"""How large the residual stream is at the start, layer by layer, with and without GPT-2's scaling by 1/sqrt(N).
+"""The size of a new model's residual stream, layer by layer, with and without GPT-2's scaling by 1/sqrt(N).
 
     python -m benchmarks.residual [--to docs/images/residual.svg] [--width 512] [--depths 12,24,36,48]
 
 "We scale the weights of residual layers at initialization by a factor of 1/sqrt(N) where N is the number of residual
-layers" (GPT-2 paper, section 2.3). Every residual layer adds an output that is independent of what it is added to, so
-variances add up. At the first position, where attention has one token to look at, and with C the width:
+layers" (GPT-2 paper, section 2.3). The output of a residual layer is independent of the stream it is added to, so
+variances add up. At the first position, attention sees one token. With C the width:
 
     after the embeddings   0.02^2 + 0.01^2
     attention adds         (C 0.02^2)^2               value and projection, each of C inputs with weights of 0.02
     feed-forward adds      4 C 0.02^2 E[gelu(h)^2]    h normal with variance C 0.02^2
 
-N = 2 x layers of them: without scaling the variance grows with the depth, with it the sum does not depend on the depth.
-Later positions average over tokens, so their attention adds less: the first position's variance is the highest.
+There are N = 2 x layers residual layers. Without scaling the variance grows with the depth; with scaling it does not.
+At later positions attention averages over tokens and adds less, so the first position has the highest variance.
 
-Draws the weights of models with the paper's depths and one width, feeds them random tokens, and writes the plot. A few
-seconds. Ends with one JSON line.
+Draws the weights of models of one width with the paper's depths, feeds them random tokens, and writes the plot. Takes a
+few seconds. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PLOT = Path(__file__).parents[1] / "docs" / "images" / "residual.svg"
 
 @dataclass(frozen=True)
 class Growth:
-    """Variances of the residual stream after the embeddings and after each block, so ``layers + 1`` of each."""
+    """Variances of the residual stream after the embeddings and after each block: ``layers + 1`` numbers each."""
 
     measured: list[float]  # all positions
     measured_first: list[float]  # the first position
@@ -56,7 +56,7 @@ class Growth:
 
 @torch.no_grad()
 def measure(config: ModelConfig, *, is_scaled: bool, seed: int = 0, sequences: int = 8, length: int = 64) -> Growth:
-    """Of a new model; without the scaling, by undoing it, as the model has no option for that."""
+    """Measure a new model. The model always scales, so ``is_scaled=False`` undoes the scaling."""
     torch.manual_seed(seed)
     model = GPT2(config)
     factor = 1.0 if is_scaled else math.sqrt(2 * config.layers)
@@ -76,7 +76,7 @@ def measure(config: ModelConfig, *, is_scaled: bool, seed: int = 0, sequences: i
 
 
 def predict(config: ModelConfig, *, is_scaled: bool) -> list[float]:
-    """The first position's variances; see the module's docstring."""
+    """The variances at the first position; see the module's docstring."""
     inner = config.width * 0.02**2
     h = torch.linspace(-8, 8, 4_001, dtype=torch.float64)
     density = torch.exp(-(h**2) / 2) / math.sqrt(2 * math.pi)
@@ -114,7 +114,7 @@ def plot(found: dict[tuple[int, bool], Growth], width: int) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--to", type=Path, default=PLOT, help="the plot to write")
+    parser.add_argument("--to", type=Path, default=PLOT, help="SVG file to write")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--depths", default="12,24,36,48")
     arguments = parser.parse_args()
@@ -130,7 +130,7 @@ def main() -> None:
                 f"  {layers:3} layers, {'scaled    ' if is_scaled else 'not scaled'}  {growth.final_std:.3f}; "
                 f"first position {first:.3f}, predicted {predicted:.3f}"
             )
-    matplotlib.rcParams["svg.hashsalt"] = "webtext"  # the same file for the same numbers
+    matplotlib.rcParams["svg.hashsalt"] = "webtext"  # equal numbers give equal files
     arguments.to.parent.mkdir(parents=True, exist_ok=True)
     arguments.to.write_text(svg(plot(found, arguments.width)))
     print(f"{arguments.to} written")

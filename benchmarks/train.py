@@ -1,22 +1,21 @@
-"""A training step side by side with nanoGPT and transformers: tokens a second, memory, share of the machine's own rate.
+"""A training step beside nanoGPT and transformers: tokens/s, memory, and the share of the machine's peak rate.
 
     python -m benchmarks.train [--nanogpt DIR] [--turns 3] [--steps 6] [--threads 1] [--quick] [--seeds 3 --mini]
 
-GPT-2 124M, 4 sequences of 256 tokens a step, on the CPU. Each runs in a process of its own, in turn, ``turns``
-times; the first step of each is left out. ``--nanogpt`` names a checkout of nanoGPT; without it transformers
-is the only peer.
+GPT-2 124M, 4 sequences of 256 tokens per step, on the CPU. Each subject runs ``turns`` times, in turn, each time in its
+own process; the first step does not count. ``--nanogpt`` names a checkout of nanoGPT; without it transformers is the
+only peer.
 
-    ours            the Trainer on a corpus of the lake, through its loader; bfloat16 with fp32 masters where the CPU
-                    has instructions for it (what ``precision=auto`` is), clipping, AdamW
+    ours            the Trainer with a corpus of the lake and its loader; ``precision=auto``, which is bfloat16 with
+                    fp32 masters if the CPU has instructions for it; clipping, AdamW
     others          benchmarks/train_peers/peer.py
-    machine         2048-cubed products in bfloat16: what this machine can do. A token is 6 x parameters FLOP.
+    machine         2048-cubed products in bfloat16, the machine's peak rate. A token costs 6 x parameters FLOP.
 
-A ratio is the median of the ratios within each turn. On a machine with other work on it, threads wait for each other
-and ratios of times say little; so everything is counted in CPU seconds too, and ``--threads 1`` makes those exact.
+We compute a ratio within each turn and report the median. On a busy machine threads wait for each other and ratios of
+wall time mean little, so everything is also given in CPU seconds, which ``--threads 1`` makes exact.
 
-``--mini`` instead trains the mini preset for 200 steps in fp32 and in bfloat16 with several seeds, and prints the
-losses with their spread. ``--quick`` makes everything tiny: whether it works, its numbers mean nothing. Ends with one
-JSON line.
+Instead, ``--mini`` trains the mini preset for 200 steps in fp32 and in bfloat16 with several seeds, and prints losses
+with their spread. ``--quick`` uses tiny sizes to check that it works; its numbers mean nothing. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ Result = dict[str, Any]
 
 
 def make_corpus(lake_root: Path, n_tokens: int) -> None:
-    """A ``tokens`` dataset of the documentation of installed packages, as the demo has it; every twentieth document is
-    for validation.
+    """Make a ``tokens`` dataset from the documentation of installed packages, like the demo's; every twentieth
+    document is for validation.
     """
     from data.bpe import END_OF_TEXT, encode
     from data.lake.store import Lake, write_parquet
@@ -81,7 +80,7 @@ def make_corpus(lake_root: Path, n_tokens: int) -> None:
 
 
 def run_ours(folder: Path, size: Result) -> Result:
-    """In a child: the seconds of each step, and of these the seconds in the loader."""
+    """In a child: train; returns the seconds of each step and the seconds spent in the loader."""
     from data.lake.store import Lake
     from model import world
     from model.config import ModelConfig, TrainConfig
@@ -155,7 +154,7 @@ def _ours(kind: str, folder: Path, size: Result) -> Result:
 
 
 def _rates(results: dict[str, list[Result]], size: Result, prefix: str = "") -> dict[str, list[float]]:
-    """Tokens a second of each, turn by turn; with ``cpu_``, a CPU second. Of the machine, what it could do."""
+    """Tokens/s of each subject, turn by turn; per CPU second with the prefix ``cpu_``."""
     a_token = 6 * results["ours"][0]["parameters"]
     rates = {"machine": [one[f"{prefix}flops"] / a_token for one in results["machine"]]}
     for name in results.keys() - rates.keys():
@@ -164,13 +163,13 @@ def _rates(results: dict[str, list[Result]], size: Result, prefix: str = "") -> 
 
 
 def _ratios(rates: dict[str, list[float]]) -> dict[str, float]:
-    """Ours by each other's."""
+    """Our rate divided by each other rate."""
     others = (name for name in rates if name != "ours")
     return {name: round(median(a / b for a, b in zip(rates["ours"], rates[name], strict=True)), 3) for name in others}
 
 
 def compare(folder: Path, size: Result, turns: int, nanogpt: Path | None) -> Result:
-    """The turns of everybody, their table, and the JSON line."""
+    """Run all turns and print the table; returns the JSON of the last line."""
     peers = ["transformers", *(["nanogpt", "nanogpt-bf16"] if nanogpt else [])]
     results: dict[str, list[Result]] = {name: [] for name in ("ours", "machine", *peers)}
     tokens = str(next((folder / "cache").glob("corpus-*/train.bin")))
@@ -185,13 +184,15 @@ def compare(folder: Path, size: Result, turns: int, nanogpt: Path | None) -> Res
     parameters = results["ours"][0]["parameters"]
     flops = [one["flops"] for one in results["machine"]]
     waits = [one["loader_s"] / sum(one["seconds"]) for one in results["ours"]]
-    print(f"{parameters:,} parameters, {size['batch']} x {size['context']} tokens a step, {turns} turns")
+    print(f"{parameters:,} parameters, {size['batch']} x {size['context']} tokens per step, {turns} turns")
     for name in ("ours", *peers):
         memory = max(one["peak_rss_mb"] for one in results[name])
         versus = ""
         if name != "ours":
-            versus = f"  ours / it {ratios[name]:.2f}, by CPU seconds {cpu_ratios[name]:.2f} (goal {GOALS[name]})"
-        print(f"  {name:13}{median(rates[name]):8.1f} tokens/s{median(cpu_rates[name]):8.1f} a CPU second", end="")
+            versus = (
+                f"  ours is {ratios[name]:.2f} times that, {cpu_ratios[name]:.2f} by CPU seconds (goal {GOALS[name]})"
+            )
+        print(f"  {name:13}{median(rates[name]):8.1f} tokens/s{median(cpu_rates[name]):8.1f} per CPU second", end="")
         print(f"  {memory:7,.0f} MB{versus}")
     print(f"  machine: {median(flops) / 1e9:,.0f} GFLOP/s in bfloat16; ours is {ratios['machine']:.0%} of it, ", end="")
     print(f"by CPU seconds {cpu_ratios['machine']:.0%} (goal 55 %)")
@@ -222,7 +223,7 @@ def compare(folder: Path, size: Result, turns: int, nanogpt: Path | None) -> Res
 
 
 def mini(folder: Path, seeds: int, steps: int, *, is_quick: bool) -> Result:
-    """The validation loss of the mini preset after some steps, in fp32 and in bfloat16, seed by seed."""
+    """The validation loss of the mini preset after ``steps`` steps in fp32 and in bfloat16, for each seed."""
     found: dict[str, list[float]] = {}
     peaks = []
     for precision in ("float32", "bfloat16"):
@@ -237,7 +238,7 @@ def mini(folder: Path, seeds: int, steps: int, *, is_quick: bool) -> Result:
             f"  {precision:10} {mean(found[precision]):.4f} +- {spread:.4f}   {[round(x, 4) for x in found[precision]]}"
         )
     apart = mean(b - a for a, b in zip(found["float32"], found["bfloat16"], strict=True))
-    print(f"  bfloat16 - float32: {apart:+.4f} nats a token")
+    print(f"  bfloat16 - float32: {apart:+.4f} nats/token")
     losses = {name: [round(loss, 5) for loss in of] for name, of in found.items()}
     return {
         "bench": "train-mini",
@@ -253,11 +254,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6, help="of each in a turn; the first is left out")
-    parser.add_argument("--threads", type=int, help="of each process, instead of one a core")
+    parser.add_argument("--steps", type=int, default=6, help="steps of each subject per turn; the first does not count")
+    parser.add_argument("--threads", type=int, help="threads of each process, instead of one per core")
     parser.add_argument("--mini", action="store_true", help="compare the losses of fp32 and bfloat16 instead")
-    parser.add_argument("--seeds", type=int, default=3, help="of --mini")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it works, not how fast it is")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of --mini")
+    parser.add_argument(
+        "--quick", action="store_true", help="use tiny sizes to check that it works; the numbers mean nothing"
+    )
     parser.add_argument("--run", nargs=3, metavar=("KIND", "FOLDER", "SIZE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
@@ -267,7 +270,7 @@ def main() -> None:
     if arguments.nanogpt and not (arguments.nanogpt / "model.py").is_file():
         parser.error(f"--nanogpt {arguments.nanogpt}: no model.py there; name a checkout of nanoGPT")
     if arguments.threads:
-        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of the children
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # children inherit it
     with tempfile.TemporaryDirectory(prefix="webtext-bench-") as name:
         folder = Path(name)
         make_corpus(folder / "lake", 50_000 if arguments.quick else 2_000_000)
@@ -278,7 +281,7 @@ def main() -> None:
         from data.lake.store import Lake
         from model.loader import open_corpus
 
-        open_corpus(Lake(folder / "lake"), (SNAPSHOT,), folder / "cache")  # the peers read its file of tokens
+        open_corpus(Lake(folder / "lake"), (SNAPSHOT,), folder / "cache")  # peers read its file of tokens
         size = {**(TINY if arguments.quick else SIZE), "steps": 3 if arguments.quick else arguments.steps}
         nanogpt = arguments.nanogpt.absolute() if arguments.nanogpt else None
         print(json.dumps(compare(folder, size, 1 if arguments.quick else arguments.turns, nanogpt)))

@@ -1,4 +1,4 @@
-"""The crawl benchmark at its smallest: every scenario runs, counts what it must, and ends with its JSON line.
+"""The crawl benchmark at its smallest: every scenario runs, settles all its links, and ends with its JSON line.
 
 No timing is asserted.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.crawl import QUICK, Web, curve
+from benchmarks.crawl import QUICK, CrawlServer, curve
 from benchmarks.crawl_server import MARK, template
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def _bench(scenario: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.crawl", "--quick", "--only", scenario, "--folder", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert list(folder.iterdir()) == []  # lakes are removed
+    assert list(folder.iterdir()) == []  # the lakes are gone
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert result["bench"] == "crawl"
     assert result.keys() >= {"ratios", "ours", "peers", "peak_rss_mb", "machine"}
@@ -46,7 +46,7 @@ def test_speed_compares_the_same_pages(tmp_path: Path) -> None:
     assert result["ratios"].keys() == {"pages_per_cpu_s_vs_scrapy", "pages_per_cpu_s_vs_bare"}
     ours = result["ours"]["speed"]
     assert ours["pages_per_cpu_s"] == pytest.approx(pages / ours["cpu_s"], rel=0.01)
-    # Each page is stored, none as a repeat of another: 60 kB of such text take about 17 kB.
+    # Every page is stored, none as a duplicate: 60 kB of such text compress to about 17 kB.
     assert 0.2 < ours["warc_bytes"] / (pages * QUICK.page_bytes) < 0.4
 
 
@@ -54,7 +54,7 @@ def test_memory_is_sampled_while_all_links_are_fetched(tmp_path: Path) -> None:
     result = _bench("memory", tmp_path)
     memory = result["ours"]["memory"]
     assert memory["counts"] == {"ok": QUICK.memory_hosts * QUICK.memory_links_per_host}
-    assert memory["rss_mb_at"].keys() == {"5%", "25%", "50%", "75%", "100%"}  # of so short a run they mean nothing
+    assert memory["rss_mb_at"].keys() == {"5%", "25%", "50%", "75%", "100%"}  # meaningless values in so short a run
     assert result["ratios"].keys() == {"rss_at_100%_vs_25%"}
 
 
@@ -101,7 +101,7 @@ def _ask(address: tuple[str, int], path: str) -> bytes:
 
 
 def test_the_server_gives_every_address_its_own_pages() -> None:
-    with Web(60_000) as web:
+    with CrawlServer(60_000) as web:
         pages = [_ask((host, web.port), path) for host in ("127.0.0.1", "127.1.2.3") for path in ("/a", "/b")]
         assert len(set(pages)) == 4
         assert {len(page) for page in pages} == {60_000}
@@ -111,9 +111,9 @@ def test_the_server_gives_every_address_its_own_pages() -> None:
 
 
 def test_slow_addresses_get_one_byte_a_second() -> None:
-    with Web(1_000, "127.200.0.0/16") as web:
+    with CrawlServer(1_000, "127.200.0.0/16") as web:
         started = time.monotonic()
-        assert b"Disallow" in _ask(("127.200.0.2", web.port), "/robots.txt")  # an even one: only its pages are slow
+        assert b"Disallow" in _ask(("127.200.0.2", web.port), "/robots.txt")  # an even address: only its pages are slow
         assert len(_ask(("127.0.0.1", web.port), "/page")) == 1_000
         assert time.monotonic() - started < 5
         for host, path, at_once in (("127.200.0.1", "/robots.txt", b"H"), ("127.200.0.2", "/page", b"\r\n\r\n<")):

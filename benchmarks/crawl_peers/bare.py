@@ -1,8 +1,8 @@
-"""A bare aiohttp loop: what the least that can be called a crawl costs. No robots.txt, no limits, bodies thrown away.
+"""A bare aiohttp loop, the least that a crawl can cost: no robots.txt, no limits, bodies discarded.
 
     python -m benchmarks.crawl_peers.bare URLS CONNECTIONS
 
-The URLs of one host are asked for in turn on one connection; CONNECTIONS hosts at once.
+Requests the URLs of a host in turn on one connection, CONNECTIONS hosts at once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from benchmarks.crawl_peers.meter import Meter
+from benchmarks.crawl_peers.stopwatch import Stopwatch
 from data.process import die_with_parent
 
 
 async def crawl(urls: list[str], connections: int) -> int:
-    """How many pages came whole."""
+    """Fetch the URLs; returns the number of complete pages."""
     hosts = iter([list(of_host) for _, of_host in groupby(sorted(urls), key=lambda url: urlsplit(url).netloc)])
     pages = 0
 
@@ -40,9 +40,9 @@ async def crawl(urls: list[str], connections: int) -> int:
 def main() -> None:
     die_with_parent()
     urls, connections = Path(sys.argv[1]).read_text().split(), int(sys.argv[2])
-    with Meter() as meter:
+    with Stopwatch() as stopwatch:
         pages = asyncio.run(crawl(urls, connections))
-    meter.print_result(pages)
+    stopwatch.print_result(pages)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Scrapy, set up to be fast: it obeys robots.txt as we do, and writes nothing.
+"""Scrapy with the fastest settings we found: it obeys robots.txt like ours, and writes nothing.
 
     python -m benchmarks.crawl_peers.scrapy_spider URLS CONNECTIONS
 
-One connection a host, as ours, and the event loop that is fastest for it. Off is all that a crawl of a list does not
-need: log, statistics, console, cookies, retries, proxies, the referrer and depth of followed links, the filter of
-duplicates.
+One connection per host, like ours, and Scrapy's fastest event loop. Everything that the crawl of a list does not need
+is off: log, statistics, console, cookies, retries, proxies, referrer, depth and duplicate filter.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import scrapy
 from scrapy.crawler import CrawlerProcess
 from scrapy.http import Response
 
-from benchmarks.crawl_peers.meter import Meter
+from benchmarks.crawl_peers.stopwatch import Stopwatch
 from data.process import die_with_parent
 
 SETTINGS: dict[str, Any] = {
@@ -42,13 +41,14 @@ SETTINGS: dict[str, Any] = {
 
 
 class ListSpider(scrapy.Spider):
-    """Asks for every URL of a list and counts the whole answers."""
+    """Requests every URL of a list and counts the complete pages."""
 
     name = "list"
 
     def __init__(self, urls: list[str]) -> None:
         super().__init__()
-        self.urls, self.pages = urls, 0
+        self.urls = urls
+        self.pages = 0
 
     async def start(self) -> AsyncIterator[Any]:
         for url in self.urls:
@@ -64,11 +64,11 @@ def main() -> None:
     urls, connections = Path(sys.argv[1]).read_text().split(), int(sys.argv[2])
     process = CrawlerProcess(SETTINGS | {"CONCURRENT_REQUESTS": connections})
     crawler = process.create_crawler(ListSpider)
-    with Meter() as meter:
+    with Stopwatch() as stopwatch:
         process.crawl(crawler, urls)
         process.start()
     assert isinstance(crawler.spider, ListSpider)
-    meter.print_result(crawler.spider.pages)
+    stopwatch.print_result(crawler.spider.pages)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The peer: a dump read as the scripts for Pushshift's dumps do it.
+"""The peer reads a dump like the common scripts for Pushshift's dumps.
 
     python benchmarks/links_peers/pushshift.py DUMP.zst
 
-zstandard's stream reader, text lines, ``json.loads``, a few fields of the submissions of 3 points and more that are no
-posts of text. No URL is looked at. Prints one JSON line.
+It uses zstandard's stream reader, text lines and ``json.loads``, and keeps a few fields of link submissions with 3
+points or more. It does not parse URLs. Prints one JSON line.
 """
 
 from __future__ import annotations

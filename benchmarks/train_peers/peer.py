@@ -1,14 +1,14 @@
-"""Another GPT-2 in training, as its own project trains it: a model, an optimizer, batches out of a file of tokens.
+"""Train a peer's GPT-2 like its own project does: its model, its optimizer, batches from a file of tokens.
 
     python benchmarks/train_peers/peer.py PEER '{"tokens": FILE, "layers": 12, ...}'
 
-    nanogpt         nanoGPT's model and its own optimizer (configure_optimizers), fp32: what it does on a CPU as shipped
-                    (run in its folder, as model.py would shadow our package of that name)
+    nanogpt         nanoGPT's model and its own optimizer (configure_optimizers) in fp32, its default on a CPU
+                    (runs in its own folder, because its model.py would shadow our package)
     nanogpt-bf16    the same model under bfloat16 autocast, with fused AdamW
     transformers    GPT2LMHeadModel in fp32, AdamW
 
-A step is what nanoGPT's train.py does: a batch of random windows, forward, backward, clipping, update. Prints one JSON
-line: seconds of each step, the losses, parameters, peak memory.
+A step follows nanoGPT's train.py: a batch of random windows, forward, backward, clipping, update. Prints one JSON line:
+the seconds of each step, the losses, the number of parameters, peak memory.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
     if peer == "transformers":
         model, optimizer = transformers(size)
     else:
-        with contextlib.redirect_stdout(sys.stderr):  # it tells what it makes
+        with contextlib.redirect_stdout(sys.stderr):  # it prints to standard output
             model, optimizer = nanogpt(size, is_fused=peer == "nanogpt-bf16")
     precision = torch.autocast("cpu", torch.bfloat16) if peer == "nanogpt-bf16" else contextlib.nullcontext()
     model.train()
@@ -68,7 +68,9 @@ def main() -> None:
         ids = torch.from_numpy(rows)
         with precision:
             if peer == "transformers":
-                loss = model(ids[:, :-1].contiguous(), labels=ids[:, :-1].contiguous()).loss  # it shifts them itself
+                loss = model(
+                    ids[:, :-1].contiguous(), labels=ids[:, :-1].contiguous()
+                ).loss  # transformers shifts the labels
             else:
                 loss = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())[1]
         loss.backward()

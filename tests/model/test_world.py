@@ -164,6 +164,31 @@ def test_every_machine_verifies_its_copy_of_the_corpus(lake: Lake, tmp_path: Pat
     assert all(torch.allclose(tensor, two[name], atol=1e-5) for name, tensor in one.items())
 
 
+SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+
+@pytest.mark.parametrize("module", ["model.launch", "model.evaluate"])
+@pytest.mark.parametrize(
+    ("set_by_user", "spins"),
+    [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, "30000000000"), ({"GOMP_SPINCOUNT": "77"}, "77")],
+)
+def test_threads_stop_spinning_soon_unless_the_user_decides(
+    module: str, set_by_user: dict[str, str], spins: str
+) -> None:
+    """libgomp prints the value that it uses; a child prints the environment that it inherits."""
+    code = f"import {module}, subprocess, torch; subprocess.run(['env'], check=True)"
+    inherited = {name: value for name, value in os.environ.items() if name not in SPIN_SETTINGS}
+    environment = {**inherited, **set_by_user, "OMP_DISPLAY_ENV": "verbose"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    variables = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert {name: variables[name] for name in SPIN_SETTINGS if name in variables} == (
+        set_by_user or {"GOMP_SPINCOUNT": "1000"}
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
 def test_a_copy_of_another_length_is_refused_without_hashing(lake: Lake, tmp_path: Path) -> None:
     open_corpus(lake, ("2026-10",), tmp_path / "cache")
     (file,) = (tmp_path / "cache").glob("corpus-*/train.bin")
