@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.installed-peers
 
-.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train bench-recipe bench-residual clean install
+.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual clean install
 
 install: $(INSTALLED)
 
@@ -42,7 +42,7 @@ test: lint
 check-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-bench: bench-extraction bench-links bench-crawl bench-train bench-recipe bench-residual
+bench: bench-extraction bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual
 
 bench-extraction: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extraction
@@ -55,6 +55,9 @@ bench-crawl: $(PEERS)
 
 bench-train: $(INSTALLED)
 	$(BIN)/python -m benchmarks.train $(if $(NANOGPT),--nanogpt $(NANOGPT))
+
+bench-loss: $(INSTALLED)
+	$(BIN)/python -m benchmarks.loss
 
 bench-recipe: $(INSTALLED)
 	$(BIN)/python -m benchmarks.recipe --to docs/images/recipe.svg
