@@ -1,21 +1,22 @@
-"""robots.txt by RFC 9309: fetched once for each origin (scheme, host, port) and asked for each path.
+"""robots.txt by RFC 9309: fetched once per origin (scheme, host, port) and checked for every path.
 
     2xx                 its rules, of the first max_robots_bytes
     4xx but 429         no rules, all is allowed (section 2.3.1.3)
     more than five redirects, one that leads nowhere, other 3xx: as 4xx (section 2.3.1.2)
     429, 5xx, time-out, broken answer: nothing is allowed (section 2.3.1.4), for robots_failure_lifetime_s
 
-Where the host itself cannot be reached (no such name, no connection, TLS, forbidden address), its links get that status
-instead: it is what a person wants to know. Redirects are followed to other hosts, as section 2.3.1.2 asks; that is the
-only request that may leave the registrable domain. Crawl-delay is not in the RFC; it is honoured up to a cap.
+If the host itself is unreachable (no such name, no connection, TLS, forbidden address), its links get that status
+instead, because it is more useful. Redirects are followed to other hosts, as section 2.3.1.2 asks; no other request may
+leave the registrable domain. Crawl-delay is not in the RFC; we honour it up to a cap.
 
-The group is chosen here and the rules are matched by Protego, which would take ``User-agent: WebText`` for WebTextBot:
-a group is ours if its name, up to a version, is our product token in any case (section 2.2.1); without such a group the
-one of ``*`` holds. Only the rules of that group are kept, so robots.txt files that list hundreds of robots cost little.
+This module chooses the group, and Protego matches the rules. Protego alone would take ``User-agent: WebText`` for
+WebTextBot. A group is ours if its name, without a version, equals our product token in any case (section 2.2.1).
+Without such a group the one for ``*`` counts. Only the rules of the chosen group are kept, so robots.txt files that
+list hundreds of robots cost little.
 
-``Content-Signal: ai-train=no`` and ``Content-Usage: train-ai=n`` refuse training without forbidding to crawl, for the
-whole site or for a path. They are rules of a group; those in a group of our own are asked first, then those for ``*``,
-then those outside of any group. Sources: contentsignals.org, draft-ietf-aipref-attach, draft-ietf-aipref-vocab.
+``Content-Signal: ai-train=no`` and ``Content-Usage: train-ai=n`` refuse training but allow crawling, for the whole site
+or for a path. They are rules of a group: rules in our own group come first, then rules for ``*``, then rules before any
+group. Sources: contentsignals.org, draft-ietf-aipref-attach, draft-ietf-aipref-vocab.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ _USAGE_LINE = re.compile(r"content-(?:signal|usage)\s*:\s*(?:([/*]\S*)\s+)?(.*)"
 _TOKEN = re.compile(r"\*(?=\s|$)|[A-Za-z0-9_-]+")
 
 Get = Callable[[str], Awaitable[Answer]]
-"""Asks for a robots.txt URL: politely, its body cut at max_robots_bytes. Raises FetchError."""
+"""Fetches a robots.txt URL politely, with its body cut off at max_robots_bytes. Raises FetchError."""
 
 
 @dataclass(frozen=True)
 class Robots:
-    """What an origin says to us. ``failure`` holds for all its URLs, ``rules`` is None where all is allowed.
+    """The rules of an origin for us. ``failure`` applies to all its URLs; ``rules`` is None if all is allowed.
 
-    ``is_failure``: there was no robots.txt to be had, so it has to be asked for again soon; ``retry_after`` is the
-    header of the 429 or 503 that said so. ``size_bytes``: about what the rules take in memory.
+    ``is_failure``: robots.txt could not be fetched, so it must be requested again soon. ``retry_after`` is the header
+    of a 429 or 503. ``size_bytes`` is about the memory that the rules take.
     """
 
     failure: Refusal | None = None
