@@ -34,7 +34,7 @@ from data.errors import InputError
 from data.http.guard import Guard
 from data.lake.manifest import Manifest, Part
 from data.lake.store import Dataset, Lake, is_part_name, parse_part_name, part_name
-from data.pages.answers import BlockReason, Known
+from data.pages.answers import Known, WhyBlocked
 from data.pages.crawl import fetch_links
 from data.pages.crawllog import CrawlLog, CrawlStats
 from data.pages.frontier import Link
@@ -253,7 +253,7 @@ def _budget(
     return Budget(left_s, max(0, int(left * share) - spent))
 
 
-def _block_reason(links: Manifest) -> BlockReason:
+def _block_reason(links: Manifest) -> WhyBlocked:
     """The block rules that the links were chosen by hold for what they redirect to."""
     settings = links.settings
     rules = LinksConfig(profile=settings["profile"], block_domains=tuple(settings["block_domains"]))
