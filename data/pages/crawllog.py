@@ -1,7 +1,7 @@
 """Logs a crawl as JSON lines, for the live view (flows/crawlview.py), for `tail` and `jq`, and for later analysis.
 
 Every crawl task has its own ``CrawlLog``. All tasks of a refresh, in threads or processes, append to one file. A line
-is one ``write`` to a descriptor opened with ``O_APPEND``, so lines of different tasks never mix. A line looks like this:
+is one ``write`` to a descriptor opened with ``O_APPEND``, so lines of different tasks never mix. An example:
 
     {"time": .., "event": "progress", "snapshot": .., "part": .., "seconds": 61.0, <the counters of CrawlStats>,
      "pages_per_s": 41.2, "bytes_per_s": 810000.0, "links_per_s": 60.1, "seconds_left": 240.0, "suppressed": 0}
