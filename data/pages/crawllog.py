@@ -85,7 +85,9 @@ class CrawlLog:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._snapshot, self._now, self._clock = snapshot, now, clock
+        self._snapshot = snapshot
+        self._now = now
+        self._clock = clock
         self._file: int | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,21 +114,21 @@ class CrawlLog:
             self._file = None
 
     def progress(self, stats: CrawlStats) -> None:
-        """A line with the numbers, if one is due. To be called as often as is convenient."""
+        """Write a line with the numbers if one is due. Call it as often as you like."""
         if self._file is None:
             return
         at = self._clock()
         if at < self._next_progress:
             return
-        # One a second for ten minutes, then slower in the same measure as the task has run, down to every five seconds.
+        # One per second for ten minutes, then less often in proportion to the run time, down to one every five seconds.
         every = min(PROGRESS_AT_MOST_EVERY_S, max(PROGRESS_EVERY_S, (at - self._started) / 600))
         self._next_progress = at + every
         self._write("progress", stats, self._numbers(at, stats))
 
     def event(self, stats: CrawlStats, what: str, **fields: Field) -> None:
-        """A line for something that happened: a task's event with all numbers, or a host's with ``fields`` alone.
+        """Write a line for an event: a task's event with all numbers, or a host's event with ``fields`` only.
 
-        One of ``fields`` of a host's event is ``host``.
+        The ``fields`` of a host's event include ``host``.
         """
         if self._file is None:
             return
@@ -184,7 +186,7 @@ class CrawlLog:
 
 
 def _clean(value: Field) -> Field:
-    """Short, valid text without what a URL may hide; numbers as they are."""
+    """Short, valid text without queries and credentials of URLs. Numbers stay as they are."""
     if not isinstance(value, str):
         return value
     text = _QUERY.sub(r"\1?...", _CREDENTIALS.sub("", value[: 10 * MAX_TEXT]))

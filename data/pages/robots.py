@@ -71,7 +71,7 @@ class Robots:
     is_lost: bool = False  # the failure: the connection ended before an answer began
 
     def refusal(self, url: str) -> Refusal | None:
-        """Why a URL of this origin may not be fetched; None if it may."""
+        """Why we may not fetch a URL of this origin; None if we may."""
         if self.rules is not None and not self.rules.can_fetch(url, "*"):
             return PageStatus.ROBOTS_DISALLOWED, "robots.txt"
         if self.failure is not None:
@@ -83,7 +83,7 @@ class Robots:
 
 @dataclass(eq=False)
 class _Group:
-    """The lines for one robot, as they stand; its usage rules as (path, may be trained on)."""
+    """The lines for one robot. Usage rules are pairs of a path and whether training on it is allowed."""
 
     is_named: bool = False
     rules: list[str] = field(default_factory=list)
@@ -91,7 +91,7 @@ class _Group:
 
 
 def parse_robots(body: bytes, config: PagesConfig) -> Robots:
-    """The rules in the bytes of a robots.txt; what is no rule is passed over, in any encoding."""
+    """The rules in a robots.txt of any encoding. Other lines are ignored."""
     text = body.decode("utf-8-sig", errors="replace")
     lines = text.splitlines()
     if len(body) >= config.max_robots_bytes and text[-1:] not in "\r\n":
@@ -120,7 +120,7 @@ def _size_bytes(rule: str) -> int:
 def _groups(lines: Iterable[str], user_agent: str) -> tuple[_Group, _Group, _Group]:
     """The rules for our product token, those for ``*``, and the usage rules before any group.
 
-    Consecutive user-agent lines share a group; lines that are no rule do not end it (section 2.2.4).
+    Consecutive user-agent lines share a group. Lines that are not rules do not end it (section 2.2.4).
     """
     ours, all_robots, outside = _Group(), _Group(), _Group()
     current = [outside]
@@ -152,7 +152,7 @@ def _groups(lines: Iterable[str], user_agent: str) -> tuple[_Group, _Group, _Gro
 
 
 def _usage_rules(usage: list[tuple[str, bool]]) -> Protego | None:
-    """Usage rules as rules of a robots.txt: the longest path that matches decides, and of equal ones the refusal."""
+    """Usage rules as rules of a robots.txt: the longest matching path decides, and a refusal wins a tie."""
     refused = {path for path, allowed in usage if not allowed}
     if not refused:
         return None
@@ -165,7 +165,7 @@ def _protego(rules: list[str]) -> Protego | None:
 
 
 async def fetch_robots(origin: str, get: Get, config: PagesConfig) -> Robots:
-    """Fetch and read an origin's robots.txt; every failure is in the result."""
+    """Fetch and read an origin's robots.txt. Failures are part of the result."""
     url: str | None = f"{origin}/robots.txt"
     for hop in range(MAX_REDIRECTS + 1):
         assert url is not None
@@ -194,14 +194,15 @@ def _failure(error: FetchError, *, is_first: bool) -> Refusal:
 
 
 class RobotsCache:
-    """The robots.txt of the origins a crawl task met last, each for as long as it may be believed.
+    """The robots.txt of the origins that a crawl task used last, each for its lifetime.
 
-    Bounded by ``robots_cache_bytes`` of memory, an entry counting ENTRY_BYTES beside its rules; what was asked for
-    longest ago goes first. What is put last always stays. ``clock`` gives seconds and never goes back.
+    The cache holds ``robots_cache_bytes``; an entry counts ENTRY_BYTES plus its rules. The least recently used entry
+    goes first, and the newest always stays. ``clock`` returns seconds and is monotonic.
     """
 
     def __init__(self, config: PagesConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self.config, self.clock = config, clock
+        self.config = config
+        self.clock = clock
         self.size_bytes = 0
         self._entries: OrderedDict[str, tuple[Robots, float]] = OrderedDict()
 
@@ -209,7 +210,7 @@ class RobotsCache:
         return len(self._entries)
 
     def get(self, origin: str) -> Robots | None:
-        """What the origin said; None if it has to be asked (again)."""
+        """The rules of the origin; None if its robots.txt must be fetched (again)."""
         entry = self._entries.get(origin)
         if entry is None:
             return None
@@ -230,7 +231,7 @@ class RobotsCache:
             self.drop(next(iter(self._entries)))
 
     def drop(self, origin: str) -> None:
-        """Forget what the origin said, if it is known."""
+        """Forget the rules of the origin, if they are known."""
         entry = self._entries.pop(origin, None)
         if entry is not None:
             self.size_bytes -= entry[0].size_bytes + ENTRY_BYTES
