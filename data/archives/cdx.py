@@ -1,18 +1,18 @@
-"""What web archives say about a page (CDX), and the records they keep. Pure: bytes in, captures out.
+"""The indexes of web archives (CDX) and the records they point to. Pure: bytes in, captures out.
 
-    Wayback        one query gives the captures of a URL, nearest to a time first:
+    Wayback        one query returns the captures of a URL, nearest to a time first:
                    /cdx/search/cdx?url=..&output=json&closest=..  ->  [["timestamp", "original", ...], [...], ...]
-                   and /web/TIMESTAMPid_/URL the capture as it was received, its headers as X-Archive-Orig-NAME
-    Common Crawl   collinfo.json lists the crawls with their times; each has an index of its own:
-                   /CRAWL-index?url=..&output=json  ->  a JSON object a line, with file name, offset and length
+                   /web/TIMESTAMPid_/URL returns the raw capture, with its headers as X-Archive-Orig-NAME
+    Common Crawl   collinfo.json lists the crawls with their times; each has its own index:
+                   /CRAWL-index?url=..&output=json  ->  one JSON object per line, with file name, offset and length
                    of the gzip member that holds the WARC record
 
-An archive looks a URL up under a key that leaves out scheme, ``www.``, case and session identifiers, so what it answers
-may be another page. Only rows that name the same page are taken: scheme, ``www.``, tracking parameters, their order
-and a slash at the end may differ, case may not.
+An archive's key for a URL ignores scheme, ``www.``, case and session identifiers, so the captures it returns may be of
+another page. Only rows of the same page count: scheme, ``www.``, tracking parameters, the order of parameters and a
+trailing slash may differ, case may not.
 
-Nothing that an archive says is trusted: what does not parse raises CdxError, a record that is not what the index says
-raises CaptureError. Both carry fixed words.
+Nothing from an archive is trusted. An index that does not parse raises CdxError; a record that does not match its index
+entry raises CaptureError. The texts of both are fixed words.
 
 Sources: the READMEs of internetarchive/wayback (wayback-cdx-server) and webrecorder/pywb (CDXJ Server API); Common
 Crawl's index server; ISO 28500:2017.
@@ -38,8 +38,8 @@ from data.urls.canonical import parse_url
 COMMONCRAWL = "commoncrawl"
 WAYBACK = "wayback"
 
-MAX_ROWS = 50  # asked for at once; a page is in one crawl of Common Crawl a few times at most
-_MAX_RECORD_HEAD_BYTES = 1 << 20  # of a WARC record and of the HTTP message in it, each
+MAX_ROWS = 50  # per query; one crawl of Common Crawl has a page a few times at most
+_MAX_RECORD_HEAD_BYTES = 1 << 20  # for a WARC record's headers, and again for the HTTP headers in it
 _TIMESTAMP = re.compile(r"[0-9]{14}")
 _WWW = re.compile(r"www[0-9]*\.")
 _CRAWL_ID = re.compile(r"CC-MAIN-(\d{4})(?:-(\d{2}|\d{4}))?")
@@ -51,16 +51,16 @@ Headers = list[tuple[str, str]]
 
 
 class CdxError(ValueError):
-    """An archive's answer is not what its interface gives."""
+    """An archive's answer breaks its own interface."""
 
 
 class CaptureError(ValueError):
-    """A capture is not what the index says, or not one that can be used."""
+    """A capture does not match the index, or is not usable."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A capture as an index names it. ``offset`` and ``length`` are of its gzip member, for Common Crawl only."""
+    """A capture in an index. ``offset`` and ``length`` locate its gzip member, for Common Crawl only."""
 
     archive: str
     timestamp: str  # YYYYMMDDhhmmss
@@ -70,13 +70,13 @@ class Candidate:
     length: int = 0
 
     def distance(self, when: datetime) -> tuple[timedelta, str, str]:
-        """Sorts captures by how near they are to a time; of two that are as near, the earlier one is first."""
+        """Sort key: the distance from a time; of two captures at the same distance, the earlier one is first."""
         return abs(captured_at(self.timestamp) - when), self.timestamp, self.archive
 
 
 @dataclass(frozen=True)
-class Crawl:
-    """One of Common Crawl's crawls and when it ran."""
+class CrawlIndex:
+    """One of Common Crawl's crawls, which has an index of its own, and when it ran."""
 
     name: str
     begin: datetime
@@ -88,23 +88,23 @@ class Crawl:
 
 
 def captured_at(timestamp: str) -> datetime:
-    """Raises ValueError if the 14 digits are no time."""
+    """Raises ValueError for anything but 14 digits that are a valid time."""
     if not _TIMESTAMP.fullmatch(timestamp):
         raise ValueError(f"not a timestamp: {timestamp[:20]!r}")
     return datetime.strptime(timestamp, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
 
 
 def page_key(url: str) -> tuple[str, str, str, tuple[str, ...]]:
-    """Equal for two URLs that name the same page. Raises ValueError for what is no URL."""
+    """A key that is equal for two URLs of the same page. Raises ValueError for an invalid URL."""
     parts = parse_url(url)
     return _WWW.sub("", parts.host, count=1), parts.port, parts.path.rstrip("/"), tuple(sorted(parts.query.split("&")))
 
 
 def wayback_query(url: str, when: datetime) -> str:
-    """Path and query that ask for the captures of a URL that are HTML pages, nearest to a time first."""
+    """Path and query for the HTML captures of a URL, nearest to a time first."""
     fields = [
         ("url", url),
-        ("matchType", "exact"),  # or a star at the end of a URL would ask for all that begin so
+        ("matchType", "exact"),  # otherwise a URL that ends with a star would match all URLs with that prefix
         ("output", "json"),
         ("fl", "timestamp,original"),
         ("filter", "statuscode:200"),
@@ -134,8 +134,8 @@ def parse_wayback(body: bytes, url: str, base_url: str) -> list[Candidate]:
     return found
 
 
-def parse_crawls(body: bytes) -> list[Crawl]:
-    """The crawls of a collinfo.json. Raises CdxError if it names none."""
+def parse_crawls(body: bytes) -> list[CrawlIndex]:
+    """The crawls in a collinfo.json. Raises CdxError if there are none."""
     entries = _json(body)
     crawls = [crawl for entry in entries if (crawl := _crawl(entry))] if isinstance(entries, list) else []
     if not crawls:
@@ -143,12 +143,12 @@ def parse_crawls(body: bytes) -> list[Crawl]:
     return crawls
 
 
-def nearest_crawls(crawls: Iterable[Crawl], when: datetime, n: int) -> list[Crawl]:
+def nearest_crawls(crawls: Iterable[CrawlIndex], when: datetime, n: int) -> list[CrawlIndex]:
     return sorted(crawls, key=lambda crawl: crawl.distance(when))[:n]
 
 
-def commoncrawl_query(crawl: Crawl, url: str) -> str:
-    """Path and query that ask one crawl's index for the captures of a URL that are HTML pages."""
+def commoncrawl_query(crawl: CrawlIndex, url: str) -> str:
+    """Path and query for the HTML captures of a URL in one crawl."""
     fields = [
         ("url", url),
         ("matchType", "exact"),
@@ -162,7 +162,8 @@ def commoncrawl_query(crawl: Crawl, url: str) -> str:
 
 def parse_commoncrawl(body: bytes, url: str, base_url: str) -> list[Candidate]:
     """The captures of the page itself. Raises CdxError."""
-    found, n_bad = [], 0
+    found = []
+    n_bad = 0
     for line in body.splitlines():
         row = _json(line)
         if not isinstance(row, dict):
@@ -179,15 +180,15 @@ def parse_commoncrawl(body: bytes, url: str, base_url: str) -> list[Candidate]:
 
 
 def is_empty_commoncrawl(body: bytes) -> bool:
-    """Whether a 404 of the index server says that it has no capture, rather than that there is no such index."""
+    """Whether a 404 from the index server means "no capture" rather than "no such index"."""
     return b"no captures found" in body[:1000].lower()
 
 
 def unpack_record(member: bytes, candidate: Candidate, max_bytes: int) -> tuple[bytes, Headers, bytes]:
     """Status line, headers and decoded body of the response in one gzip member.
 
-    The headers are those the page's own server sent. Raises CaptureError; no more than ``max_bytes`` of a body and
-    1 MB of each head are ever decompressed.
+    The headers are the ones that the page's own server sent. At most ``max_bytes`` of the body and 1 MiB of each head
+    are decompressed. Raises CaptureError.
     """
     stream = zlib.decompressobj(31)
     limit = max_bytes + 2 * _MAX_RECORD_HEAD_BYTES
@@ -223,12 +224,16 @@ def unpack_record(member: bytes, candidate: Candidate, max_bytes: int) -> tuple[
 
 
 def wayback_headers(headers: Iterable[tuple[str, str]]) -> Headers:
-    """The headers the page's own server sent, out of those that came with a raw capture."""
+    """The headers of the page's own server, from the headers of a raw capture."""
     return _original_headers(headers, _WAYBACK_PREFIX, ("content-type",))
 
 
 def _original_headers(headers: Iterable[tuple[str, str]], prefix: str, bare: tuple[str, ...]) -> Headers:
-    """Headers under their own names again. Those without the prefix are the archive's, where ``bare`` is not empty."""
+    """Headers under their original names.
+
+    Headers without the prefix stay if ``bare`` is empty. Otherwise they come from the archive, and only those in
+    ``bare`` stay.
+    """
     pairs = list(headers)
     renamed = {name.lower()[len(prefix) :] for name, _ in pairs if name.lower().startswith(prefix)}
     found = []
@@ -255,14 +260,17 @@ def _check_identity(record: WarcRecord, candidate: Candidate) -> None:
 
 
 def _decoded(body: bytes, headers: Headers, max_bytes: int) -> bytes:
-    """Common Crawl stores bodies decoded, and until 2018 left ``Content-Encoding: gzip`` in the headers of such bodies.
+    """The body without its content encoding.
 
-    So the header counts only where the body bears it out.
+    Common Crawl stores bodies decoded, and until 2018 it left ``Content-Encoding: gzip`` in their headers. So the
+    header counts only if the body begins like gzip.
     """
     encodings = {value.strip().lower() for name, value in headers if name.lower() == "content-encoding"}
     if not body.startswith(b"\x1f\x8b") or not encodings & {"gzip", "x-gzip"}:
         return body
-    decoder, pieces, n_bytes = decoder_of("gzip"), [], 0
+    decoder = decoder_of("gzip")
+    pieces = []
+    n_bytes = 0
     try:
         for source in (decoder.feed(body), decoder.finish()):
             for piece in source:
@@ -276,7 +284,7 @@ def _decoded(body: bytes, headers: Headers, max_bytes: int) -> bytes:
 
 
 def _is_page(timestamp: str, original: str, url: str) -> bool:
-    """Whether a row is a capture of the page itself, at a time that there was."""
+    """Whether a row is a capture of the page itself, at a valid time."""
     try:
         captured_at(timestamp)
         return page_key(original) == page_key(url)
@@ -284,8 +292,8 @@ def _is_page(timestamp: str, original: str, url: str) -> bool:
         return False
 
 
-def _crawl(entry: Any) -> Crawl | None:
-    """The crawl of one entry of collinfo.json; its times are those it gives, or those its name tells."""
+def _crawl(entry: Any) -> CrawlIndex | None:
+    """The crawl in one entry of collinfo.json. Its times come from the entry, or else from its name."""
     name = entry.get("id") if isinstance(entry, dict) else None
     match = _CRAWL_ID.fullmatch(name) if isinstance(name, str) else None
     if match is None:
@@ -297,11 +305,11 @@ def _crawl(entry: Any) -> Crawl | None:
             begin, end = _times_of_name(int(match[1]), match[2])
         except ValueError:
             return None
-    return Crawl(match[0], begin, end)
+    return CrawlIndex(match[0], begin, end)
 
 
 def _times_of_name(year: int, rest: str | None) -> tuple[datetime, datetime]:
-    """CC-MAIN-2013-20 is named after the ISO week of its end, CC-MAIN-2009-2010 and CC-MAIN-2012 after their years."""
+    """CC-MAIN-2013-20 ended in that ISO week; CC-MAIN-2009-2010 and CC-MAIN-2012 are named after their years."""
     if rest is not None and len(rest) == 2:
         end = datetime.fromisocalendar(year, int(rest), 7).replace(tzinfo=UTC)
         return end - timedelta(weeks=2), end
@@ -317,7 +325,7 @@ def _json(data: bytes) -> Any:
 
 
 def _count(value: Any) -> int | None:
-    """A number of bytes, as text or as a number; None if it is none."""
+    """A number of bytes, from a string or a number; None for anything else."""
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else None
 

@@ -1,6 +1,6 @@
-"""One host of a web archive, asked as a host is crawled: one request at a time, with delays, back-off and a breaker.
+"""One host of a web archive, treated like a host of the crawl: one request at a time, delays, back-off and a breaker.
 
-The caller's clock and sleep are used, so that tests need not wait. Why an archive gave nothing is a Fault.
+The caller passes the clock and the sleep, so that tests need not wait.
 """
 
 from __future__ import annotations
@@ -16,36 +16,39 @@ from multidict import CIMultiDictProxy
 
 from data.archives.cdx import CaptureError
 from data.config import PagesConfig
+from data.http.breaker import Breaker
 from data.http.client import Client
 from data.http.exchange import FetchError, Limits, Wants
 from data.http.retry import backoff_s, retry_after_s
 from data.schema import PageStatus
 
-_BLOCKED_SITE = "AccessControlException"  # the Wayback Machine's word for a site that it does not show
+_BLOCKED_SITE = "AccessControlException"  # the Wayback Machine's word for a site whose owner keeps it out
 
 
 class Fault(StrEnum):
-    """Why an archive gave nothing."""
+    """Why an archive has no page for us."""
 
     UNREACHABLE = "unreachable"  # no connection, or no whole answer
-    BUSY = "busy"  # 429 or 5xx, as often as it was asked
+    BUSY = "busy"  # 429 or 5xx at every attempt
     REFUSED = "refused"  # another answer that is neither 200 nor "no capture"
-    GIVEN_UP = "given_up"  # failed too often in this run, and is not asked again
+    GIVEN_UP = "given_up"  # it failed too often in this run and gets no more requests
     NOT_CDX = "not_cdx"  # its index does not speak CDX
-    BAD_CAPTURE = "bad_capture"  # it has captures, and none can be used
+    BAD_CAPTURE = "bad_capture"  # none of its captures is usable
 
 
 class ArchiveUnavailable(Exception):  # noqa: N818
-    """An archive could not be asked, or has no capture that can be used. The text is made of fixed words."""
+    """An archive failed to answer, or has no usable capture. The text consists of fixed words."""
 
     def __init__(self, archive: str, fault: Fault, detail: str) -> None:
         super().__init__(f"{archive}: {fault} ({detail})")
-        self.archive, self.fault, self.detail = archive, fault, detail
+        self.archive = archive
+        self.fault = fault
+        self.detail = detail
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What an archive answered; the body is empty if it was not wanted."""
+    """An archive's answer. The body is empty if ``wants`` declined it."""
 
     http_status: int
     headers: CIMultiDictProxy[str]
@@ -55,14 +58,14 @@ class Reply:
         return self.http_status == 403 and _BLOCKED_SITE in self.headers.get("X-Archive-Wayback-Runtime-Error", "")
 
     def is_failure(self) -> bool:
-        """Whether the archive itself failed. An answer with a Memento-Datetime is what a page's server once said."""
+        """Whether the archive itself failed. With a Memento-Datetime, the status is the captured page's."""
         if "Memento-Datetime" in self.headers or self.is_blocked_site():
             return False
         return self.http_status in (403, 429) or self.http_status >= 500
 
 
 class ArchiveHost:
-    """A host and its turns. ``clock`` counts seconds, ``now`` is the time of day."""
+    """A host of an archive. ``clock`` counts seconds, ``now`` is the time of day."""
 
     def __init__(
         self,
@@ -73,16 +76,21 @@ class ArchiveHost:
         now: Callable[[], datetime],
         rng: random.Random,
     ) -> None:
-        self.config, self.client, self.sleep, self.clock, self.now, self.rng = config, client, sleep, clock, now, rng
+        self.config = config
+        self.client = client
+        self.sleep = sleep
+        self.clock = clock
+        self.now = now
+        self.rng = rng
         self.lock = asyncio.Lock()
         self.free_at = clock() + config.host_delay_s
-        self.failures = 0  # in a row
-        self.was_opened = False  # the breaker, since the last success
+        self.breaker = Breaker()
         self.is_given_up = False
 
     async def get(self, archive: str, url: str, limits: Limits, wants: Wants, extra: Mapping[str, str]) -> Reply:
-        """Raises ArchiveUnavailable, or CaptureError for a body that breaks a limit or its encoding."""
-        config, attempt = self.config, 0
+        """Raises ArchiveUnavailable, or CaptureError for a body that exceeds a limit or has a broken encoding."""
+        config = self.config
+        attempt = 0
         async with self.lock:
             while True:
                 if self.is_given_up:
@@ -97,7 +105,7 @@ class ArchiveHost:
                     wait_s = 0.0
                 else:
                     if not reply.is_failure():
-                        self.failures, self.was_opened = 0, False
+                        self.breaker.succeed()
                         return reply
                     kind = Fault.REFUSED if reply.http_status == 403 else Fault.BUSY
                     fault = ArchiveUnavailable(archive, kind, str(reply.http_status))
@@ -126,10 +134,9 @@ class ArchiveHost:
 
     def _note_failure(self, attempt: int, retry_after: float) -> None:
         config = self.config
-        self.failures += 1
-        if retry_after > config.max_retry_after_s or self.was_opened:
-            self.is_given_up = True
+        breaker = self.breaker.fail(config.breaker_failures)
+        self.is_given_up = breaker == "given_up" or retry_after > config.max_retry_after_s
         wait_s = max(retry_after, backoff_s(attempt, config, self.rng))
-        if self.failures >= config.breaker_failures:
-            self.was_opened, wait_s = True, max(wait_s, config.breaker_pause_s)
+        if breaker == "opened":
+            wait_s = max(wait_s, config.breaker_pause_s)
         self.free_at = max(self.free_at, self.clock() + wait_s)

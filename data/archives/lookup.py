@@ -1,24 +1,23 @@
-"""A dead page out of a web archive: the capture nearest to the time its link was submitted.
+"""Finds a dead page in web archives: the capture nearest to the time when its link was submitted.
 
-    find(url, submitted_at)   every archive of the settings is asked for its captures of the page
-    (data/archives/cdx.py), and the
-                              nearest three of them all are tried until one can be used
-      -> Capture              200 and HTML, with the headers of the page's own server, so that its opt-outs can be read
-      -> None                 no archive has one
-      raises ArchiveUnavailable   an archive could not be asked, or what it has could not be used: whether there is a
-                              usable capture is not known
+``Archives.find`` asks every configured archive for captures of the page (data/archives/cdx.py) and tries the nearest
+three of them all until one is usable. It ends in one of three ways:
 
-An archive is asked as a host is crawled: one request at a time, ``host_delay_s`` after the end of the one before, and
-once before the first. 429, 5xx and lost connections are asked again after back-off or Retry-After; after
-``breaker_failures`` in a row the archive is left alone for ``breaker_pause_s``, and if it fails then, or asks for more
-than ``max_retry_after_s``, it is given up. This holds for one Archives: make one for a whole run, not one a part.
+    Capture                      200 and HTML, with the headers of the page's own server, which may hold opt-outs
+    None                         no archive has a capture
+    raises ArchiveUnavailable    unknown: an archive did not answer, or its captures were not usable
 
-robots.txt of the archives is not asked for: it tells crawlers which links to follow, and these interfaces are offered
-to programs. A site that the Wayback Machine does not show (its owner asked for that) counts as not being in it. What
-the captured page itself says about its use is for the caller to honour.
+An archive is treated like a host of the crawl: one request at a time, with ``host_delay_s`` before each. 429, 5xx and
+lost connections are repeated after back-off or Retry-After. After ``breaker_failures`` in a row the archive rests for
+``breaker_pause_s``. If the next request fails too, or if the archive demands a pause above ``max_retry_after_s``, it is
+given up. An ``Archives`` remembers all this for as long as it lives.
 
-Cost: the Wayback Machine is asked twice for a page and Common Crawl's index up to ``archive_crawls`` times, so at a
-delay of one second 900 to 1,800 links are settled in an hour. Memory: an answer, its record and its body.
+The robots.txt of the archives is not read: it tells crawlers which links to follow, and these interfaces are made for
+programs. A site that the Wayback Machine hides at its owner's request counts as not archived. The caller honours the
+opt-outs in the captured page.
+
+Cost: two requests per page to the Wayback Machine and up to ``archive_crawls`` to Common Crawl's index. With a delay of
+one second that is 900 to 1,800 links per hour. Memory: an answer, its record and its body.
 Sources: see data/archives/cdx.py; RFC 9110, section 14 (Range).
 """
 
@@ -42,7 +41,7 @@ from data.archives.cdx import (
     Candidate,
     CaptureError,
     CdxError,
-    Crawl,
+    CrawlIndex,
     Headers,
     captured_at,
     commoncrawl_query,
@@ -78,17 +77,17 @@ DEAD = frozenset(
         PageStatus.SERVER_ERROR,
     }
 )
-"""What is looked up. What a site forbids is not: robots.txt, opt-outs, rate limits, forbidden addresses."""
+"""The statuses of links to look up. Refusals are not among them: robots.txt, opt-outs, 429, forbidden addresses."""
 
-_TRIES = 3  # captures of one page that are tried
-_CDX_BYTES = 2_000_000  # of an index's answer: MAX_ROWS rows and collinfo.json are far below
+_TRIES = 3  # how many captures of one page to try
+_CDX_BYTES = 2_000_000  # cap on an index's answer; MAX_ROWS rows and collinfo.json are far smaller
 _ACCEPT = {"Accept": "*/*"}
-_PLAIN = {"Accept": "*/*", "Accept-Encoding": "identity"}  # a range is of the file as it lies there
+_PLAIN = {"Accept": "*/*", "Accept-Encoding": "identity"}  # a range counts bytes of the stored file
 
 
 @dataclass(frozen=True)
 class Capture:
-    """A page as an archive has it, with the headers of the page's own server and the decoded body."""
+    """A page from an archive, with the headers of the page's own server and the decoded body."""
 
     archive: str  # commoncrawl or wayback
     timestamp: str  # YYYYMMDDhhmmss
@@ -102,7 +101,7 @@ class Capture:
 
     @property
     def label(self) -> str:
-        """What the pages table's ``archive`` column holds."""
+        """The value of the pages table's ``archive`` column."""
         return f"{self.archive}:{self.timestamp}"
 
     def content_type(self) -> str:
@@ -110,7 +109,7 @@ class Capture:
         return value.encode(errors="surrogateescape").decode(errors="replace").strip()
 
     def write(self, warc: WarcWriter, taken_at: datetime) -> int:
-        """Append it to a WARC file; the offset of its record."""
+        """Append the page to a WARC file. Returns the offset of its record."""
         raw = [(k.encode(errors="surrogateescape"), v.encode(errors="surrogateescape")) for k, v in self.headers]
         return warc.write_capture(
             self.url,
@@ -124,7 +123,7 @@ class Capture:
 
 
 class Archives:
-    """The archives that ``config.archives`` names. ``find`` may be called by several tasks of one loop at once."""
+    """The archives in ``config.archives``. Several tasks of one loop may call ``find`` at once."""
 
     def __init__(
         self,
@@ -136,19 +135,20 @@ class Archives:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         rng: random.Random | None = None,
     ) -> None:
-        """``clock`` counts seconds and ``now`` is the time of day. Raises InputError for an archive not known."""
+        """``clock`` counts seconds and ``now`` is the time of day. Raises InputError for an unknown archive."""
         for name in config.archives:
             if name not in (COMMONCRAWL, WAYBACK):
-                raise InputError(f"--archive {name!r}: not a web archive known here; use {COMMONCRAWL} or {WAYBACK}")
-        self.config, self.now = config, now
+                raise InputError(f"--archive {name!r}: not a known web archive; use {COMMONCRAWL} or {WAYBACK}")
+        self.config = config
+        self.now = now
         self.urls = config.archive_urls
         self._hosts: dict[str, ArchiveHost] = {}
         self._new_host = partial(ArchiveHost, config, client, sleep, clock, now, rng or random.Random())
-        self._crawls: list[Crawl] = []
+        self._crawls: list[CrawlIndex] = []
         self._crawls_lock = asyncio.Lock()
 
     async def find(self, url: str, submitted_at: datetime | None) -> Capture | None:
-        """The usable capture nearest to ``submitted_at`` (aware; None: to now). Raises ArchiveUnavailable."""
+        """The usable capture nearest to ``submitted_at`` (aware; None means now). Raises ArchiveUnavailable."""
         when = submitted_at or self.now()
         candidates: list[Candidate] = []
         faults: list[ArchiveUnavailable] = []
@@ -187,7 +187,7 @@ class Archives:
         return parse_wayback(reply.body, url, base)
 
     async def _commoncrawl(self, url: str, when: datetime) -> list[Candidate]:
-        """The captures in the nearest crawl that has any. A page that is in none of ``archive_crawls`` is not found."""
+        """The captures in the nearest crawl that has any, out of the nearest ``archive_crawls``."""
         base = self.urls.commoncrawl_index
         async with self._crawls_lock:
             if not self._crawls:
@@ -219,11 +219,12 @@ class Archives:
         except CaptureError as error:
             raise ArchiveUnavailable(candidate.archive, Fault.BAD_CAPTURE, str(error)) from error
         sha1 = hashlib.sha1(body, usedforsecurity=False).digest()
-        url, source_url = candidate.url, candidate.source_url
-        return Capture(candidate.archive, timestamp, url, source_url, 200, status_line, headers, body, sha1)
+        return Capture(
+            candidate.archive, timestamp, candidate.url, candidate.source_url, 200, status_line, headers, body, sha1
+        )
 
     async def _replay(self, candidate: Candidate) -> tuple[str, bytes, Headers, bytes]:
-        """The raw capture of the Wayback Machine. What has no Memento-Datetime is a page of its own."""
+        """The Wayback Machine's raw capture. An answer without Memento-Datetime is a page of the archive itself."""
         config = self.config
         limits = Limits(config.max_wire_bytes, config.max_decoded_bytes, config.max_ratio)
         reply = await self._get(candidate.archive, candidate.source_url, limits, _wants_memento, _ACCEPT)
@@ -244,8 +245,10 @@ class Archives:
         return timestamp, b"HTTP/1.1 200 OK", wayback_headers(reply.headers.items()), reply.body
 
     async def _record(self, candidate: Candidate) -> tuple[bytes, Headers, bytes]:
-        """The record of Common Crawl, by a read of its range."""
-        config, first, last = self.config, candidate.offset, candidate.offset + candidate.length - 1
+        """Common Crawl's record, by a range request."""
+        config = self.config
+        first = candidate.offset
+        last = candidate.offset + candidate.length - 1
         if candidate.length > config.max_wire_bytes:
             raise CaptureError("more than max_wire_bytes")
         extra = {**_PLAIN, "Range": f"bytes={first}-{last}"}
@@ -264,7 +267,7 @@ class Archives:
         return unpack_record(reply.body, candidate, most)
 
     async def _index(self, archive: str, url: str) -> Reply:
-        """An index's answer. Raises CdxError if it is too large to be one."""
+        """An index's answer. Raises CdxError if it is too large for an index."""
         limits = Limits(_CDX_BYTES, _CDX_BYTES)
         try:
             return await self._get(archive, url, limits, lambda code, _: code in (200, 404), _ACCEPT)
@@ -272,7 +275,7 @@ class Archives:
             raise CdxError(str(error)) from error
 
     async def _get(self, archive: str, url: str, limits: Limits, wants: Wants, extra: Mapping[str, str]) -> Reply:
-        """Raises ArchiveUnavailable, or CaptureError for a body that breaks a limit or its encoding."""
+        """Raises ArchiveUnavailable, or CaptureError for a body that exceeds a limit or has a broken encoding."""
         origin = origin_of(url)
         if origin not in self._hosts:
             self._hosts[origin] = self._new_host()

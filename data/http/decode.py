@@ -1,10 +1,10 @@
 """Bounded streaming decompression of HTTP bodies.
 
-What comes out comes in pieces of about 64 kB, however much one chunk of input decompresses to: the caller counts and
-stops. What a body decodes to does not depend on how it was cut into chunks. Only the encodings that are bounded so are
-asked for (``ACCEPT_ENCODING``).
+The output comes in pieces of about 64 KiB, even if one chunk of input decompresses to far more, so the caller can
+count and stop. The decoded body does not depend on how the input was cut into chunks. ``ACCEPT_ENCODING`` names only
+the encodings that can be bounded in this way.
 
-Memory: 32 kB of window a stream for gzip and deflate, at most 16 MB for brotli (its largest window).
+Memory per stream: a window of 32 kB for gzip and deflate, at most 16 MB for brotli.
 Sources: RFC 9110 section 8.4.1, RFC 1950-1952 (deflate, gzip), RFC 7932 (brotli).
 """
 
@@ -21,23 +21,23 @@ _PIECE_BYTES = 1 << 16
 
 
 class DecodeError(ValueError):
-    """The encoding is not one that was asked for, or its data is broken or ends too early."""
+    """The encoding is not in ACCEPT_ENCODING, or its data is broken or ends too early."""
 
 
 class Decoder(Protocol):
-    """One body's stream."""
+    """Decodes one body."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the next bytes of the wire decode to. Raises DecodeError."""
+        """Decode the next bytes. Raises DecodeError."""
         ...
 
     def finish(self) -> Iterator[bytes]:
-        """What is left at the end of the wire. Raises DecodeError if the data is not complete."""
+        """Decode the rest, after the last bytes. Raises DecodeError if the data is incomplete."""
         ...
 
 
 def decoder_of(content_encoding: str) -> Decoder:
-    """The decoder for a Content-Encoding header, empty if there is none. Raises DecodeError if there is no such."""
+    """The decoder for a Content-Encoding header, which may be empty. Raises DecodeError for an unknown encoding."""
     coding = content_encoding.strip().lower()
     if coding in ("", "identity"):
         return _Identity()
@@ -59,11 +59,11 @@ class _Identity:
 
 
 class _Zlib:
-    """gzip with any number of members, or deflate with or without the zlib header that some servers leave out."""
+    """gzip with any number of members, or deflate with or without the zlib header, which some servers leave out."""
 
     def __init__(self, *, is_gzip: bool) -> None:
         self.is_gzip = is_gzip
-        self.head = b""  # what kind of deflate it is shows in its first two bytes
+        self.head = b""  # the first two bytes tell which kind of deflate it is
         self.stream: Any = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -114,8 +114,8 @@ class _Brotli:
     def feed(self, data: bytes) -> Iterator[bytes]:
         self.is_empty = False
         if self.stream.is_finished():
-            return  # what follows the end is passed over, in the same chunk or a later one
-        # The input may be taken in whole while output is still held back, so go on until nothing comes.
+            return  # bytes after the end are ignored, in the same chunk or a later one
+        # brotli may take all input and still hold output back, so go on until it has none.
         while (piece := self._process(data)) or not self.stream.can_accept_more_data():
             yield piece
             data = b""

@@ -1,14 +1,14 @@
 """One HTTP/1.1 exchange: the bytes of an answer in, a whole answer or a typed failure out.
 
-The bytes are parsed by httptools (llhttp, as in Node.js). What it finds is taken as it comes, in the callback that the
-bytes came in: decompressed, counted, hashed. So an exchange costs one wait, and no queue lies between the socket and
-the limits. aiohttp's client session costs three times as much for it (docs/benchmarks.md), and asks for addresses,
-proxies, cookies and second attempts to be switched off; here they do not exist.
+httptools (llhttp, as in Node.js) parses the bytes. Its callbacks decompress, count and hash the body as it arrives. So
+an exchange waits only once, and no queue lies between the socket and the limits. aiohttp's client session costs three
+times as much (docs/benchmarks.md), and its proxies, cookies and second attempts would have to be switched off; here
+they do not exist.
 
-Every limit on what comes stands here: header size and number, wire bytes, decoded bytes, their ratio, silence,
-slowness, total time (data/http/connection.py says when the times are looked at).
+This module enforces every limit on an answer: size and number of headers, wire bytes, decoded bytes, their ratio,
+silence, slowness and total time. data/http/connection.py calls ``check_time``.
 
-Sources: RFC 9112; the leniencies are those of browsers and of aiohttp.
+Sources: RFC 9112. The parser is as lenient as browsers and aiohttp are.
 """
 
 from __future__ import annotations
@@ -32,44 +32,47 @@ from data.warc import HeaderList
 
 SPOOL_BYTES = 1 << 18
 RATIO_FROM_BYTES = 1 << 20
-MAX_HEADER_BYTES = 32_768  # of one header; pages with a Content-Security-Policy above 8 kB are not rare
+MAX_HEADER_BYTES = 32_768  # for one header; a Content-Security-Policy above 8 kB is not rare
 MAX_HEADERS = 128
-_READ_BYTES = 1 << 18  # what a transport hands over at most at once
+_READ_BYTES = 1 << 18  # the most that asyncio's transport passes on at once
 
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
-BROKEN = "not valid HTTP, or cut off"  # how far a broken answer was understood depends on its packets: it is not told
+BROKEN = "not valid HTTP, or cut off"  # one reason for both: which one we see depends on the packets
 
 
 class FetchError(Exception):
-    """An exchange that gave no whole answer. ``lost``: the connection ended before an answer began."""
+    """An exchange that ended without a whole answer. ``lost``: the connection ended before an answer began."""
 
     def __init__(self, status: PageStatus, reason: str, http_status: int | None = None, *, lost: bool = False) -> None:
         super().__init__(f"{status}: {reason}")
-        self.status, self.reason, self.http_status, self.lost = status, reason, http_status, lost
+        self.status = status
+        self.reason = reason
+        self.http_status = http_status
+        self.lost = lost
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps on one body. A body over them is an error, or is cut there if ``cut`` is set."""
+    """Caps on one body. A larger body is an error; with ``cut`` it is cut off there instead."""
 
     wire_bytes: int
     decoded_bytes: int
-    ratio: int = 200  # decoded to wire bytes, from RATIO_FROM_BYTES on
+    ratio: int = 200  # decoded to wire bytes; applies from RATIO_FROM_BYTES on
     cut: bool = False
 
 
 @dataclass
 class Traffic:
-    """What a part has asked of the network so far."""
+    """What a part has sent and received so far."""
 
     requests: int = 0
-    wire_bytes: int = 0  # of bodies, as they were sent
+    wire_bytes: int = 0  # of bodies, before decompression
 
 
 @dataclass(slots=True)
 class Answer:
-    """An HTTP answer. ``body`` is decoded; None if it was not wanted."""
+    """An HTTP answer. ``body`` is decoded; None if ``wants`` declined it."""
 
     url: str
     http_status: int
@@ -88,26 +91,29 @@ class Answer:
             self.body.close()
 
     def text(self, name: str) -> str | None:
-        """A header as text that can be stored; None if there is none."""
+        """A header as valid Unicode; None if it is missing."""
         value: str | None = self.headers.get(name)
         return None if value is None else value.encode(errors="surrogateescape").decode(errors="replace").strip()
 
     def content_type(self) -> str:
-        """Empty if there is none."""
+        """Empty if the header is missing."""
         return self.text("Content-Type") or ""
 
 
 Wants = Callable[[int, CIMultiDictProxy[str]], bool]
-"""Says from status and headers whether the body is to be read."""
+"""Decides by status and headers whether to read the body."""
 
 
 class Body:
-    """A decoded body as it arrives, in memory or beyond SPOOL_BYTES in a file, with its digest and its limits."""
+    """A decoded body as it arrives, with its digest and its limits; in memory, or in a file above SPOOL_BYTES."""
 
     def __init__(self, scratch: Path, limits: Limits, http_status: int) -> None:
-        self.scratch, self.limits, self.http_status = scratch, limits, http_status
-        self.sha1 = hashlib.sha1(usedforsecurity=False)  # what WARC uses
-        self.wire_bytes = self.decoded_bytes = 0
+        self.scratch = scratch
+        self.limits = limits
+        self.http_status = http_status
+        self.sha1 = hashlib.sha1(usedforsecurity=False)  # the digest that WARC uses
+        self.wire_bytes = 0
+        self.decoded_bytes = 0
         self.is_full = False
         self._pieces: list[bytes] = []
         self._file: IO[bytes] | None = None
@@ -134,7 +140,7 @@ class Body:
             self._pieces.clear()
 
     def read(self) -> bytes:
-        """All of it."""
+        """The whole body."""
         if self._file is None:
             return b"".join(self._pieces)
         self._file.seek(0)
@@ -152,7 +158,7 @@ class Body:
 
 
 class Exchange:
-    """A request that was sent and its answer as it comes: the parser's callbacks. ``done`` is set when it is over."""
+    """A request and its answer as it arrives. Its ``on_`` methods are the parser's callbacks; ``done`` ends it."""
 
     def __init__(
         self,
@@ -164,20 +170,27 @@ class Exchange:
         scratch: Path,
         traffic: Traffic,
     ) -> None:
-        self.url, self.request, self.wants, self.limits = url, request, wants, limits
-        self.scratch, self.traffic = scratch, traffic
         self.done = done
+        self.url = url
+        self.request = request
+        self.wants = wants
+        self.limits = limits
+        self.scratch = scratch
+        self.traffic = traffic
         self.started = self.last = time.monotonic()
         self.ends_at = 0.0
         self.received = 0  # bytes of any kind
-        self.is_reusable = False  # the connection, when the exchange is over
+        self.is_reusable = False  # whether the connection may carry another exchange
         self.answer: Answer | None = None
         self._decoder: Decoder | None = None
         self._reason = b""
         self._headers: HeaderList = []
-        self._unfinished = 0  # bytes since the last header or piece of the body, about
+        self._unfinished = 0  # bytes since the last header or piece of the body, approximately
         self._head_received = 0
-        self._is_interim = self._is_complete = self._ends_with_connection = self._keeps_alive = False
+        self._is_interim = False  # a 1xx answer, before the real one
+        self._is_complete = False
+        self._ends_with_connection = False
+        self._keeps_alive = False
         self._failure: BaseException | None = None
         self._parser: Any = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
@@ -188,16 +201,16 @@ class Exchange:
         )
 
     def feed(self, data: bytes) -> None:
-        """Bytes of the answer."""
+        """Take the next bytes of the answer."""
         if self.done.done():
-            self.is_reusable = False  # more than was asked for
+            self.is_reusable = False  # the server sent more than one answer
             return None
         self.last = time.monotonic()
         self.received += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            if self._is_complete and self._failure is None:  # what comes after an answer is no part of it
+            if self._is_complete and self._failure is None:  # the error is behind the answer
                 return self._finish(is_clean=False)
             return self.fail(self._failure or FetchError(PageStatus.PROTOCOL_ERROR, BROKEN))
         self._unfinished += len(data)
@@ -216,11 +229,11 @@ class Exchange:
         return None
 
     def _framed(self) -> int:
-        """Bytes after the packet in which the headers ended: of the body, and of chunks' heads and extensions."""
+        """Bytes after the packet in which the headers ended: the body, and the heads and extensions of its chunks."""
         return self.received - self._head_received
 
     def ended(self, error: BaseException | None) -> None:
-        """The connection was closed (``error`` is None) or lost."""
+        """Note that the connection was closed (``error`` is None) or lost."""
         if self.done.done():
             return
         if error is None and self.answer is not None and self._ends_with_connection:
@@ -237,16 +250,17 @@ class Exchange:
             self.done.set_exception(error)
 
     def close(self) -> None:
-        """It is over, whatever came of it. The parser holds our methods: without it no cycle has to be collected."""
+        """Drop the parser. It holds our methods, a cycle that only the garbage collector would free."""
         self._parser = None
 
     def _count_framing(self, body: Body) -> None:
-        """What was received beside the body is of the budget too."""
+        """Count the bytes around the body, which use up the budget too."""
         self.traffic.wire_bytes += max(0, self._framed() - body.wire_bytes)
 
     def check_time(self, now: float, config: PagesConfig) -> None:
         """Fail if it takes too long."""
-        elapsed_s, code = now - self.started, self._http_status()
+        elapsed_s = now - self.started
+        code = self._http_status()
         if now >= self.ends_at:
             self.fail(FetchError(PageStatus.TIMEOUT, "longer than total_timeout_s", code))
         elif now - self.last >= config.read_timeout_s:
@@ -258,8 +272,9 @@ class Exchange:
 
     def on_message_begin(self) -> None:
         if self._is_complete:
-            raise ValueError("more than was asked for")
-        self._reason, self._headers = b"", []
+            raise ValueError("a second answer")
+        self._reason = b""
+        self._headers = []
 
     def on_status(self, status: bytes) -> None:
         self._reason += status
@@ -313,7 +328,7 @@ class Exchange:
             self._is_interim = False
             return
         self._is_complete = True
-        self._keeps_alive = self._parser.should_keep_alive()  # it has forgotten after this callback
+        self._keeps_alive = self._parser.should_keep_alive()  # valid only inside this callback
 
     def _begin_body(self, answer: Answer) -> None:
         code = answer.http_status
@@ -327,8 +342,9 @@ class Exchange:
         answer.body = Body(self.scratch, self.limits, code)
 
     def _finish(self, *, is_clean: bool = True) -> None:
-        answer, body = self.answer, self.answer.body if self.answer else None
+        answer = self.answer
         assert answer is not None
+        body = answer.body
         if body is not None:
             assert self._decoder is not None
             try:

@@ -1,12 +1,12 @@
-"""Which addresses a socket may be made to.
+"""Which addresses the crawler may connect to.
 
-Links come from strangers, so a link, a redirect or a DNS answer may point into the machine or the network the crawler
-runs in. The check stands where the socket is made: after the name was resolved, for every hop, and for literal
-addresses too, which aiohttp never gives to a resolver. What is checked is what is connected to, so there is no second
-look-up in between (DNS rebinding).
+Links come from strangers, so a link, a redirect or a DNS answer may point into the crawler's own machine or network.
+The guard makes every socket (``Guard.socket``) and checks its address there: after name resolution, on every hop, and
+for literal addresses, which no resolver sees. The socket connects to the address that was checked. There is no second
+look-up in between that could return another one (DNS rebinding).
 
-IPv4 is allowed but for the special-purpose blocks, IPv6 only inside the global unicast block. The lists are written out
-because ``ipaddress.is_global`` changed its meaning between patch releases of Python.
+IPv4 is allowed except for the special-purpose blocks, IPv6 only inside the global unicast block. The lists are written
+out because ``ipaddress.is_global`` changed its meaning between patch releases of Python.
 
 Sources: IANA IPv4 and IPv6 Special-Purpose Address Registries; RFC 6890, RFC 6052 (NAT64), RFC 7526 (6to4 is
 deprecated), RFC 4380 (Teredo).
@@ -21,14 +21,14 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 
+from aiohappyeyeballs import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.connector import AddrInfoType
 
 from data.config import PagesConfig
 from data.errors import InputError
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+IpAddress = IPv4Address | IPv6Address
+IpNetwork = IPv4Network | IPv6Network
 
 PORTS = frozenset({80, 443})
 
@@ -69,17 +69,17 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 class ForbiddenAddress(OSError):  # noqa: N818
     """The guard refused a connection.
 
-    Its text is one of two constants: where every address of a host is refused, aiohttp passes the exception on only
-    if all of them read the same.
+    Its text is one of two constants. If every address of a host fails, ``aiohappyeyeballs.start_connection`` raises
+    the first exception only if all of them have the same text; otherwise it raises a plain OSError.
     """
 
 
 @dataclass(frozen=True)
 class ConnectTo:
-    """For host names matching ``glob`` (lower case, ``*`` and ``?``) the connection goes to this address and port."""
+    """Connects host names that match ``glob`` (lower case, ``*`` and ``?``) to this address and port."""
 
     glob: str
-    address: Address
+    address: IpAddress
     port: int
 
     @classmethod
@@ -91,22 +91,25 @@ class ConnectTo:
             address = ip_address(host.removeprefix("[").removesuffix("]"))
             number = int(port)
         except ValueError:
-            number, address = 0, IPv4Address(0)
+            number = 0
+            address = IPv4Address(0)
         if not glob or not 0 < number < 65536:
-            raise InputError(f"--connect-to {text!r}: write GLOB=ADDR:PORT, for example '*.example=127.0.0.1:8080'")
+            raise InputError(
+                f"--connect-to {text!r}: not a valid rule; write GLOB=ADDR:PORT, such as '*.example=127.0.0.1:8080'"
+            )
         return cls(glob.lower(), address, number)
 
 
 @dataclass(frozen=True)
 class Guard:
-    """The rules of one run. ``allow_net`` opens networks on any port, a ``connect_to`` its one address and port."""
+    """The rules of one run. ``allow_net`` opens networks on any port, ``connect_to`` single addresses and ports."""
 
-    allow_net: tuple[Network, ...] = ()
+    allow_net: tuple[IpNetwork, ...] = ()
     connect_to: tuple[ConnectTo, ...] = ()
 
     @classmethod
     def of(cls, config: PagesConfig) -> Self:
-        """Raises InputError for a setting that cannot be read."""
+        """Raises InputError for a setting that cannot be parsed."""
         networks = []
         for text in config.allow_net:
             try:
@@ -116,7 +119,7 @@ class Guard:
         return cls(tuple(networks), tuple(ConnectTo.parse(text) for text in config.connect_to))
 
     def refusal(self, address: str, port: int) -> str | None:
-        """Why a socket to this literal address may not be made; None if it may."""
+        """Why the crawler may not connect to this literal address; None if it may."""
         ip = _plain(ip_address(address))
         if any(ip in net for net in self.allow_net if net.version == ip.version):
             return None
@@ -131,7 +134,7 @@ class Guard:
         return next((to for to in self.connect_to if fnmatchcase(host.lower(), to.glob)), None)
 
     def socket(self, addr_info: AddrInfoType) -> socket.socket:
-        """A socket for this ``getaddrinfo`` entry; aiohttp's ``socket_factory``. Raises ForbiddenAddress."""
+        """A socket for this ``getaddrinfo`` entry; aiohappyeyeballs' ``socket_factory``. Raises ForbiddenAddress."""
         family, kind, protocol, _, sockaddr = addr_info
         refusal = self.refusal(str(sockaddr[0]), int(sockaddr[1]))
         if refusal is not None:
@@ -139,8 +142,8 @@ class Guard:
         return socket.socket(family, kind, protocol)
 
 
-def is_public(ip: Address) -> bool:
-    """Whether an address belongs to the public Internet. Translated forms are judged by the IPv4 address inside."""
+def is_public(ip: IpAddress) -> bool:
+    """Whether an address belongs to the public Internet. For translated forms the IPv4 address inside decides."""
     ip = _plain(ip)
     if isinstance(ip, IPv4Address):
         return not any(ip in net for net in _FORBIDDEN_V4)
@@ -149,22 +152,24 @@ def is_public(ip: Address) -> bool:
     return ip in _GLOBAL_V6 and not any(ip in net for net in _FORBIDDEN_V6)
 
 
-def _plain(ip: Address) -> Address:
-    """``::ffff:a.b.c.d`` is the IPv4 address a.b.c.d: the kernel connects there."""
+def _plain(ip: IpAddress) -> IpAddress:
+    """``::ffff:a.b.c.d`` becomes a.b.c.d, which is where the kernel connects to."""
     mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
     return ip if mapped is None else mapped
 
 
 class Resolver(AbstractResolver):
-    """Resolves host names: those of ``connect_to`` to their address and port, others by ``inner`` within a time."""
+    """Resolves host names by ``connect_to``, or else by ``inner`` within ``timeout_s``."""
 
     def __init__(self, guard: Guard, inner: AbstractResolver, timeout_s: float) -> None:
-        self.guard, self.inner, self.timeout_s = guard, inner, timeout_s
+        self.guard = guard
+        self.inner = inner
+        self.timeout_s = timeout_s
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Raises OSError, whatever went wrong, which aiohttp reports as a DNS error."""
+        """Raises OSError for every failure; the client turns it into ``dns_failure``."""
         to = self.guard.target(host)
         if to is not None:
             kind = socket.AF_INET if to.address.version == 4 else socket.AF_INET6
@@ -174,7 +179,7 @@ class Resolver(AbstractResolver):
                 found = await self.inner.resolve(host, port, family)
         except TimeoutError:
             raise OSError("no answer in time") from None
-        except UnicodeError as error:  # a label over 63 characters; raised by the idna codec
+        except UnicodeError as error:  # the idna codec: a label of more than 63 characters
             raise OSError("not a host name") from error
         if not found:
             raise OSError("no address")

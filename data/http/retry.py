@@ -1,6 +1,6 @@
-"""When a request is sent again, and after what pause: for the crawl, the live sources and the web archives alike.
+"""Which requests are sent again, and after what pause. The crawl, the live sources and the archive look-up use it.
 
-The random factor keeps requests that failed together from being sent again together.
+The random factor keeps requests that failed together from being repeated together.
 
 Sources: RFC 9110, section 10.2.3; the back-off of crawlee.
 """
@@ -15,17 +15,17 @@ from data.config import PagesConfig
 from data.schema import PageStatus
 
 TRANSIENT = frozenset({PageStatus.RATE_LIMITED, PageStatus.SERVER_ERROR})
-"""A link with one of these is asked again."""
+"""A link with one of these is fetched again."""
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """The seconds a Retry-After header asks for: 0 for a date in the past; None if it says nothing that is valid.
+    """The seconds in a Retry-After header: 0 for a date in the past, None if the header is missing or invalid.
 
-    ``now`` is our clock (aware). Seconds are digits only, as the RFC has it; so ``-5`` and ``1.5`` say nothing.
+    ``now`` is our clock (aware). The RFC allows only digits for seconds, so ``-5`` and ``1.5`` are invalid.
     """
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
-        return float(text[:12])  # more digits are more than any life
+        return float(text[:12])  # 12 digits are 30,000 years
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, IndexError, TypeError, OverflowError):
@@ -34,5 +34,5 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
 
 
 def backoff_s(attempt: int, config: PagesConfig, rng: random.Random) -> float:
-    """The pause before attempt 2, 3, ... (``attempt`` failed ones so far: 1, 2, ...)."""
+    """The pause after failed attempt number ``attempt`` (1, 2, ...)."""
     return config.backoff_s * 2.0 ** min(attempt - 1, 16) * rng.uniform(0.5, 1.5)

@@ -1,4 +1,4 @@
-"""What an HTTP answer means for the link that was asked for: a page, a redirect, or a typed failure."""
+"""What an HTTP answer means for its link: a page, a redirect, or a typed failure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from data.urls.canonical import domain_of
 
 NOT_MODIFIED = 304
 
-BlockReason = Callable[[str], str | None]
-"""Why a redirect target's domain or file type is not wanted; None if it is."""
+WhyBlocked = Callable[[str], str | None]
+"""Why the domain or file type of a redirect's target is blocked; None if it is not."""
 
 
 class Known(NamedTuple):
-    """A page that an earlier refresh fetched: what to ask with, and where its payload lies."""
+    """A page that an earlier refresh fetched: its validators, and where its payload is."""
 
     etag: str | None
     last_modified: str | None
@@ -54,7 +54,7 @@ def status_of(http_status: int) -> PageStatus:
 
 
 def page_body(answer: Answer, user_agent: str) -> bytes:
-    """The body of an answer that is a page we may keep. Raises FetchError for any other answer."""
+    """The body of an answer if it is a page that we may keep. Raises FetchError otherwise."""
     if answer.http_status != 200:
         raise FetchError(status_of(answer.http_status), str(answer.http_status), answer.http_status)
     content_type = answer.content_type()
@@ -63,7 +63,7 @@ def page_body(answer: Answer, user_agent: str) -> bytes:
     if not answer.body.decoded_bytes:
         raise FetchError(PageStatus.EMPTY_BODY, "", 200)
     body = answer.body.read()
-    # What declares no type is HTML if it begins as markup does; decided on the whole body, not on its first packet.
+    # Without a declared type, a body that begins like markup is HTML. The whole body decides, not its first packet.
     if not content_type and not body.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
         raise FetchError(PageStatus.NOT_HTML, "no content type", 200)
     if body.lstrip().startswith(b"%PDF-"):
@@ -74,8 +74,15 @@ def page_body(answer: Answer, user_agent: str) -> bytes:
     return body
 
 
-def redirect_target(answer: Answer, seen: Sequence[str], max_redirects: int, block_reason: BlockReason) -> str:
-    """The URL to go on with. Raises FetchError if the link ends here."""
+def require_no_opt_out(answer: Answer, user_agent: str) -> None:
+    """Raises FetchError if the headers of a 304 forbid the use of the page."""
+    refusal = header_opt_out(answer.headers, user_agent)
+    if refusal is not None:
+        raise FetchError(*refusal, answer.http_status)
+
+
+def redirect_target(answer: Answer, seen: Sequence[str], max_redirects: int, block_reason: WhyBlocked) -> str:
+    """The URL to go on with; ``seen`` holds the URLs so far. Raises FetchError if the link ends here."""
     code = answer.http_status
     location = answer.headers.get("Location")
     if location is None:

@@ -1,20 +1,20 @@
-"""What a crawl is doing, as JSON lines: for the live view (flows/crawlview.py), for `tail` and `jq`, and afterwards.
+"""Logs a crawl as JSON lines, for the live view (flows/crawlview.py), for `tail` and `jq`, and for later analysis.
 
-Every crawl task has a ``CrawlLog`` of its own; all tasks of a refresh, in threads or processes, append to one file. A
-line is one ``write`` to a descriptor opened with ``O_APPEND``, so lines of different tasks never mix. A line says:
+Every crawl task has its own ``CrawlLog``. All tasks of a refresh, in threads or processes, append to one file. A line
+is one ``write`` to a descriptor opened with ``O_APPEND``, so lines of different tasks never mix. An example:
 
     {"time": .., "event": "progress", "snapshot": .., "part": .., "seconds": 61.0, <the counters of CrawlStats>,
      "pages_per_s": 41.2, "bytes_per_s": 810000.0, "links_per_s": 60.1, "seconds_left": 240.0, "suppressed": 0}
 
-Counters are those of this run of the task: what an earlier, killed one sealed is in none of them. ``pages_per_s`` and
-``bytes_per_s`` are since the line before, ``links_per_s`` (links settled) over the last minute, and ``seconds_left`` is
-the links left by that rate: null while it is unknown. Lines of ``begin``, ``seal``, ``pause``, ``resume`` and ``end``
-hold the same numbers; those of single hosts (``breaker_open``, ``breaker_closed``, ``host_deferred``) do not.
+Counters cover this run of the task and not what an earlier, killed run has sealed. ``pages_per_s`` and ``bytes_per_s``
+are since the previous line, ``links_per_s`` (links settled) over the last minute. ``seconds_left`` is the number of
+links left divided by that rate, or null while it is unknown. The task events ``begin``, ``seal``, ``pause``, ``resume``
+and ``end`` have the same numbers; the host events ``breaker_open``, ``breaker_closed`` and ``host_deferred`` do not.
 
-The log is bounded: progress at most once a second (later every five), each kind of event ``MAX_EVENTS`` times a task,
-further ones counted in ``suppressed``, and every text in a line cut at ``MAX_TEXT``: at most about 13 MB a task and
-day. What URLs carry in their query or as credentials is never written. A line that cannot be written (a full disk)
-stops nothing; the next one says how many were ``lost``.
+The log is bounded: one progress line per second (later one every five seconds), ``MAX_EVENTS`` events of each kind per
+task with the rest counted in ``suppressed``, and texts cut off at ``MAX_TEXT``. That is at most 13 MB per task and day.
+Queries and credentials of URLs are never written. If a line cannot be written (a full disk), the crawl goes on, and the
+next line says how many were ``lost``.
 
 Cost: 0.2 us where nothing is due, 20 us for a line.
 """
@@ -85,7 +85,9 @@ class CrawlLog:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._snapshot, self._now, self._clock = snapshot, now, clock
+        self._snapshot = snapshot
+        self._now = now
+        self._clock = clock
         self._file: int | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,21 +114,21 @@ class CrawlLog:
             self._file = None
 
     def progress(self, stats: CrawlStats) -> None:
-        """A line with the numbers, if one is due. To be called as often as is convenient."""
+        """Write a line with the numbers if one is due. Call it as often as you like."""
         if self._file is None:
             return
         at = self._clock()
         if at < self._next_progress:
             return
-        # One a second for ten minutes, then slower in the same measure as the task has run, down to every five seconds.
+        # One per second for ten minutes, then less often in proportion to the run time, down to one every five seconds.
         every = min(PROGRESS_AT_MOST_EVERY_S, max(PROGRESS_EVERY_S, (at - self._started) / 600))
         self._next_progress = at + every
         self._write("progress", stats, self._numbers(at, stats))
 
     def event(self, stats: CrawlStats, what: str, **fields: Field) -> None:
-        """A line for something that happened: a task's event with all numbers, or a host's with ``fields`` alone.
+        """Write a line for an event: a task's event with all numbers, or a host's event with ``fields`` only.
 
-        One of ``fields`` of a host's event is ``host``.
+        The ``fields`` of a host's event include ``host``.
         """
         if self._file is None:
             return
@@ -184,7 +186,7 @@ class CrawlLog:
 
 
 def _clean(value: Field) -> Field:
-    """Short, valid text without what a URL may hide; numbers as they are."""
+    """Short, valid text without queries and credentials of URLs. Numbers stay as they are."""
     if not isinstance(value, str):
         return value
     text = _QUERY.sub(r"\1?...", _CREDENTIALS.sub("", value[: 10 * MAX_TEXT]))

@@ -1,37 +1,41 @@
-"""What fetching one part needs, its budget, and how an exchange fails."""
+"""The job of settling one part's links: what it needs, its budget, and where its rows go."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from aiohttp.abc import AbstractResolver
 
 from data.config import PagesConfig
-from data.pages.answers import BlockReason, Known
+from data.pages.answers import Known, WhyBlocked
 from data.pages.crawllog import CrawlLog, CrawlStats
-from data.pages.outage import UNREACHED
+from data.pages.frontier import Link
 from data.pages.politeness import HostMemory
-from data.pages.robots import Robots
-from data.pages.segments import Segments
+from data.pages.segments import PageRow, Segments
 from data.schema import PageStatus
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop asking: links whose turn has not come by then are deferred."""
+    """When to send no more requests. Links that are still in line then are deferred."""
 
     deadline_s: float | None = None  # from the start of the part
     wire_bytes: int | None = None
 
+    def what_is_over(self, elapsed_s: float, wire_bytes: int) -> str:
+        """The limit that was reached, as rows name it in their reason; empty if there is budget left."""
+        if self.deadline_s is not None and elapsed_s >= self.deadline_s:
+            return "the deadline"
+        return "max_bytes" if self.wire_bytes is not None and wire_bytes >= self.wire_bytes else ""
+
 
 @dataclass(frozen=True)
 class Job:
-    """What fetching one part needs. ``resolver``, ``now`` and ``rng`` are for tests."""
+    """What it takes to settle one part's links. ``resolver``, ``now`` and ``rng`` are for tests."""
 
     config: PagesConfig
     scratch: Path
@@ -39,28 +43,23 @@ class Job:
     memory: HostMemory
     stats: CrawlStats
     log: CrawlLog
-    block_reason: BlockReason
+    block_reason: WhyBlocked
     budget: Budget = Budget()
-    known: Mapping[str, Known] = field(default_factory=dict)  # by the URL that was asked for
+    known: Mapping[str, Known] = field(default_factory=dict)  # by the URL that was requested
     resolver: AbstractResolver | None = None
-    now: Any = lambda: datetime.now(UTC)
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
     rng: random.Random = field(default_factory=random.Random)
 
+    def settle(self, row: PageRow) -> None:
+        """End a link with its row."""
+        self.segments.settle(row)
+        stats = self.stats
+        status = row["status"]
+        stats.settled += 1
+        stats.pages += status == PageStatus.OK
+        stats.by_status[status] += 1
 
-class Failure(NamedTuple):
-    """Why an exchange gave nothing to keep."""
-
-    status: PageStatus
-    reason: str
-    http_status: int | None = None
-    lost: bool = False
-    retry_after: str | None = None
-    robots: Robots | None = None  # set where it was robots.txt that was asked for
-    origin: str = ""
-    at: float = 0.0  # time.monotonic() of the failure
-
-    @property
-    def is_unreached(self) -> bool:
-        """Whether it may be our own network that failed."""
-        is_robots_timeout = self.robots is not None and self.reason.endswith(PageStatus.TIMEOUT)
-        return self.status in UNREACHED or self.lost or is_robots_timeout
+    def hand_off(self, link: Link) -> None:
+        """End a link here: the part that holds its target's domain goes on with it."""
+        self.segments.hand_off(link)
+        self.stats.settled += 1

@@ -1,9 +1,9 @@
-"""Pages that earlier refreshes fetched: what is asked for again is asked for with their ETag and Last-Modified.
+"""Pages that earlier refreshes fetched. The crawl requests them again with their ETag and Last-Modified.
 
-Only the parts of an earlier snapshot that hold the same registrable domains are read: links are partitioned by a hash
-of the domain in every snapshot, so part k of n covers a range of hashes. Of several snapshots the latest counts.
+A part reads only those parts of an earlier snapshot that share its registrable domains: every snapshot divides links by
+a hash of the domain, so part k of n covers a range of hashes. The latest snapshot that has a page counts.
 
-Memory: about 0.5 kB for each known page of the part's domains.
+Memory: about 0.5 kB per known page of the part's domains.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ COLUMNS = [
 
 
 def earlier_pages(lake: Lake, snapshot: str, history: Sequence[str] | None) -> list[Manifest]:
-    """The pages that are asked for with conditions, by name of the snapshot, this one left out.
+    """The pages datasets of earlier snapshots whose pages are requested with conditions, sorted by name.
 
-    ``history`` names snapshots or their variants; those whose pages are not in the lake are passed over. None means
-    those recorded when the dataset was begun, or else all that are published.
+    ``history`` names snapshots or their variants; those without pages in the lake are ignored. None means all published
+    ones. Once the dataset is begun, the snapshots recorded then count instead.
     """
     begun = lake.dataset("pages", snapshot).begun()
     if begun is not None:
@@ -41,7 +41,7 @@ def earlier_pages(lake: Lake, snapshot: str, history: Sequence[str] | None) -> l
 
 
 def known_pages(lake: Lake, snapshots: Sequence[str], domains: set[str], index: int, n_parts: int) -> dict[str, Known]:
-    """Known pages of these domains, which are those of part ``index`` of ``n_parts``, by the URL they were found at."""
+    """Known pages of the domains of part ``index`` of ``n_parts``, by their final URL."""
     found: dict[str, Known] = {}
     wanted = pa.array(sorted(domains), pa.string())
     for snapshot in snapshots:

@@ -1,16 +1,16 @@
-"""What the owner of a page says against its use, beside robots.txt: in its headers, in its markup, for its site.
+"""Opt-outs beside robots.txt: in a page's headers, in its markup, and in a file for the whole site.
 
     X-Robots-Tag, meta robots    noindex, none, noai, unavailable_after a time that is past; to all, or to us by name
     Content-Signal, Content-Usage    ai-train=no, train-ai=n
     tdm-reservation              1, as a header, as a meta element, or for paths in /.well-known/tdmrep.json
 
-``noindex`` asks to be left out of indexes, and a corpus is copied further than any index, so it counts. ``noimageai``,
-``noarchive``, ``nosnippet`` and ``nofollow`` are about other uses than ours. Where several of these speak, one that
-refuses is enough. Reasons are fixed words.
+``noindex`` keeps a page out of indexes. It counts here because a corpus is copied further than any index.
+``noimageai``, ``noarchive``, ``nosnippet`` and ``nofollow`` are about other uses than ours. One refusal among several
+statements is enough. Reasons are fixed words.
 
-A page's markup is looked at in its first HEAD_BYTES and before ``<body``: metas that could refuse are looked for in the
-bytes, and only a page with one is parsed, so that a meta in a comment or a script does not count. About 50 microseconds
-for a news page of 60 kB, 0.25 milliseconds more where it is parsed; linear in HEAD_BYTES whatever the bytes are.
+In the markup only the first HEAD_BYTES before ``<body`` count. A search of the bytes finds meta elements that could
+refuse, and only a page that has one is parsed, so a meta in a comment or a script does not count. This takes about 50
+microseconds for a news page of 60 kB, and 0.25 milliseconds more if the page is parsed. It is linear in HEAD_BYTES.
 
 Sources: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-Robots-Tag, meta robots),
 contentsignals.org, draft-ietf-aipref-attach and -vocab (Content-Usage), www.w3.org/community/reports/tdmrep (TDMRep).
@@ -34,29 +34,29 @@ from data.schema import PageStatus
 from data.urls.canonical import normal_percents
 
 HEAD_BYTES = 131_072
-TAG_BYTES = 1_024  # a robots meta is shorter, and has no > inside of a value
-MAX_DIRECTIVES = 100  # of one value; nobody says more, and a hostile header can hold 30,000
+TAG_BYTES = 1_024  # a robots meta is shorter and has no > inside a value
+MAX_DIRECTIVES = 100  # in one value; real ones have fewer, and a hostile header can hold 30,000
 
 Refusal = tuple[PageStatus, str]
 """A status, and a reason in fixed words."""
 
 _REFUSING = frozenset({"noindex", "none", "noai"})
-# Directives with a value after a colon; any other word before a colon is the name of a robot.
+# Directives with a value after a colon. Any other word before a colon is the name of a robot.
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _AGENT = re.compile(r"\s*([A-Za-z0-9_-]+)\s*:")
 _WORDS = re.compile(r"[\s,;]+")
 _META_WORDS = re.compile(rb"noindex|none|noai|unavailable_after|tdm-reservation")
 
-# What covers training of a generative model, from the drafts so far: first the words for it, then wider ones.
+# The categories in the drafts that cover training of a generative model: first the exact ones, then wider ones.
 _TRAINING = (frozenset({"ai-train", "train-ai", "train-genai", "genai"}), frozenset({"ai", "tdm", "bots", "all"}))
 _ALLOWED = {"yes": True, "y": True, "no": False, "n": False}
 
 
 class TdmRule(NamedTuple):
-    """A rule of tdmrep.json: what its location matches is reserved or not."""
+    """A rule of tdmrep.json: whether the paths that match its location are reserved."""
 
-    pieces: tuple[str, ...]  # of the location, between its asterisks
-    is_whole: bool  # it ends with $, so that the path has to end there
+    pieces: tuple[str, ...]  # the location, split at its asterisks
+    is_whole: bool  # the location ends with $, so the path must end there
     is_reserved: bool
 
 
@@ -78,9 +78,9 @@ def header_opt_out(headers: CIMultiDictProxy[str], user_agent: str, *, now: date
 
 
 def allows_training(value: str) -> bool | None:
-    """What a Content-Signal or Content-Usage value says of training a generative model; None if nothing.
+    """Whether a Content-Signal or Content-Usage value allows training a generative model; None if it says nothing.
 
-    Words for training come before wider ones, and of several for the same a refusal.
+    Categories for training take precedence over wider ones, and a refusal over a permission.
     """
     if not value:
         return None
@@ -97,9 +97,9 @@ def allows_training(value: str) -> bool | None:
 
 
 def _header_word(value: str, user_agent: str, now: datetime | None) -> str | None:
-    """The first word of an X-Robots-Tag header that refuses its use to us."""
+    """The first word of an X-Robots-Tag header that forbids us to use the page."""
     is_ours = True
-    parts = value.split(",", MAX_DIRECTIVES)  # words of the rest are found as well
+    parts = value.split(",", MAX_DIRECTIVES)  # the last part holds all the rest, which is searched too
     for index, part in enumerate(parts):
         begin = 0
         while (agent := _AGENT.match(part, begin)) and agent[1].lower() not in _VALUED:
@@ -113,7 +113,7 @@ def _header_word(value: str, user_agent: str, now: datetime | None) -> str | Non
 
 
 def _refusing_word(part: str, following: list[str], now: datetime | None) -> str | None:
-    """The word of one directive that refuses; ``following`` is the next one, as a date may have a comma."""
+    """The refusing word of one directive. ``following`` is the next directive, because a date may contain a comma."""
     name, colon, value = part.strip().lower().partition(":")
     if name.strip() == "unavailable_after":
         is_past = colon and (_is_past(value, now) or _is_past(",".join([value, *following]), now))
@@ -122,7 +122,7 @@ def _refusing_word(part: str, following: list[str], now: datetime | None) -> str
 
 
 def _is_past(text: str, now: datetime | None) -> bool:
-    """Whether a time (RFC 822, RFC 850 or ISO 8601; UTC if it names no zone) is past. What is no time is not."""
+    """Whether a time (RFC 822, RFC 850 or ISO 8601; UTC without a zone) is past. False for an invalid time."""
     if len(text) > 64:
         return False
     time = None
@@ -156,7 +156,7 @@ def meta_opt_out(body: bytes, user_agent: str, *, now: datetime | None = None) -
 
 
 def _head_end(body: bytes) -> int:
-    """Where the body element begins, at most HEAD_BYTES: the first ``<body`` in no script and no comment, of a few."""
+    """Where the body element begins, at most HEAD_BYTES: the first ``<body`` outside scripts and comments."""
     for spelling in (b"<body", b"<BODY"):
         at = -1
         for _ in range(4):
@@ -174,7 +174,7 @@ def _is_open(body: bytes, opening: bytes, closing: bytes, at: int) -> bool:
 
 
 def _may_refuse(lowered: bytes, agent: bytes) -> bool:
-    """Whether one of the meta tags has both a name that is asked for and a word that refuses."""
+    """Whether one of the meta tags has both a relevant name and a refusing word."""
     for rest in lowered.split(b"<meta")[1:]:
         tag = rest[:TAG_BYTES].partition(b">")[0]
         if (b"robots" in tag or agent in tag or b"tdm-reservation" in tag) and _META_WORDS.search(tag):
@@ -193,7 +193,7 @@ def _metas(head: bytes) -> Iterator[tuple[str, str]]:
 
 
 def parse_tdmrep(body: bytes) -> tuple[TdmRule, ...]:
-    """The rules of a tdmrep.json in their order. What is no rule is passed over; what is no JSON has none."""
+    """The rules of a tdmrep.json in their order. Ignores invalid rules; invalid JSON has no rules."""
     try:
         found = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError:
@@ -212,8 +212,8 @@ def parse_tdmrep(body: bytes) -> tuple[TdmRule, ...]:
 def tdmrep_opt_out(rules: tuple[TdmRule, ...], path: str) -> Refusal | None:
     """Why an origin's tdmrep.json forbids the use of a URL's path and query; None if it does not.
 
-    The first rule whose location matches decides, as TDMRep says. A location matches what it begins with; ``*`` stands
-    for anything, ``$`` at its end for the end.
+    The first rule whose location matches decides, as TDMRep says. A location matches the paths that begin with it;
+    ``*`` matches anything, and ``$`` at the end of the location matches the end of the path.
     """
     path = _bare(normal_percents(path))
     for rule in rules:
@@ -223,12 +223,12 @@ def tdmrep_opt_out(rules: tuple[TdmRule, ...], path: str) -> Refusal | None:
 
 
 def _bare(text: str) -> str:
-    """The two special characters of locations are written with percent signs where they are meant as they stand."""
+    """Decode the percent-encodings of ``$`` and ``*``, by which a location names the characters themselves."""
     return text.replace("%24", "$").replace("%2A", "*")
 
 
 def _matches(rule: TdmRule, path: str) -> bool:
-    """Each piece at its first place after the one before it: what a later place could match, this one can too."""
+    """Match each piece at its first place after the previous piece. A later place could not match more."""
     first, *others = rule.pieces
     if not path.startswith(first):
         return False

@@ -1,13 +1,13 @@
-"""Tells a dead network of our own from dead hosts, so that an outage does not become a million typed failures.
+"""Tells an outage of our own network from dead hosts, so that an outage does not become a million typed failures.
 
-A failure to reach a host (no name, no connection, silence) is held back until another host answers what it was asked
-after the failure, which as a rule takes milliseconds: the network is there, so the failure was the host's. If failures
-pile up instead, or there is nothing else left to ask, hosts that answered before are connected to (a connection, no
-request). If one of them lets us in, the network is there. If none does, it is not: what was held back is asked again
-later, and the task pauses, looking again with growing pauses, for at most network_pause_s.
+The crawl holds back a failure to reach a host (no name, no connection, silence) until another host answers a request
+that was sent after the failure. That usually takes milliseconds, and then the network works and the failure was the
+host's. If failures pile up instead, or nothing else is left to fetch, the crawl connects to hosts that answered before
+(a connection, no request). If one of them accepts, the network works. If none does, the network is down: the crawl
+pauses, looks again with growing pauses for at most network_pause_s, and then fetches the links that it held back.
 
-A network that never worked is no outage: failures are typed at once. So is it where fewer than ``MIN_GOOD`` domains
-have answered: then a host that has died cannot be told from a network that has.
+A network that never worked is not an outage: its failures count at once. So do failures before ``MIN_GOOD`` domains
+have answered, because then a dead host looks the same as a dead network.
 """
 
 from __future__ import annotations
@@ -15,60 +15,71 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
 
-from data.schema import PageStatus
+from data.pages.frontier import Host
+from data.pages.results import Failure
 
-UNREACHED = frozenset({PageStatus.DNS_FAILURE, PageStatus.CONNECT_FAILURE, PageStatus.TIMEOUT})
 MIN_GOOD = 2
 MAX_HELD = 8  # failures in a row that raise suspicion
 _REMEMBERED = 5
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
 
-Held = TypeVar("Held")
 Connects = Callable[[str], Awaitable[bool]]
-"""Whether a connection to an origin can be made."""
+"""Whether an origin accepts a connection."""
 
 
-class Outage(Generic[Held]):
-    """Holds failures back until it is known whose they are."""
+class Outage:
+    """Holds failures back until it is known whose they are. Times are seconds of the caller's clock."""
 
     def __init__(self, connects: Connects) -> None:
         self.connects = connects
-        self.held: list[Held] = []
+        self.held: list[tuple[Host, Failure]] = []  # the oldest first
         self.good: OrderedDict[str, str] = OrderedDict()  # registrable domain -> origin that answered, latest last
-
-    @property
-    def may_hold(self) -> bool:
-        return len(self.good) >= MIN_GOOD
 
     @property
     def is_suspicious(self) -> bool:
         return len(self.held) >= MAX_HELD
 
-    def answered(self, domain: str, origin: str, explains: Callable[[Held], bool] = lambda _: True) -> list[Held]:
-        """A host answered: what was held back is what it looks like, if the answer ``explains`` it; returns that."""
+    def hold(self, host: Host, failure: Failure, now: float) -> bool:
+        """Hold a failure back if our network may be to blame. Returns False if the failure counts now.
+
+        A failure that was held back and released counts.
+        """
+        if failure.held_at or len(self.good) < MIN_GOOD or not failure.is_unreached:
+            return False
+        self.held.append((host, failure._replace(held_at=now)))
+        return True
+
+    def held_for_s(self, now: float) -> float:
+        """How long the oldest failure has been held back; 0 if there is none."""
+        return now - self.held[0][1].held_at if self.held else 0.0
+
+    def answered(self, domain: str, origin: str, asked_at: float) -> list[tuple[Host, Failure]]:
+        """Note that a host answered a request of time ``asked_at``. Releases the failures from before that time."""
         self.good[domain] = origin
         self.good.move_to_end(domain)
         if len(self.good) > _REMEMBERED:
             self.good.popitem(last=False)
         if not self.held:
             return []
-        explained = [held for held in self.held if explains(held)]
-        self.held = [held for held in self.held if not explains(held)]
+        explained = [held for held in self.held if held[1].held_at <= asked_at]
+        self.held = [held for held in self.held if held[1].held_at > asked_at]
         return explained
 
-    def release(self) -> list[Held]:
-        held, self.held = self.held, []
+    def release(self) -> list[tuple[Host, Failure]]:
+        """Release all failures."""
+        held = self.held
+        self.held = []
         return held
 
     async def is_network_down(self) -> bool:
-        """Whether none of the hosts that answered before lets us connect."""
+        """Whether none of the hosts that answered before accepts a connection."""
         return not any(await asyncio.gather(*(self.connects(origin) for origin in self.good.values())))
 
 
 def pauses(limit_s: float) -> list[float]:
-    """How long to wait before each further look, growing; their sum is ``limit_s``."""
+    """The pauses before each further look. They grow, and their sum is ``limit_s``."""
     found: list[float] = []
     pause_s = _FIRST_PAUSE_S
     while (left_s := limit_s - sum(found)) > 0:

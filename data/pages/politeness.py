@@ -1,12 +1,11 @@
-"""What a failure means for its host: how long it is left alone, and when it is given up.
+"""What a failure means for its host: how long the crawl leaves it alone, and when it gives it up.
 
-    Retry-After          kept, in seconds or as a date (RFC 9110, section 10.2.3), up to max_retry_after_s
-    429, 5xx, lost       the link is asked again, after back-off: backoff_s x 2**n x a random 0.5 to 1.5
-    breaker_failures     failures in a row open the host's breaker: nothing is asked for breaker_pause_s, then one link;
-                         if that fails too, the host is given up, if not, the breaker is closed
+    Retry-After          honoured, in seconds or as a date (RFC 9110, section 10.2.3), up to max_retry_after_s
+    429, 5xx, lost       the link is fetched again after back-off: backoff_s x 2**n x a random 0.5 to 1.5
+    breaker_failures     failures in a row open the host's breaker (data/http/breaker.py): no request for
+                         breaker_pause_s, then one link; if that fails too, the host is given up
 
-What a host asked for is kept in the lake's state, so that a restart honours it: see HostMemory. The random factor
-keeps hosts that failed together from being asked again together.
+The lake keeps what a host demanded, so that a restart honours it: see HostMemory.
 
 Sources: RFC 9110; the back-off of crawlee, the politeness of Apache Nutch and StormCrawler.
 """
@@ -21,6 +20,7 @@ import orjson
 
 from data.config import PagesConfig
 from data.errors import InputError
+from data.http.breaker import BreakerState
 from data.lake.store import Lake
 from data.pages.frontier import Host
 from data.schema import PageStatus
@@ -31,47 +31,36 @@ _WEIGHTS = {
     PageStatus.PROTOCOL_ERROR: 1,
     PageStatus.RATE_LIMITED: 1,
     PageStatus.SERVER_ERROR: 1,
-    PageStatus.TIMEOUT: 2,  # holds a connection for long
+    PageStatus.TIMEOUT: 2,  # occupies a connection for long
     PageStatus.TOO_SLOW: 2,
 }
 """Failures of the host rather than of a page, and how much each counts towards breaker_failures."""
 
-_MEMORY_FLUSH_S = 0.2  # saves that come within this time share one file
+_MEMORY_FLUSH_S = 0.2  # changes within this time share one write
 _LONGEST_MEMORY_S = 30 * 86_400.0
 
 
-def note_success(host: Host) -> bool:
-    """The host answered as it should; whether that closed its breaker."""
-    was_opened = host.was_opened
-    host.failures, host.was_opened = 0, False
-    return was_opened
-
-
-def note_failure(host: Host, status: PageStatus, config: PagesConfig) -> str:
-    """Count a failure: ``open`` if the breaker is to be opened now, ``give_up`` if it failed when tried, or empty."""
+def note_failure(host: Host, status: PageStatus, config: PagesConfig) -> BreakerState:
+    """Count a failure at the host's breaker. A failure of a single page counts as a success of the host."""
     weight = _WEIGHTS.get(status, 0)
     if not weight:
-        note_success(host)
-        return ""
-    host.failures += weight
-    if host.was_opened:
-        return "give_up"
-    if host.failures < config.breaker_failures:
-        return ""
-    host.was_opened = True
-    return "open"
+        host.breaker.succeed()
+        return "closed"
+    return host.breaker.fail(config.breaker_failures, weight)
 
 
 class HostMemory:
-    """What hosts asked for: how long not to come, how often. In ``state/hosts/<snapshot>/<part>.json`` of the lake.
+    """The pauses and delays that hosts demanded, in ``state/hosts/<snapshot>/<part>.json`` of the lake.
 
         {"www.example.com": {"until": 1795000000.0, "wait_s": 120.0, "delay_s": 5.0}}
 
-    A wait is never longer than it was when it was noted, whatever became of the machine's clock since.
+    A wait is never longer than ``wait_s``, even if the machine's clock was set back since.
     """
 
     def __init__(self, lake: Lake, snapshot: str, part: str, now: Callable[[], float]) -> None:
-        self.lake, self.names, self.now = lake, ("state", "hosts", snapshot, f"{part}.json"), now
+        self.lake = lake
+        self.names = ("state", "hosts", snapshot, f"{part}.json")
+        self.now = now
         self.own: dict[str, dict[str, float]] = {}
         self.others: dict[str, dict[str, float]] = {}
         self._flush: asyncio.Task[None] | None = None
@@ -86,27 +75,27 @@ class HostMemory:
                             self.others[host] = entry
 
     def wait_s(self, host: str) -> float:
-        """How long a host still wants to be left alone."""
+        """How long the crawl must still leave a host alone."""
         return max(self._left_s(self.own.get(host, {})), self._left_s(self.others.get(host, {})))
 
     def delay_s(self, host: str) -> float:
-        """The crawl-delay that a run of this task before this one found."""
+        """The Crawl-delay that an earlier run of this task found."""
         return self.own.get(host, {}).get("delay_s", 0.0)
 
     def note_delay(self, host: str, delay_s: float) -> None:
-        """Written with the next wait, or at once if nothing is being written."""
+        """Remember a Crawl-delay. It is written in the background."""
         if self.own.get(host, {}).get("delay_s") != delay_s:
             self.own.setdefault(host, {})["delay_s"] = delay_s
             self._start()
 
     async def note_wait(self, host: str, wait_s: float) -> None:
-        """Returns when it is durable."""
+        """Remember a pause. Returns when it is durable."""
         wait_s = min(wait_s, _LONGEST_MEMORY_S)
         self.own.setdefault(host, {}).update(until=self.now() + wait_s, wait_s=wait_s)
         await asyncio.shield(self._start())
 
     async def close(self) -> None:
-        """The task is done: only waits that are not over are kept."""
+        """The task is done: keep only the waits that are not over."""
         if self._flush is not None:
             await self._flush
         self.own = {

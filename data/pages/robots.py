@@ -1,21 +1,22 @@
-"""robots.txt by RFC 9309: fetched once for each origin (scheme, host, port) and asked for each path.
+"""robots.txt by RFC 9309: fetched once per origin (scheme, host, port) and checked for every path.
 
     2xx                 its rules, of the first max_robots_bytes
     4xx but 429         no rules, all is allowed (section 2.3.1.3)
     more than five redirects, one that leads nowhere, other 3xx: as 4xx (section 2.3.1.2)
     429, 5xx, time-out, broken answer: nothing is allowed (section 2.3.1.4), for robots_failure_lifetime_s
 
-Where the host itself cannot be reached (no such name, no connection, TLS, forbidden address), its links get that status
-instead: it is what a person wants to know. Redirects are followed to other hosts, as section 2.3.1.2 asks; that is the
-only request that may leave the registrable domain. Crawl-delay is not in the RFC; it is honoured up to a cap.
+If the host itself is unreachable (no such name, no connection, TLS, forbidden address), its links get that status
+instead, because it is more useful. Redirects are followed to other hosts, as section 2.3.1.2 asks; no other request may
+leave the registrable domain. Crawl-delay is not in the RFC; we honour it up to a cap.
 
-The group is chosen here and the rules are matched by Protego, which would take ``User-agent: WebText`` for WebTextBot:
-a group is ours if its name, up to a version, is our product token in any case (section 2.2.1); without such a group the
-one of ``*`` holds. Only the rules of that group are kept, so robots.txt files that list hundreds of robots cost little.
+This module chooses the group, and Protego matches the rules. Protego alone would take ``User-agent: WebText`` for
+WebTextBot. A group is ours if its name, without a version, equals our product token in any case (section 2.2.1).
+Without such a group the one for ``*`` counts. Only the rules of the chosen group are kept, so robots.txt files that
+list hundreds of robots cost little.
 
-``Content-Signal: ai-train=no`` and ``Content-Usage: train-ai=n`` refuse training without forbidding to crawl, for the
-whole site or for a path. They are rules of a group; those in a group of our own are asked first, then those for ``*``,
-then those outside of any group. Sources: contentsignals.org, draft-ietf-aipref-attach, draft-ietf-aipref-vocab.
+``Content-Signal: ai-train=no`` and ``Content-Usage: train-ai=n`` refuse training but allow crawling, for the whole site
+or for a path. They are rules of a group: rules in our own group come first, then rules for ``*``, then rules before any
+group. Sources: contentsignals.org, draft-ietf-aipref-attach, draft-ietf-aipref-vocab.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ _USAGE_LINE = re.compile(r"content-(?:signal|usage)\s*:\s*(?:([/*]\S*)\s+)?(.*)"
 _TOKEN = re.compile(r"\*(?=\s|$)|[A-Za-z0-9_-]+")
 
 Get = Callable[[str], Awaitable[Answer]]
-"""Asks for a robots.txt URL: politely, its body cut at max_robots_bytes. Raises FetchError."""
+"""Fetches a robots.txt URL politely, with its body cut off at max_robots_bytes. Raises FetchError."""
 
 
 @dataclass(frozen=True)
 class Robots:
-    """What an origin says to us. ``failure`` holds for all its URLs, ``rules`` is None where all is allowed.
+    """The rules of an origin for us. ``failure`` applies to all its URLs; ``rules`` is None if all is allowed.
 
-    ``is_failure``: there was no robots.txt to be had, so it has to be asked for again soon; ``retry_after`` is the
-    header of the 429 or 503 that said so. ``size_bytes``: about what the rules take in memory.
+    ``is_failure``: robots.txt could not be fetched, so it must be requested again soon. ``retry_after`` is the header
+    of a 429 or 503. ``size_bytes`` is about the memory that the rules take.
     """
 
     failure: Refusal | None = None
@@ -70,7 +71,7 @@ class Robots:
     is_lost: bool = False  # the failure: the connection ended before an answer began
 
     def refusal(self, url: str) -> Refusal | None:
-        """Why a URL of this origin may not be fetched; None if it may."""
+        """Why we may not fetch a URL of this origin; None if we may."""
         if self.rules is not None and not self.rules.can_fetch(url, "*"):
             return PageStatus.ROBOTS_DISALLOWED, "robots.txt"
         if self.failure is not None:
@@ -82,7 +83,7 @@ class Robots:
 
 @dataclass(eq=False)
 class _Group:
-    """The lines for one robot, as they stand; its usage rules as (path, may be trained on)."""
+    """The lines for one robot. Usage rules are pairs of a path and whether training on it is allowed."""
 
     is_named: bool = False
     rules: list[str] = field(default_factory=list)
@@ -90,7 +91,7 @@ class _Group:
 
 
 def parse_robots(body: bytes, config: PagesConfig) -> Robots:
-    """The rules in the bytes of a robots.txt; what is no rule is passed over, in any encoding."""
+    """The rules in a robots.txt of any encoding. Other lines are ignored."""
     text = body.decode("utf-8-sig", errors="replace")
     lines = text.splitlines()
     if len(body) >= config.max_robots_bytes and text[-1:] not in "\r\n":
@@ -119,7 +120,7 @@ def _size_bytes(rule: str) -> int:
 def _groups(lines: Iterable[str], user_agent: str) -> tuple[_Group, _Group, _Group]:
     """The rules for our product token, those for ``*``, and the usage rules before any group.
 
-    Consecutive user-agent lines share a group; lines that are no rule do not end it (section 2.2.4).
+    Consecutive user-agent lines share a group. Lines that are not rules do not end it (section 2.2.4).
     """
     ours, all_robots, outside = _Group(), _Group(), _Group()
     current = [outside]
@@ -151,7 +152,7 @@ def _groups(lines: Iterable[str], user_agent: str) -> tuple[_Group, _Group, _Gro
 
 
 def _usage_rules(usage: list[tuple[str, bool]]) -> Protego | None:
-    """Usage rules as rules of a robots.txt: the longest path that matches decides, and of equal ones the refusal."""
+    """Usage rules as rules of a robots.txt: the longest matching path decides, and a refusal wins a tie."""
     refused = {path for path, allowed in usage if not allowed}
     if not refused:
         return None
@@ -164,7 +165,7 @@ def _protego(rules: list[str]) -> Protego | None:
 
 
 async def fetch_robots(origin: str, get: Get, config: PagesConfig) -> Robots:
-    """Fetch and read an origin's robots.txt; every failure is in the result."""
+    """Fetch and read an origin's robots.txt. Failures are part of the result."""
     url: str | None = f"{origin}/robots.txt"
     for hop in range(MAX_REDIRECTS + 1):
         assert url is not None
@@ -193,14 +194,15 @@ def _failure(error: FetchError, *, is_first: bool) -> Refusal:
 
 
 class RobotsCache:
-    """The robots.txt of the origins a crawl task met last, each for as long as it may be believed.
+    """The robots.txt of the origins that a crawl task used last, each for its lifetime.
 
-    Bounded by ``robots_cache_bytes`` of memory, an entry counting ENTRY_BYTES beside its rules; what was asked for
-    longest ago goes first. What is put last always stays. ``clock`` gives seconds and never goes back.
+    The cache holds ``robots_cache_bytes``; an entry counts ENTRY_BYTES plus its rules. The least recently used entry
+    goes first, and the newest always stays. ``clock`` returns seconds and is monotonic.
     """
 
     def __init__(self, config: PagesConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self.config, self.clock = config, clock
+        self.config = config
+        self.clock = clock
         self.size_bytes = 0
         self._entries: OrderedDict[str, tuple[Robots, float]] = OrderedDict()
 
@@ -208,7 +210,7 @@ class RobotsCache:
         return len(self._entries)
 
     def get(self, origin: str) -> Robots | None:
-        """What the origin said; None if it has to be asked (again)."""
+        """The rules of the origin; None if its robots.txt must be fetched (again)."""
         entry = self._entries.get(origin)
         if entry is None:
             return None
@@ -229,7 +231,7 @@ class RobotsCache:
             self.drop(next(iter(self._entries)))
 
     def drop(self, origin: str) -> None:
-        """Forget what the origin said, if it is known."""
+        """Forget the rules of the origin, if they are known."""
         entry = self._entries.pop(origin, None)
         if entry is not None:
             self.size_bytes -= entry[0].size_bytes + ENTRY_BYTES

@@ -1,15 +1,15 @@
-"""What a crawl task has settled, made durable piece by piece.
+"""Makes what a crawl task has settled durable, piece by piece.
 
     part-00007-00003.warc.gz             the pages of a segment, for good
-    segments/part-00007-00003.parquet    its rows, until the part is sealed, and
-             part-00007-00003.handoff.parquet    its links that were redirected to another domain
+    segments/part-00007-00003.parquet    its rows, until the part is sealed
+    segments/part-00007-00003.handoff.parquet    its links that were redirected to another domain
     _parts/segment-part-00007-00003.json its record, written last
 
-A segment is sealed at a size, a number of links or an age. A task that was killed goes on after its last sealed
-segment. When all its links are settled, the rows of all segments are sorted into ``part-00007.parquet`` and the records
-of the segments are removed. In which order and in which segments links were settled is not to be seen in that.
+A segment is sealed at a size, a number of links or an age. A killed task resumes after its last sealed segment. When
+all links are settled, the rows of all segments are sorted into ``part-00007.parquet``, and the segments' records are
+removed. The result does not depend on the order or the segments in which links were settled.
 
-Memory: the rows of one segment; at the end those of the part as Arrow tables.
+Memory: the rows of one segment; at the end the rows of the part as Arrow tables.
 """
 
 from __future__ import annotations
@@ -40,19 +40,20 @@ HANDOFF = pa.schema(
         ("canonical_url", pa.string()),
         ("target_url", pa.string()),
         ("karma", pa.int64()),
-        ("seen", pa.list_(pa.string())),  # the URLs that led to target_url, oldest first; its length is the hops
+        ("seen", pa.list_(pa.string())),  # the URLs that led to target_url, oldest first; one per redirect
     ]
 )
 PREFIX = "segment-"
-PAYLOADS = 50_000  # of a task that are remembered, so that a page which comes again is written as a revisit
-_BUFFER_BYTES = 1 << 20  # of a WARC file: pages are written some 60 at a time
+PAYLOADS = 50_000  # remembered payloads of a task; one that comes again is written as a revisit
+_BUFFER_BYTES = 1 << 20  # for a WARC file: one write for some 60 pages
 _COUNTERS = ("requests", "wire_bytes")
 
-Row = dict[str, Any]
+PageRow = dict[str, Any]
+"""A row of the pages table."""
 
 
-class Exchange(NamedTuple):
-    """What was sent and received: first lines and headers as they were, the body decoded."""
+class PageRecord(NamedTuple):
+    """A page as the WARC file holds it: first lines and headers as sent and received, the body decoded."""
 
     url: str
     at: datetime
@@ -63,7 +64,7 @@ class Exchange(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """Where a payload lies, and which exchange brought it."""
+    """Where a payload is stored, and the URL and time it came from."""
 
     warc_file: str
     offset: int
@@ -73,14 +74,14 @@ class Payload(NamedTuple):
 
 @dataclass
 class _Open:
-    """The segment that is being filled."""
+    """The segment that is open."""
 
     name: str
     path: Path
     file: BinaryIO
     warc: WarcWriter
     began: float
-    rows: list[Row] = field(default_factory=list)
+    rows: list[PageRow] = field(default_factory=list)
     handoffs: list[Link] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
 
@@ -89,7 +90,10 @@ class Segments:
     """The segments of one part. Use it as a context manager; ``finish`` seals the part."""
 
     def __init__(self, dataset: Dataset, part: str, scratch: Path, config: PagesConfig) -> None:
-        self.dataset, self.part, self.scratch, self.config = dataset, part, scratch, config
+        self.dataset = dataset
+        self.part = part
+        self.scratch = scratch
+        self.config = config
         self.sealed, self._n_begun = _whole(dataset, part)
         self.payloads: OrderedDict[bytes, Payload] = OrderedDict()
         self._open: _Open | None = None
@@ -106,7 +110,7 @@ class Segments:
 
     @property
     def wire_bytes(self) -> int:
-        """Of the sealed segments, those of earlier runs of this task included."""
+        """Bytes received for the sealed segments, including those of earlier runs of this task."""
         return sum(part.extra["wire_bytes"] for part in self.sealed)
 
     def settled_urls(self) -> set[str]:
@@ -117,41 +121,39 @@ class Segments:
                 found.update(table["canonical_url"].to_pylist())
         return found
 
-    def page(self, exchange: Exchange) -> tuple[str, int]:
-        """Write a page; returns the WARC file and the offset of its payload, which may be an earlier record's."""
+    def page(self, page: PageRecord) -> tuple[str, int]:
+        """Write a page. Returns the WARC file and the offset of its payload, which may be in an earlier record."""
         segment = self._segment()
-        known = self.payloads.get(exchange.sha1)
+        known = self.payloads.get(page.sha1)
         if known is not None:
-            self.payloads.move_to_end(exchange.sha1)
-            self.revisit(exchange, known.url, known.at, IDENTICAL_PAYLOAD)
+            self.payloads.move_to_end(page.sha1)
+            self.revisit(page, known.url, known.at, IDENTICAL_PAYLOAD)
             return known.warc_file, known.offset
-        offset = segment.warc.write_page(
-            exchange.url, exchange.at, exchange.request, exchange.response, exchange.body, exchange.sha1
-        )
-        self.payloads[exchange.sha1] = Payload(segment.path.name, offset, exchange.url, exchange.at)
+        offset = segment.warc.write_page(page.url, page.at, page.request, page.response, page.body, page.sha1)
+        self.payloads[page.sha1] = Payload(segment.path.name, offset, page.url, page.at)
         if len(self.payloads) > PAYLOADS:
             self.payloads.popitem(last=False)
         return segment.path.name, offset
 
-    def revisit(self, exchange: Exchange, refers_to_url: str, refers_to_date: datetime, profile: str) -> None:
-        """Write that a page is the same as before."""
+    def revisit(self, page: PageRecord, refers_to_url: str, refers_to_date: datetime, profile: str) -> None:
+        """Write a record that says that a page is the same as before."""
         self._segment().warc.write_revisit(
-            exchange.url,
-            exchange.at,
-            exchange.request,
-            exchange.response,
-            exchange.sha1,
+            page.url,
+            page.at,
+            page.request,
+            page.response,
+            page.sha1,
             refers_to_url=refers_to_url,
             refers_to_date=refers_to_date,
             profile=profile,
         )
 
     def capture(self, capture: Capture, taken_at: datetime) -> tuple[str, int]:
-        """Write a page out of a web archive; as ``page``, but never as a revisit."""
+        """Write a page from a web archive, like ``page``, but never as a revisit."""
         segment = self._segment()
         return segment.path.name, capture.write(segment.warc, taken_at)
 
-    def settle(self, row: Row) -> None:
+    def settle(self, row: PageRow) -> None:
         self._segment().rows.append(row)
 
     def hand_off(self, link: Link) -> None:
@@ -161,8 +163,9 @@ class Segments:
         self._segment().counters.update(requests=requests, wire_bytes=wire_bytes)
 
     def is_due(self) -> bool:
-        """Whether the segment has reached its size, number of links or age."""
-        segment, config = self._open, self.config
+        """Whether the open segment has reached its size, number of links or age."""
+        segment = self._open
+        config = self.config
         return segment is not None and (
             segment.warc.size >= config.segment_bytes
             or len(segment.rows) + len(segment.handoffs) >= config.segment_rows
@@ -170,41 +173,44 @@ class Segments:
         )
 
     def rotate(self) -> str | None:
-        """Begin a new segment and seal the present one in a thread; returns its name. Called inside the event loop."""
-        segment, self._open = self._open, None
+        """Close the open segment and seal it in a thread. Returns its name. Call it inside the event loop."""
+        segment = self._open
+        self._open = None
         if segment is None:
             return None
         before = self._sealing[-1] if self._sealing else None
         task = asyncio.create_task(self._seal_after(before, segment))
-        task.add_done_callback(_look_at)  # check() raises the first failure; those after it fail for the same reason
+        task.add_done_callback(_look_at)  # check() raises the first failure; later ones have the same cause
         self._sealing.append(task)
         return segment.name
 
     async def _seal_after(self, before: asyncio.Task[Part] | None, segment: _Open) -> Part:
-        """A segment may refer to payloads of those before it, so it is durable after them."""
+        """Seal a segment after the ones before it, because it may refer to their payloads."""
         if before is not None:
             await asyncio.shield(before)
         return await asyncio.to_thread(self._seal, segment)
 
     async def settle_all(self) -> None:
-        """Seal what is open; returns when all is durable. Raises what went wrong in sealing."""
+        """Seal the open segment. Returns when everything is durable. Raises errors from sealing."""
         self.rotate()
         await self.check(wait=True)
 
     async def check(self, *, wait: bool = False) -> None:
-        """Raise what went wrong in sealing so far."""
+        """Raise an error that sealing met so far."""
         for task in [task for task in self._sealing if wait or task.done()]:
             self.sealed.append(await task)
             self._sealing.remove(task)
 
     def finish(self, dead: frozenset[str] = frozenset()) -> Part:
-        """Sort all rows into the part and seal it; those with a status of ``dead`` go to a file for the next round."""
+        """Sort all rows into the part and seal it. Rows with a status in ``dead`` go to a file for a later round."""
         self.sealed.sort(key=lambda part: part.name)
         handoffs = _sorted(map(self._handoffs, self.sealed), HANDOFF)
-        pages, lost = _sorted(map(self._pages, self.sealed), PAGES), PAGES.empty_table()
+        pages = _sorted(map(self._pages, self.sealed), PAGES)
+        lost = PAGES.empty_table()
         if dead:
             is_dead = pc.is_in(pages["status"], value_set=pa.array(sorted(dead), pa.string()))
-            pages, lost = pages.filter(pc.invert(is_dead)), pages.filter(is_dead)
+            lost = pages.filter(is_dead)
+            pages = pages.filter(pc.invert(is_dead))
         written = {
             f"handoff/{self.part}.parquet": handoffs,
             f"dead/{self.part}.parquet": lost,
@@ -264,9 +270,9 @@ class Segments:
 
 
 def _whole(dataset: Dataset, part: str) -> tuple[list[Part], int]:
-    """The sealed segments of a part, and the first number that none has had.
+    """The sealed segments of a part, and the first unused number.
 
-    One that was torn takes with it those whose rows refer to its payloads.
+    A damaged segment is removed, and with it those whose rows refer to its payloads.
     """
     prefix = f"{PREFIX}{part}-"
     records = dict(sorted(dataset.sealed(lambda name: name.startswith(prefix)).items()))
@@ -287,7 +293,7 @@ def _whole(dataset: Dataset, part: str) -> tuple[list[Part], int]:
 
 
 def remove_segments(dataset: Dataset, segments: list[Part]) -> None:
-    """Remove records and rows of segments whose part is sealed; their WARC files are the part's."""
+    """Remove records and rows of segments. Their WARC files stay, because they belong to the part."""
     for part in segments:
         dataset.lake.remove(*dataset.names("_parts", f"{part.name}.json"))
         for file in part.files:
@@ -308,7 +314,7 @@ def _handoff_file(name: str) -> str:
     return f"segments/{name}.handoff.parquet"
 
 
-def _handoff_row(link: Link) -> Row:
+def _handoff_row(link: Link) -> dict[str, Any]:
     return {"canonical_url": link.canonical_url, "target_url": link.url, "karma": link.karma, "seen": link.seen}
 
 

@@ -1,20 +1,20 @@
-"""The pages stage: every kept link is fetched, and ends in one row.
+"""The pages stage: fetches every kept link, which ends in one row.
 
-    links/<snapshot>/part-00007.parquet  ->  pages/<snapshot>/part-00007.parquet           a row for each link settled
+    links/<snapshot>/part-00007.parquet  ->  pages/<snapshot>/part-00007.parquet           one row per settled link
                                                               part-00007-00000.warc.gz ..   the pages received whole
                                                               handoff/part-00007.parquet    links gone to another domain
                                                               dead/part-00007.parquet       links for the archives
 
-Links are partitioned by registrable domain, so a domain is asked from one part alone and politeness needs no state that
-is shared. A redirect to another domain therefore leaves its part: it is handed off to the next round, whose parts
-(``part-1-00000`` ...) are again whole domains, of the targets. At most ``max_redirects`` rounds follow, and, where
-archives are named, one in which dead links are looked up. Over all rounds each link has exactly one row, so ``rows_in``
-of pages is ``rows_out`` of links.
+Links are partitioned by registrable domain. So only one part sends requests to a domain, and politeness needs no shared
+state. A redirect to another domain therefore leaves its part: it is handed off to the next round, whose parts
+(``part-1-00000`` ...) are partitioned by the targets' domains. At most ``max_redirects`` such rounds follow. If
+archives are configured, a last round looks dead links up. Over all rounds each link has exactly one row, so ``rows_in``
+of pages equals ``rows_out`` of links.
 
-A part is made in segments, which survive a kill (data/pages/segments.py). The byte budget is divided among the parts
-by their number of links, so that parts need not know of each other.
+A part consists of segments, which survive a kill (data/pages/segments.py). The byte budget is divided among the parts
+by their number of links, so parts need not know of each other.
 
-Cost: see docs/benchmarks.md; a round's part reads the whole round's handoffs once, file by file.
+Cost: see docs/benchmarks.md. A part of a later round reads all handoffs of the round before it, file by file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from data.errors import InputError
 from data.http.guard import Guard
 from data.lake.manifest import Manifest, Part
 from data.lake.store import Dataset, Lake, is_part_name, parse_part_name, part_name
-from data.pages.answers import BlockReason, Known
+from data.pages.answers import Known, WhyBlocked
 from data.pages.crawl import fetch_links
 from data.pages.crawllog import CrawlLog, CrawlStats
 from data.pages.frontier import Link
@@ -46,7 +46,7 @@ from data.pages.segments import Segments, remove_segments
 from data.stage import Mapper, StageResult, in_turn, run_stage
 from data.urls.canonical import block_reason, domain_of, part_of
 
-ROUND_PART_LINKS = 20_000  # handed-off links a part of a later round aims at, as LinksConfig.part_links for the first
+ROUND_PART_LINKS = 20_000  # links per part of a later round; LinksConfig.part_links is the same for the first round
 
 
 def run(
@@ -58,10 +58,10 @@ def run(
     history: Sequence[str] | None = None,
     log: Path | None = None,
 ) -> StageResult:
-    """Fetch the links of a snapshot. Raises InputError if there are none, or for a setting that cannot be read.
+    """Fetch the links of a snapshot. Raises InputError if there are none, or for an invalid setting.
 
-    ``history`` names earlier snapshots whose pages are asked for with conditions; None: see known.earlier_pages.
-    ``log`` is a file to which every crawl task appends what it does, as JSON lines.
+    ``history`` names earlier snapshots whose pages are requested with conditions; None: see known.earlier_pages.
+    ``log`` is a file to which every crawl task appends JSON lines.
     """
     Guard.of(config)
     links = lake.dataset("links", snapshot).require()
@@ -83,7 +83,7 @@ def run(
                 f"after later ones were made from it; remove {dataset.label} and run again"
             )
 
-    with lake.lock("crawl"):  # a host knows nothing of snapshots: it is asked by one crawl at a time
+    with lake.lock("crawl"):  # one crawl at a time, because two snapshots may have the same hosts
         outcome = run_stage(
             dataset,
             config,
@@ -149,15 +149,15 @@ def make_part(
             look_up(rows, _submitted(dataset, rows), job)
             return segments.finish()
         left = (link for link in tasks if link.canonical_url not in settled)
-        del tasks  # a link goes when it is settled; the table of a long part needs the memory
+        del tasks  # so that settled links free their memory, which the table of a long part needs
         fetch_links(left, job)
         return segments.finish(LOOKED_UP if config.archives else frozenset())
 
 
 def _tasks(dataset: Dataset, links: Manifest, name: str) -> tuple[list[Link], int, float]:
-    """The links of a part in the order in which they are to be asked, how many parts its round has, its share of them.
+    """The links of a part in order, the number of parts in its round, and the part's share of the round's links.
 
-    Links that an earlier refresh deferred come first, then those of higher karma.
+    Links that an earlier refresh deferred come first, then links with higher karma.
     """
     round_, index = parse_part_name(name)
     if not round_:
@@ -181,13 +181,13 @@ def _tasks(dataset: Dataset, links: Manifest, name: str) -> tuple[list[Link], in
 
 
 def _archive_parts(dataset: Dataset, config: PagesConfig) -> list[str]:
-    """The parts of the archive round, which is the one after all redirects."""
+    """The parts of the archive round, which follows all rounds of redirects."""
     n_dead = sum(part.extra["dead"] for part in _parts(dataset)) if config.archives else 0
     return [part_name(index, config.max_redirects + 1) for index in range(-(-n_dead // ROUND_PART_LINKS))]
 
 
 def _dead_rows(dataset: Dataset, config: PagesConfig, name: str) -> list[dict[str, Any]]:
-    """The rows that a part of the archive round looks up; of higher karma first."""
+    """The rows that a part of the archive round looks up, those with higher karma first."""
     index, n_parts = parse_part_name(name)[1], len(_archive_parts(dataset, config))
     rows = []
     for part in _parts(dataset):
@@ -198,7 +198,7 @@ def _dead_rows(dataset: Dataset, config: PagesConfig, name: str) -> list[dict[st
 
 
 def _submitted(dataset: Dataset, rows: list[dict[str, Any]]) -> dict[str, datetime]:
-    """When the links of rows were first submitted, by canonical URL, where that is known."""
+    """The known times at which the rows' links were first submitted, by canonical URL."""
     links = dataset.lake.dataset("links", dataset.snapshot)
     names = _link_parts(links.require())
     wanted = {part_of(domain_of(row["canonical_url"]), len(names)) for row in rows}
@@ -212,12 +212,12 @@ def _submitted(dataset: Dataset, rows: list[dict[str, Any]]) -> dict[str, dateti
 
 
 def _link_parts(links: Manifest) -> list[str]:
-    """The parts of links that hold rows to fetch; others hold what was counted while reading the sources."""
+    """The parts of links with rows to fetch. The others hold the counts of the sources."""
     return [part.name for part in links.parts if is_part_name(part.name)]
 
 
 def _parts(dataset: Dataset) -> list[Part]:
-    """The sealed parts, by name; not their segments."""
+    """The sealed parts in order of their names, without segments."""
     return [part for _, part in sorted(dataset.sealed(is_part_name).items())]
 
 
@@ -233,9 +233,9 @@ def _n_parts(sources: list[Part]) -> int:
 def _budget(
     dataset: Dataset, config: PagesConfig, deadline_at: float | None, name: str, share: float, spent: int
 ) -> Budget:
-    """What this part may take: of the time all that is left, of the bytes its share of what earlier rounds have left.
+    """The budget of this part: all the time left, and its share of the bytes that earlier rounds have left.
 
-    ``spent``: by earlier runs of this part.
+    ``spent``: bytes that earlier runs of this part have received.
     """
     left_s = None
     if deadline_at is not None and config.deadline_s is not None:  # the clock may have been set back meanwhile
@@ -248,8 +248,8 @@ def _budget(
     return Budget(left_s, max(0, int(left * share) - spent))
 
 
-def _block_reason(links: Manifest) -> BlockReason:
-    """The block rules that the links were chosen by hold for what they redirect to."""
+def _block_reason(links: Manifest) -> WhyBlocked:
+    """The block rules of the links, for the targets of their redirects."""
     settings = links.settings
     rules = LinksConfig(profile=settings["profile"], block_domains=tuple(settings["block_domains"]))
     return lambda url: block_reason(url, rules)

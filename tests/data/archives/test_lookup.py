@@ -294,7 +294,7 @@ async def test_silence(server: ArchiveServer, finder: Finder) -> None:
 
 
 def test_an_unknown_archive(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--archive 'archive.is': not a web archive known here"):
+    with pytest.raises(InputError, match=r"--archive 'archive.is': not a known web archive"):
         Archives(PagesConfig(archives=("archive.is",)), client=None)  # type: ignore[arg-type]
 
 

@@ -5,66 +5,117 @@ from __future__ import annotations
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data.config import PagesConfig
 from data.http.client import Client, Network
+from data.pages.frontier import Domain, Host, Link
 from data.pages.outage import MAX_HELD, MIN_GOOD, Outage, pauses
+from data.pages.results import Failure
+from data.pages.robots import Robots
+from data.schema import PageStatus
 from tests.data.http.hostile import ADDRESSES, NET, Names, Web
 
 
-def _outage(*reachable: str) -> Outage[str]:
+def _outage(*reachable: str) -> Outage:
     async def connects(origin: str) -> bool:
         return origin in reachable
 
     return Outage(connects)
 
 
-def test_nothing_is_held_before_the_network_has_worked() -> None:
-    """For two domains: one host that has died cannot be told from a network that has."""
+def _failure(status: PageStatus = PageStatus.CONNECT_FAILURE, **fields: Any) -> Failure:
+    return Failure(LINK, status, "", **fields)
+
+
+LINK = Link("http://dead.example/", "http://dead.example/", karma=3)
+DEAD = Host("dead.example", Domain("dead.example"), 1.0)
+
+
+def _working(*reachable: str) -> Outage:
+    """An outage whose network has worked before."""
+    outage = _outage(*reachable)
+    for name in "ab":
+        assert outage.answered(f"{name}.example", f"http://{name}.example", 1.0) == []
+    return outage
+
+
+def test_nothing_is_held_before_two_domains_have_answered() -> None:
+    """Before that, a dead host looks the same as a dead network."""
     outage = _outage()
-    assert not outage.may_hold
-    outage.answered("a.example", "http://www.a.example")
-    outage.answered("a.example", "http://x.a.example")
-    assert not outage.may_hold
-    outage.answered("b.example", "http://b.example")
-    assert outage.may_hold
+    assert not outage.hold(DEAD, _failure(), 2.0)
+    outage.answered("a.example", "http://www.a.example", 1.0)
+    outage.answered("a.example", "http://x.a.example", 1.0)
+    assert not outage.hold(DEAD, _failure(), 2.0)
+    outage.answered("b.example", "http://b.example", 1.0)
+    assert outage.hold(DEAD, _failure(), 2.0)
     assert MIN_GOOD == 2
 
 
-def test_an_answer_releases_what_is_held() -> None:
-    outage = _outage()
-    outage.held += ["one", "two"]
-    assert outage.answered("a.example", "http://a.example") == ["one", "two"]
+def test_only_failures_that_our_network_may_have_caused_are_held() -> None:
+    outage = _working()
+    assert not outage.hold(DEAD, _failure(PageStatus.NOT_FOUND), 2.0)
+    assert not outage.hold(DEAD, _failure(PageStatus.TLS_FAILURE), 2.0)
     assert outage.held == []
-    assert outage.answered("a.example", "http://a.example") == []
+    robots = _failure(PageStatus.ROBOTS_UNREACHABLE, robots=Robots())._replace(reason="robots.txt: timeout")
+    for failure in (
+        _failure(PageStatus.DNS_FAILURE),
+        _failure(PageStatus.TIMEOUT),
+        _failure(PageStatus.PROTOCOL_ERROR, lost=True),
+        robots,
+    ):
+        assert outage.hold(DEAD, failure, 2.0)
+
+
+def test_answer_releases_the_failures_from_before_its_request() -> None:
+    outage = _working()
+    outage.hold(DEAD, _failure(), 2.0)
+    outage.hold(DEAD, _failure(PageStatus.TIMEOUT), 4.0)
+    assert outage.answered("a.example", "http://a.example", 1.9) == []
+    assert outage.held_for_s(5.0) == 3.0
+    assert outage.answered("a.example", "http://a.example", 3.0) == [(DEAD, _failure(held_at=2.0))]
+    assert outage.held_for_s(5.0) == 1.0
+    assert outage.answered("a.example", "http://a.example", 4.0) == [(DEAD, _failure(PageStatus.TIMEOUT, held_at=4.0))]
+    assert outage.held == []
+    assert outage.answered("a.example", "http://a.example", 5.0) == []
+    assert outage.held_for_s(5.0) == 0.0
+
+
+def test_failure_is_held_only_once() -> None:
+    outage = _working()
+    assert outage.hold(DEAD, _failure(), 2.0)
+    ((host, failure),) = outage.release()
+    assert outage.held == []
+    assert not outage.hold(host, failure, 3.0)
 
 
 def test_many_failures_in_a_row_are_suspicious() -> None:
-    outage = _outage()
-    outage.held += ["x"] * (MAX_HELD - 1)
+    outage = _working()
+    for _ in range(MAX_HELD - 1):
+        outage.hold(DEAD, _failure(), 2.0)
     assert not outage.is_suspicious
-    outage.held.append("x")
+    outage.hold(DEAD, _failure(), 2.0)
     assert outage.is_suspicious
 
 
 async def test_the_network_is_down_if_none_of_the_good_hosts_is_reached() -> None:
     outage = _outage("http://b.example")
     for name in "abc":
-        outage.answered(f"{name}.example", f"http://{name}.example")
+        outage.answered(f"{name}.example", f"http://{name}.example", 1.0)
     assert not await outage.is_network_down()
     assert len(outage.good) == 3
     outage = _outage()
-    outage.answered("a.example", "http://a.example")
+    outage.answered("a.example", "http://a.example", 1.0)
     assert await outage.is_network_down()
 
 
 async def test_those_that_answered_last_are_asked() -> None:
     outage = _outage("http://h0.example")
     for n in range(40):
-        outage.answered(f"h{n}.example", f"http://h{n}.example")
-        outage.answered("h7.example", "http://h7.example")
+        outage.answered(f"h{n}.example", f"http://h{n}.example", 1.0)
+        outage.answered("h7.example", "http://h7.example", 1.0)
     assert len(outage.good) == 5
     assert "h7.example" in outage.good
     assert await outage.is_network_down()  # h0 is forgotten

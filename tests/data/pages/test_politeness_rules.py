@@ -11,10 +11,11 @@ import pytest
 
 from data.config import PagesConfig
 from data.errors import InputError
+from data.http.breaker import Breaker
 from data.http.retry import backoff_s, retry_after_s
 from data.lake.store import Lake
 from data.pages.frontier import Domain, Host
-from data.pages.politeness import HostMemory, note_failure, note_success
+from data.pages.politeness import HostMemory, note_failure
 from data.schema import PageStatus
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -84,31 +85,31 @@ def _notes(*statuses: PageStatus) -> list[str]:
     return [note_failure(host, status, CONFIG) for status in statuses]
 
 
-def test_the_breaker_opens_at_five_and_gives_up_at_the_next() -> None:
+def test_breaker_opens_at_five_failures_and_gives_up_at_the_next() -> None:
     error = PageStatus.SERVER_ERROR
-    assert _notes(*[error] * 6) == ["", "", "", "", "open", "give_up"]
+    assert _notes(*[error] * 6) == ["closed"] * 4 + ["opened", "given_up"]
 
 
-def test_what_holds_a_connection_counts_twice() -> None:
-    assert _notes(*[PageStatus.TIMEOUT] * 4) == ["", "", "open", "give_up"]
-    assert _notes(PageStatus.TOO_SLOW, PageStatus.SERVER_ERROR, PageStatus.TIMEOUT) == ["", "", "open"]
+def test_failure_that_occupies_a_connection_counts_twice() -> None:
+    assert _notes(*[PageStatus.TIMEOUT] * 4) == ["closed", "closed", "opened", "given_up"]
+    assert _notes(PageStatus.TOO_SLOW, PageStatus.SERVER_ERROR, PageStatus.TIMEOUT) == ["closed", "closed", "opened"]
 
 
 @pytest.mark.parametrize("status", [PageStatus.NOT_FOUND, PageStatus.GONE, PageStatus.NOT_HTML, PageStatus.TOO_LARGE])
-def test_an_answer_about_one_page_ends_the_row_of_failures(status: PageStatus) -> None:
+def test_failure_of_a_single_page_resets_the_count(status: PageStatus) -> None:
     error = PageStatus.SERVER_ERROR
-    assert _notes(error, error, error, error, status, error, error, error, error, error) == [""] * 9 + ["open"]
-    assert _notes(*[error] * 5, status, *[error] * 5) == [""] * 4 + ["open"] + [""] * 5 + ["open"]
+    assert _notes(error, error, error, error, status, *[error] * 5) == ["closed"] * 9 + ["opened"]
+    assert _notes(*[error] * 5, status, *[error] * 5) == ["closed"] * 4 + ["opened"] + ["closed"] * 5 + ["opened"]
 
 
 def test_success_says_whether_it_closed_the_breaker() -> None:
     host = _host()
-    assert not note_success(host)
+    assert not host.breaker.succeed()
     for _ in range(5):
         note_failure(host, PageStatus.RATE_LIMITED, CONFIG)
-    assert note_success(host)
-    assert not note_success(host)
-    assert (host.failures, host.was_opened) == (0, False)
+    assert host.breaker.succeed()
+    assert not host.breaker.succeed()
+    assert host.breaker == Breaker(failures=0, was_opened=False)
 
 
 class Clock:

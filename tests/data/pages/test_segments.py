@@ -22,7 +22,7 @@ from data.lake.manifest import Manifest
 from data.lake.store import Dataset, Lake
 from data.pages import segments as segments_module
 from data.pages.frontier import Link
-from data.pages.segments import Exchange, Segments, remove_segments
+from data.pages.segments import PageRecord, Segments, remove_segments
 from data.pages.stage import run
 from data.warc import IDENTICAL_PAYLOAD, payload_digest, read_payload
 from tests.data.http.hostile import ADDRESSES, PAGE, Web, redirect, reply
@@ -44,7 +44,7 @@ def _page(segments: Segments, url: str, body: bytes, status: str = "ok") -> None
     digest = sha1(body).digest()
     request = (b"GET / HTTP/1.1", [(b"Host", b"x")])
     response = (b"HTTP/1.1 200 OK", [(b"Content-Type", b"text/html")])
-    file, offset = segments.page(Exchange(url, AT, request, response, body, digest))
+    file, offset = segments.page(PageRecord(url, AT, request, response, body, digest))
     segments.settle(
         {
             "canonical_url": url,
