@@ -95,3 +95,10 @@ def _part_of(dump: Path, site: Site, to: Path) -> int:
                 write.write(line)
                 lines += bool(line.strip())
     return lines
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that uses the pipeline also pays for making it, which takes minutes on a busy machine."""
+    for item in items:
+        if "pipeline" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(900))
