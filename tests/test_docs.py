@@ -161,3 +161,17 @@ def test_every_webtext_command_in_the_training_guide_parses() -> None:
         context = COMMANDS[words[1]].make_context(words[1], words[2:])
         overrides = dict(pair.split("=") for pair in context.params["overrides"])
         resolve(context.params["preset"], overrides).train.require_divisible(context.params["processes"])
+
+
+def test_every_name_in_the_walks_exists() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    walks = text.split("## Four walks", 1)[1].split("\n## ", 1)[0]
+    for walk in re.split(r"\n\*\*.*\*\*\n", walks)[1:]:
+        assert 1 <= len(re.findall(r"^\d+\. ", walk, re.MULTILINE)) <= 10
+    source = "\n".join(path.read_text() for room in ("data", "model") for path in (ROOT / room).rglob("*.py"))
+    defined = set(re.findall(r"^\s*(?:async )?(?:def|class) (\w+)|^(\w+)(?:: TypeAlias)? = ", source, re.MULTILINE))
+    names = {name for pair in defined for name in pair if name}
+    for quoted in re.findall(r"`([\w./]+)`", walks):
+        last = quoted.rpartition(".")[2]
+        is_file = quoted.endswith(("/", ".json")) or quoted in {"evaluate", "doc_id"}
+        assert is_file or last in names, f"`{quoted}` is not defined"
