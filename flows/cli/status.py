@@ -42,7 +42,7 @@ class RunState:
     steps: int | None = _optional()
     train_loss: float | None = _optional()
     val_loss: float | None = _optional()
-    mlflow_run_id: str | None = _optional()
+    mlflow_run_id: str | None = Field(default="", exclude_if=lambda value: value == "")  # None: finished, not tracked
     scores: list[str] = Field(default_factory=list)
 
 
@@ -104,7 +104,7 @@ def _run(lake: Lake, name: str) -> RunState:
     return RunState(
         state=state,
         checkpoints=[file for file in lake.names("checkpoints", name) if file.startswith("step-")],
-        **{field: (summary or {}).get(field) for field in _SUMMARY_FIELDS},
+        **({field: summary.get(field) for field in _SUMMARY_FIELDS} if summary else {}),
         scores=lake.names("scores", name),
     )
 
