@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # it imports Prefect, which must find the session's servers r
     from flows.refresh import RefreshResult
 
 TINY = {"layers": "2", "heads": "2", "width": "32", "context": "64", "batch_size": "4", "micro_batch_size": "4"}
-TINY |= {"val_every": "10", "checkpoint_every": "10", "log_every": "5"}
+TINY |= {"val_every": "10", "checkpoint_every": "10", "log_every": "5", "batch_warmup_steps": "0"}
+TINY |= {"optimizer": "adamw", "schedule": "cosine", "final_lr_share": "0.1", "learning_rate": "3e-3", "beta2": "0.95"}
 """Settings of a model that trains in seconds."""
 
 

@@ -72,6 +72,7 @@ def test_a_worker_runs_the_deployments(pipeline: Pipeline, servers: services.Ser
                 "context": "32",
                 "batch_size": "2",
                 "micro_batch_size": "2",
+                "batch_warmup_steps": "0",
             },
         }
         prefect(pipeline, servers, "deployment", "run", "pretrain/pretrain", "--params", json.dumps(training))

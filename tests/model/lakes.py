@@ -59,6 +59,14 @@ def make_spec(lake: Lake, run: str = "a", steps: int | None = 8, **settings: obj
         **VOCABULARY,
         **{"layers": 2, "heads": 2, "width": 16, "context": 16, "dropout": 0.1, "batch_size": 8},
         **{"micro_batch_size": 4, "checkpoint_every": 2, "val_every": 4, "log_every": 1, "warmup_steps": 2},
+        **{
+            "optimizer": "adamw",
+            "schedule": "cosine",
+            "final_lr_share": 0.1,
+            "learning_rate": 3e-3,
+            "beta2": 0.95,
+            "batch_warmup_steps": 0,
+        },
     }
     overrides = {key: str(value) for key, value in {**known, **settings}.items()}
     cache_dir = str(Path(lake.base).parent / "cache")

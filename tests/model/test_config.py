@@ -101,6 +101,14 @@ def test_configs_are_values() -> None:
         dataclasses.replace(config, steps=-1)
 
 
+def test_overrides_count_together_whatever_their_order() -> None:
+    pairs = [("batch_size", "4"), ("batch_warmup_steps", "0")]
+    for overrides in (dict(pairs), dict(reversed(pairs))):
+        assert resolve("nano", overrides).train.batch_size == 4
+    with pytest.raises(InputError, match="divisible by 8 to warm up, got 4; choose another one, or set batch_warmup"):
+        resolve("nano", {"batch_size": "4"})
+
+
 def test_settings_of_the_machine_are_not_content() -> None:
     config = resolve("nano", {}).train
     content = config.content()
@@ -109,7 +117,7 @@ def test_settings_of_the_machine_are_not_content() -> None:
 
 
 def test_learning_rate() -> None:
-    config = resolve("nano", {"steps": "101", "warmup_steps": "10", "learning_rate": "1"}).train
+    config = resolve("mini", {"steps": "101", "warmup_steps": "10", "learning_rate": "1"}).train
     assert [learning_rate(step, config) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     assert learning_rate(10, config) == pytest.approx(1.0)
     assert learning_rate(55, config) == pytest.approx(0.55)  # half way down to a tenth

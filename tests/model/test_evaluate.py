@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 def tiny_spec(lake: Lake, run: str, **fields: str) -> TrainSpec:
     small = {"layers": 1, "heads": 1, "width": 8, "context": 64, "batch_size": 2, "micro_batch_size": 2}
-    overrides = {key: str(value) for key, value in {**small, "val_sequences": 2}.items()}
+    overrides = {key: str(value) for key, value in {**small, "val_sequences": 2, "batch_warmup_steps": 0}.items()}
     cache_dir = str(Path(lake.base).parent / "cache")
     return TrainSpec(lake.root, ("a",), run, "nano", cache_dir, overrides, steps=2, **fields)
 

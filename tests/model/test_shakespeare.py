@@ -54,6 +54,8 @@ def test_tiny_shakespeare(tmp_path: Path, optimizer: str, bound: float) -> None:
             "tokenizer": tokenizer,
             "vocab_size": len(characters),
             "optimizer": optimizer,
+            "schedule": "cosine",
+            "batch_warmup_steps": 0,
         }
         overrides = {name: str(value) for name, value in settings.items()}
         run = f"seed-{seed}"

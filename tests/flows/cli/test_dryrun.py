@@ -86,7 +86,7 @@ def test_zero_steps_are_wrong_usage(option: list[str]) -> None:
 
 def test_bfloat16_is_not_planned_with_shards() -> None:
     """model.train refuses the combination."""
-    with pytest.raises(InputError, match="its shards are fp32"):
+    with pytest.raises(InputError, match="whose shards are fp32"):
         train_plan("124M", {"precision": "bfloat16", "parallel": "fsdp"}, None)
     assert list(train_plan("124M", {"precision": "bfloat16"}, None).gpus) == ["1", "8 ddp"]
 
@@ -105,7 +105,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_batch_that_eight_gpus_cannot_share(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = train_plan("nano", {}, None)
+    plan = train_plan("nano", {"batch_size": "4", "micro_batch_size": "4", "batch_warmup_steps": "0"}, None)
     assert list(plan.gpus) == ["1"]
     show.training_plan(plan)
     assert "not on 8 GPUs: batch_size=4 is not divisible by micro_batch_size=4 x 8" in capsys.readouterr().out
