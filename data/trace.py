@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from data.errors import InputError
+from data.lake.manifest import SPLITS
 from data.lake.store import Dataset, Lake, base_snapshot
 from data.links.stage import find_link
 from data.urls import canonical as urls
@@ -64,7 +65,7 @@ def _later_stages(lake: Lake, snapshot: str, doc_id: str) -> dict[str, dict[str,
         stages["select"]["duplicate_of"] = _plain(verdict["duplicate_of"])
         stages["select"]["duplicate_of_url"] = _url_of(lake, verdict["duplicate_of"])
     tokens = lake.dataset("tokens", snapshot)
-    for split in ("train", "val"):
+    for split in SPLITS:
         row = _find(tokens, "doc_id", identity, within=split)
         if row is not None:
             stages["tokens"] = {"status": "ok", "split": split, "n_tokens": row["n_tokens"]}

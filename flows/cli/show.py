@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from data.lake.manifest import SPLITS
 from data.schema import STATUSES
 from flows.cli.explain import score_line
 from flows.progress import duration, number, size
@@ -39,7 +40,7 @@ def funnel(result: RefreshResult) -> None:
     console.print(table)
     tokens = result.stages["tokens"]
     if "train_docs" in tokens.extra:
-        for split in ("train", "val"):
+        for split in SPLITS:
             docs, n_tokens, n_bytes = (tokens.extra[f"{split}_{what}"] for what in ("docs", "tokens", "bytes"))
             console.print(f"{split}: {docs:,} documents, {n_tokens:,} tokens, {n_bytes:,} bytes of text")
     console.print(f"token digest: {tokens.digest}")
