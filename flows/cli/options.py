@@ -60,7 +60,8 @@ Sources = Annotated[
         "--links",
         metavar="SOURCE",
         help="A Reddit or Hacker News dump (.zst .xz .bz2 .gz or plain NDJSON), by path or URL; 'DIR/RS_*.zst' for "
-        "those not read yet; hn:2026-11, or hn: for news; hn-items:FROM-[TO]; reddit:NAME,..; urls:FILE. Repeatable.",
+        "the files not read yet; hn:2026-11, or hn: for new stories; hn-items:FROM-[TO]; reddit:NAME,..; urls:FILE. "
+        "Repeatable.",
     ),
 ]
 NewSnapshot = Annotated[
@@ -173,7 +174,7 @@ _ARCHIVES = ("commoncrawl", "wayback")
 
 def check_profile(name: str) -> None:
     if name not in PROFILES:
-        raise BadParameter(f"--profile {name}: there are {', '.join(sorted(PROFILES))}")
+        raise BadParameter(f"--profile {name}: no such list; choose from {', '.join(sorted(PROFILES))}")
 
 
 def block_domains(files: list[Path]) -> tuple[str, ...]:
@@ -189,7 +190,7 @@ def archives(names: list[str]) -> tuple[str, ...]:
     """The archives in the order in which they are asked."""
     for name in names:
         if name not in (*_ARCHIVES, "all"):
-            raise BadParameter(f"--archive {name}: there are {', '.join(_ARCHIVES)}, and all")
+            raise BadParameter(f"--archive {name}: no such archive; choose from {', '.join(_ARCHIVES)}, all")
     return tuple(name for name in _ARCHIVES if name in names or "all" in names)
 
 
