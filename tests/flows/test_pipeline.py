@@ -291,7 +291,7 @@ def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: P
         (("sample", "--run", "tiny", "--prompt", "x", "--tokens", "-5"), 2, "should be greater than or equal to 1"),
         (("eval", "--run", "tiny", "--tasks", "lambada_paper"), 1, "nothing was scored: lambada_paper: needs a file"),
         (("train", "--corpus", "small", "--preset", "huge"), 2, "no such preset; choose from nano, mini, 124M"),
-        (("train", "--corpus", "small", "--preset", "nano", "--set", "depth=3"), 2, "no such setting; there are"),
+        (("train", "--corpus", "small", "--preset", "nano", "--set", "depth=3"), 2, "no such setting; choose from"),
         (("train", "--corpus", "nope", "--preset", "nano"), 1, "tokens/nope: no such dataset"),
         (("eval", "--run", "nope"), 1, "nope"),
         (("eval",), 2, "exactly one of --run"),
