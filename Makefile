@@ -1,12 +1,12 @@
 # make demo        the whole pipeline on the bundled local web
 # make test        every check, and every test but the slow ones (under ten minutes on two cores)
-# make check-slow  what takes longer: kill -9 in every stage, the tests in a network namespace, learning checks
-# make bench       the measurements; each bench-* on its own
+# make check-slow  the slow tests: kill -9 in every stage, the tests in a network namespace, learning checks
+# make bench       all measurements; bench-NAME runs one of them
 # make lint        ruff, mypy and the import rules
 # make clean       remove the virtual environment and caches; a lake and the state directory are left alone
 #
-# NANOGPT=DIR is a checkout of nanoGPT for bench-train; without it transformers is the only peer there.
-# PYTHON=python3.12 picks another interpreter, VENV=DIR another place, PIP_FLAGS goes to pip.
+# NANOGPT=DIR is a checkout of nanoGPT for bench-train. Without it, bench-train compares with transformers only.
+# PYTHON=python3.12 picks another interpreter, VENV=DIR another virtual environment. PIP_FLAGS goes to pip.
 
 PYTHON ?= python3
 VENV ?= .venv

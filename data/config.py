@@ -83,9 +83,9 @@ class PagesConfig:
     robots_lifetime_s: Annotated[float, Field(gt=0, le=86_400)] = operational(86_400.0)  # RFC 9309, section 2.4
     robots_failure_lifetime_s: PositiveFloat = operational(300.0)
     robots_cache_bytes: PositiveInt = operational(64_000_000)  # approximate memory for rules, per crawl task
-    max_hosts: PositiveInt = operational(10_000)  # per crawl task, worked on at once: asked in turns
+    max_hosts: PositiveInt = operational(10_000)  # per crawl task, in progress at once; they take turns
     max_connections: PositiveInt = operational(256)  # per crawl task, busy and idle
-    max_hosts_per_domain: PositiveInt = operational(4)  # per registrable domain, worked on at once
+    max_hosts_per_domain: PositiveInt = operational(4)  # per registrable domain, in progress at once
     segment_bytes: PositiveInt = operational(1_000_000_000)  # a WARC file is sealed at this size,
     segment_rows: PositiveInt = operational(10_000)  # or after this many settled links,
     segment_s: PositiveFloat = operational(300.0)  # or at this age; a killed task loses what is not sealed
@@ -132,7 +132,7 @@ class SelectConfig:
     permutations: PositiveInt = 112
     bands: PositiveInt = 14
     rows: PositiveInt = 8  # P(a pair at Jaccard 0.8 meets in a band) = 1-(1-0.8**8)**14 = 0.924
-    # Two documents count as near-duplicates from this share of equal signature rows on.
+    # Two documents are near-duplicates if at least this share of their signature rows is equal.
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.75
     minhash_seed: int = 1
 

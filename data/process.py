@@ -21,7 +21,7 @@ def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
 def die_with_main_process() -> None:
     """Kill this child of multiprocessing (spawn or fork server) when the main process ends.
 
-    The end of the fork server does not do it, since the server lives as long as its children. The pipe to the main
+    The fork server's end cannot be the signal, since the server lives as long as its children. The pipe to the main
     process becomes readable when that process ends. The kernel then sends SIGIO, which kills by default.
     """
     parent = multiprocessing.parent_process()

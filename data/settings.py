@@ -53,7 +53,7 @@ def checked(cls: type[T]) -> type[T]:
 
 
 def _first_problem(cls: Any, error: pydantic.ValidationError) -> str:
-    """The first problem that pydantic found, in a line: the field, what is allowed, the value."""
+    """The first problem that pydantic found, in one line: the field, what is allowed, the value."""
     problem = error.errors(include_url=False)[0]
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, ValueError):  # raised by __post_init__
@@ -64,6 +64,6 @@ def _first_problem(cls: Any, error: pydantic.ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{name} is missing"
     if name not in names:
-        return f"{name}: no such setting; there are {', '.join(names)}"
+        return f"{name}: no such setting; choose from {', '.join(names)}"
     found = f"{name}: {problem['msg']}".replace(": Input should ", " must ")
     return f"{found}, got {problem['input']!r}"

@@ -36,7 +36,7 @@ class CrawlArtifacts:
         self._outcomes: UUID | None = None
 
     def publish(self, numbers: Numbers) -> None:
-        """Create or update both artifacts. Raises whatever error Prefect's client raises."""
+        """Create or update both artifacts. Errors of Prefect's client pass through."""
         percent = numbers.percent
         line = numbers.line()
         if self._progress is None:

@@ -52,8 +52,8 @@ def files_needed(max_connections: int) -> int:
 def allow_files(pages: PagesConfig) -> PagesConfig:
     """Raise this process's soft limit of open files to what the crawl may need; returns the settings to use.
 
-    If the hard limit is too low, they have fewer ``max_connections``: without a free file a connection would fail, and
-    its host would be blamed. Raises InputError if the limit is too low for a single connection.
+    If the hard limit is too low, the settings get fewer ``max_connections``: without a free file a connection would
+    fail, and the crawl would blame its host. Raises InputError if the limit is too low for a single connection.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = files_needed(pages.max_connections)

@@ -238,7 +238,7 @@ class CrawlState:
         )
 
     def _seconds_left(self, at: float, links_left: int) -> float | None:
-        """By the rate of settled links, at most until the deadline; None if unknown."""
+        """The time left by the rate of settled links, but no later than the deadline; None if unknown."""
         rate = min(self._rate("links", at, window_s) for window_s in LEFT_WINDOWS_S)
         seconds_left = 0.0 if links_left <= 0 else links_left / rate if rate > 0 else None
         if self.whole.deadline_s is None:
@@ -247,7 +247,7 @@ class CrawlState:
         return until if seconds_left is None else min(seconds_left, until)
 
     def _rate(self, what: str, at: float, window_s: float) -> float:
-        """Over the last ``window_s``, or over this run if that is shorter."""
+        """The rate over the last ``window_s``, or over this run if it is younger."""
         old = (entry for entry in reversed(self._history) if at - entry[0] >= window_s)
         since, made = next(old, self._history[0])
         return (self._made[what] - made[what]) / (at - since) if at > since else 0.0

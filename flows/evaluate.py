@@ -29,7 +29,7 @@ def evaluate(
 ) -> EvalResult:
     """Score exactly one of ``run`` (its newest checkpoint), ``checkpoint`` and ``hf``; by default on all tasks.
 
-    ``corpus`` names the snapshots whose held-out documents are used; by default the run's own corpus.
+    ``corpus`` names the snapshots that the held-out documents come from; by default the run's own corpus.
     """
     settings = Settings()
     servers = services.ensure(settings)

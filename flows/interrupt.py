@@ -29,10 +29,10 @@ from model.launch import STOP_GRACE_S
 def stop_on_signals(home: Path) -> None:
     """On Ctrl-C or SIGTERM: end the children (training saves a checkpoint first) and exit.
 
-    The exit code is 0 if the signal was SIGTERM, which schedulers of clusters send, and training has saved; else 1.
-    In a flow Prefect takes that signal first: ``run_child`` ends its child, then the signal comes here. Nothing else
-    needs care: a part that is not sealed is made again, and ``crash_killed_runs`` marks killed runs. A second Ctrl-C
-    does not wait for the children.
+    The exit code is 0 if the signal was SIGTERM, which cluster schedulers send, and training has saved a checkpoint;
+    else 1. In a flow Prefect receives SIGTERM first: ``run_child`` ends its child, then the signal comes here. No other
+    clean-up is needed: a part that is not sealed is made again, and ``crash_killed_runs`` marks killed runs. A second
+    Ctrl-C does not wait for the children.
     """
     calls = 0
 
@@ -47,7 +47,7 @@ def stop_on_signals(home: Path) -> None:
         codes += [child.exit_code for child in stopped]
         console.show_cursor(True)
         say("stopped; what is done is kept: run the same command again to go on from there")
-        has_saved = bool(codes) and all(code == 0 for code in codes)  # other children do not end so
+        has_saved = bool(codes) and all(code == 0 for code in codes)  # only training exits with 0 when it is stopped
         if has_saved and stopped and "--json" in sys.argv:
             last = stopped[0].last
             if isinstance(last, Stopped):
@@ -82,7 +82,7 @@ def crash_killed_runs(settings: Settings) -> int:
     Returns how many there were.
     """
     if settings.prefect_api_url is not None:
-        return 0  # someone else's server: its automations decide
+        return 0  # someone else's server: its own automations handle killed runs
     count = 0
     with get_client(sync_client=True) as client:
         types = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])

@@ -56,7 +56,8 @@ def prefect_mapper(stage: str, snapshot: str, at_once: int, *, with_bar: bool = 
             def done(future: PrefectFuture[dict[str, Any]]) -> None:
                 assert isinstance(future, PrefectConcurrentFuture)
                 error = future.wrapped_future.exception()  # Prefect's own error; future.result() raises it again
-                if error is None and future.wrapped_future.result().is_completed():  # the server would lag behind
+                # The local state counts: the server's lags behind.
+                if error is None and future.wrapped_future.result().is_completed():
                     if bar is not None:
                         bar.advance()
                 else:

@@ -60,7 +60,7 @@ def pretrain(
 
 @task(name="train", task_run_name="train {spec.run}", cache_policy=NO_CACHE, persist_result=False)
 def train(spec: TrainSpec, processes: int, home: Path) -> TrainSummary:
-    """Train one run to its end. Raises InputError if it was stopped before, after it has saved a checkpoint."""
+    """Train one run to its end. If it is stopped early, it saves a checkpoint, and InputError is raised."""
     folder = home / "runs" / spec.run
     bar: Bar | None = None
 
@@ -71,9 +71,8 @@ def train(spec: TrainSpec, processes: int, home: Path) -> TrainSummary:
                 if bar is None:
                     bar = Bar("train", event.steps, "steps")
                 rate = f"{event.tokens_per_s:,.0f} tokens/s MFU {event.mfu:.0%}"
-                left = (
-                    f"{duration(event.eta_s)} left"  # the bar's own estimate gives up when a step takes half a minute
-                )
+                # The bar's own estimate gives up when a step takes half a minute.
+                left = f"{duration(event.eta_s)} left"
                 bar.update(event.step, f"loss {event.loss:.3f} {rate}, {left}")
             case Failed(message=message) if processes > 1:  # the others may wait for it until they are killed
                 say(f"train: {message}; waiting for the other processes to end")

@@ -176,8 +176,8 @@ def point_at(settings: Settings, prefect_url: str, mlflow_url: str) -> None:
 def find(kind: Kind, home: Path) -> Service | None:
     """The embedded server of this state directory, if its process is alive.
 
-    A later process may have the same pid, so the command line is compared. The start time would not do: it moves when
-    someone sets the machine's clock. A process that has just started has no command line for a moment.
+    A later process may have the same pid, so the command line is compared. The start time cannot be used: it changes
+    when someone sets the machine's clock. A process that has just started has no command line for a moment.
     """
     try:
         record = json.loads(_record(kind, home).read_text())
@@ -293,7 +293,7 @@ def _listens(service: Service) -> bool:
         family = [process, *process.children(recursive=True)]
         sockets = [connection for member in family for connection in member.net_connections()]
     except psutil.AccessDenied:
-        return True  # it runs in another namespace; the command that started it has looked
+        return True  # it runs in another namespace; the command that started it has checked the port
     except psutil.NoSuchProcess:
         return False
     return any(one.status == psutil.CONN_LISTEN and one.laddr.port == service.port for one in sockets)

@@ -1,10 +1,10 @@
 """Causal attention: torch's, except for bfloat16 on a CPU, where ours takes less than half the time.
 
-On a CPU the tiles of torch's flash attention are too small for the matrix instructions: 64 of a core's 460 GFLOP/s for
-4 x 256 positions of GPT-2 124M. Here rows are computed in blocks, all heads at a time. A block sees only the positions
-up to its own end, so the wasted work above the diagonal is half a block per row. Scores and softmax are fp32; the
-softmax is rounded to bfloat16 before it is multiplied with the values, as in flash attention (Dao et al., 2022). It is
-kept for the backward pass, about B x N x T^2 bytes per layer. Measured in docs/benchmarks.md.
+On a CPU the tiles of torch's flash attention are too small for the matrix instructions: they reach 64 of a core's 460
+GFLOP/s for 4 x 256 positions of GPT-2 124M. Here rows are computed in blocks, all heads at a time. A block sees only
+the positions up to its own end, so the wasted work above the diagonal is half a block per row. Scores and softmax are
+fp32; the softmax is rounded to bfloat16 before it is multiplied with the values, as in flash attention (Dao et al.,
+2022). It is kept for the backward pass, about B x N x T^2 bytes per layer. Measured in docs/benchmarks.md.
 """
 
 from __future__ import annotations

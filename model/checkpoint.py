@@ -326,7 +326,7 @@ def _load(folder: Path, device: str, tokenizer: str) -> tuple[GPT2, State]:
     if config.tokenizer != tokenizer:
         raise InputError(
             f"{folder}: its tokenizer is {config.tokenizer} ({config.vocab_size} tokens), not {tokenizer}; "
-            "use a checkpoint that was trained with {tokenizer}"
+            f"use a checkpoint that was trained with {tokenizer}"
         )
     try:
         if (folder / WEIGHTS).is_file():

@@ -1,7 +1,7 @@
 """Settings of the model and its training, the presets, and what a training process is started with.
 
-The shapes of the four paper sizes are from table 2 of "Language Models are Unsupervised Multitask Learners". What that
-paper leaves open is from the first later source that states it:
+The shapes of the four paper sizes are from table 2 of "Language Models are Unsupervised Multitask Learners". Where that
+paper is silent, the value is from the first later source that states it:
 
     shape, context, vocabulary, batch of 512      GPT-2 paper, sections 2.2 and 2.3
     heads of 64                                   openai/gpt-2, hparams.json of the released models
@@ -207,7 +207,8 @@ PRESETS: dict[str, Preset] = {
             keep_every=400,
         ),
     ),
-    # The paper's four, of width C and L layers, with the arithmetic that --dry-run prints:
+    # The paper's four, of width C and L layers, with the numbers that --dry-run prints:
+    #                                                                                       124M   355M   774M  1558M
     #   parameters    (50,257 + 1,024) C + L (12 C^2 + 13 C) + 2 C
     #   FLOP/token    6 x parameters + 12 L C x 1,024                                       0.86   2.43   5.21  10.29 G
     #   memory        18 bytes per parameter + micro-batch x 1,024 x 36 L C of activations
@@ -231,7 +232,7 @@ def resolve(preset: str, overrides: Mapping[str, str]) -> Preset:
     """
     name = ALIASES.get(preset, preset)
     if name not in PRESETS:
-        raise InputError(f"--preset {preset}: no such preset; there are {', '.join([*PRESETS, *ALIASES])}")
+        raise InputError(f"--preset {preset}: no such preset; choose from {', '.join([*PRESETS, *ALIASES])}")
     parts: dict[str, Any] = {"model": PRESETS[name].model, "train": PRESETS[name].train}
     kinds = {part: get_type_hints(type(config)) for part, config in parts.items()}
     changes: dict[str, dict[str, Any]] = {part: {} for part in parts}
@@ -239,7 +240,7 @@ def resolve(preset: str, overrides: Mapping[str, str]) -> Preset:
         part = next((part for part in parts if key in kinds[part]), None)
         if part is None:
             known = sorted(key for names in kinds.values() for key in names)
-            raise InputError(f"--set {key}={text}: no such setting; there are {', '.join(known)}")
+            raise InputError(f"--set {key}={text}: no such setting; choose from {', '.join(known)}")
         changes[part][key] = _parse(key, text, kinds[part][key])
     return Preset(**{part: dataclasses.replace(config, **changes[part]) for part, config in parts.items()})
 

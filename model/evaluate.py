@@ -225,7 +225,7 @@ class _Evaluation:
         try:
             if model.mlflow_run_id:
                 tracker = resume_tracker(uri, model.mlflow_run_id)
-            else:  # a model from elsewhere has a run of its own
+            else:  # a model that was not trained here gets an MLflow run of its own
                 tracker = open_tracker(uri, self.spec.experiment, model.name, model.digest, {}, time.time)
                 tracker.set_status("FINISHED")
             model_id = tracker.log_checkpoint(model.step, {}, None)

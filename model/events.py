@@ -209,7 +209,7 @@ _SCORE_FIELDS = tuple(name for name in TaskScore.__annotations__ if name not in 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """The scores of one model, and for each task that could not be scored what it needs."""
+    """The scores of one model. For each task that could not be scored, ``missing`` says what it needs."""
 
     event: ClassVar[str] = "done"
 
@@ -237,7 +237,7 @@ Emit: TypeAlias = Callable[[TrainEvent | EvalEvent], None]
 
 
 def to_json(value: object) -> Any:
-    """The JSON of an event, of a result, or of anything that holds such: dicts, lists, strings and numbers."""
+    """The JSON of an event or a result, or of a dict or list of them: dicts, lists, strings and numbers."""
     return to_jsonable_python(value)
 
 

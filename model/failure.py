@@ -12,7 +12,7 @@ deviations and by more than ``SPIKE_FLOOR`` nats. With batches of half a million
 hundredths and the floor decides: one nat is a perplexity 2.7 times higher. With batches of a few windows, losses differ
 by tenths, a page of numbers exceeds the floor, and the deviations decide. Both thresholds are wide on purpose: a spike
 stops the run, and many spikes recover by themselves. (Chowdhery et al., 2022, section 5.1, skipped batches by hand
-after those that did not.)
+after spikes that did not recover.)
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OUT_OF_MEMORY = (
     "can't allocate memory",  # the same on Linux
     "out of memory",  # MPS; CUDA raises torch.OutOfMemoryError
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # at its first use, when there is no memory for its workspace
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # at the first use of cuBLAS, if there is no memory for its workspace
 )
 
 

@@ -1,8 +1,8 @@
-"""``python -m model.launch --processes N --spec FILE.json``: torchrun over ``model.train``, on a leash.
+"""``python -m model.launch --processes N --spec FILE.json``: run ``model.train`` under torchrun.
 
-torchrun itself does not end with the process that started it, and a killed flow would leave a training run behind that
-holds the run's lock. This program asks the kernel to end it with its parent, then becomes torchrun. torchrun also calls
-every signal a failure; a run that has saved its checkpoint after SIGTERM ends with 0 here.
+torchrun outlives the process that started it, so a killed flow would leave a training run behind, which holds the run's
+lock. This program asks the kernel to end it with its parent, then becomes torchrun. torchrun also treats every signal
+as a failure; here, a run that has saved its checkpoint after SIGTERM ends with exit code 0.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from data.process import die_with_parent
 
 ENDED = "WEBTEXT_ENDED"  # names a file that the first process makes when the run is done, or saved to go on later
-STOP_GRACE_S = 600  # a run that is asked to stop ends its step and saves a checkpoint; torchrun's own is 30
+STOP_GRACE_S = 600  # a run that is asked to stop ends its step and saves a checkpoint; torchrun's default is 30
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="model.launch", description="Train under torchrun.")
-    parser.add_argument("--processes", type=int, default=1, help="processes on this machine, one a GPU")
+    parser.add_argument("--processes", type=int, default=1, help="processes on this machine, one per GPU")
     parser.add_argument("--spec", required=True, help="the run's TrainSpec as a JSON file")
     arguments = parser.parse_args()
     die_with_parent(signal.SIGTERM)  # torchrun passes it on, and training saves a checkpoint first
@@ -30,7 +30,7 @@ def main() -> None:
     from torch.distributed.run import main as torchrun
 
     ended = Path(f"{arguments.spec}.ended")
-    ended.unlink(missing_ok=True)  # of a process before this one that was killed
+    ended.unlink(missing_ok=True)  # left by an earlier process that was killed
     os.environ[ENDED] = str(ended)
     options = ["--standalone", f"--nproc-per-node={arguments.processes}", f"--shutdown-timeout={STOP_GRACE_S}"]
     try:

@@ -9,9 +9,8 @@ Resuming needs one integer, and the batches are the same for any number of proce
 is a pseudo-random order of all windows of ``context`` tokens. A small Feistel network (Luby and Rackoff, 1988) with
 cycle walking (Black and Rogaway, 2002) computes any position of that order directly, without a table.
 
-The corpus is read as a ring that begins at a random token. Windows lie end to end on it, and an epoch is as many as go
-round once. The last window of an epoch runs on into the next round, and the next epoch's windows begin where it ends.
-So:
+The corpus is read as a ring that begins at a random token. Windows lie end to end on it, and an epoch is one round of
+windows. The last window of an epoch runs on into the next round, and the next epoch's windows begin where it ends. So:
 
 - In an epoch every token is an input, fewer than ``context`` of them twice.
 - After any number of epochs, no token was an input more often than another by more than one.
@@ -139,7 +138,7 @@ def rank_samples(
 def val_windows(n_tokens: int, context: int, limit: int) -> list[tuple[int, int]]:
     """Windows ``(start, inputs)`` over the validation tokens, in order and without overlap.
 
-    With a ``limit`` of 0 all of them, the last one shorter; otherwise at most ``limit``, evenly spread.
+    With a ``limit`` of 0, all windows, the last one shorter; otherwise at most ``limit`` windows, evenly spread.
     """
     starts = range(0, n_tokens - 1, context)
     windows = [(start, min(context, n_tokens - 1 - start)) for start in starts]

@@ -28,7 +28,7 @@ class Loop:
         self.clock = clock
 
     def run(self, should_stop: Callable[[], bool]) -> bool:
-        """Train to the last step; returns whether ``should_stop`` ended it before. A checkpoint is saved either way."""
+        """Train to the last step; returns whether ``should_stop`` ended it early. A checkpoint is saved either way."""
         config = self.setup.preset.train
         timer = self.trainer.timer
         self.recorder.start(self.state.step)
@@ -105,7 +105,7 @@ class Loop:
     def _report(self, kind: Kind, what: str, is_left_out: bool) -> str:
         """Publish the report of a failed step, once for all processes; returns where it is."""
         setup = self.setup
-        is_common = kind != "out_of_memory"  # which the other processes need not have met
+        is_common = kind != "out_of_memory"  # the other processes may have had enough memory
         if is_common and not setup.world.is_first:
             setup.world.wait()  # until the first process has written the report
         where = failure.report(

@@ -27,8 +27,8 @@ tests/model/test_telemetry.py compares this with what autograd keeps. ``recomput
 residual stream of each block, and the activations of one block at a time.
 
 Logits: V numbers per token, once, since model/loss.py overwrites them with their gradient. In a small model they exceed
-everything else. The rest of what the loss holds on a GPU is added to them: the softmax of some rows in fp32, and the
-padded head and its gradient, 2 V C numbers.
+everything else. On a GPU the loss also holds the softmax of some rows in fp32, and the padded head and its gradient
+(2 V C numbers); the estimate counts them with the logits.
 
 Not counted: memory lost to fragmentation, the context of a GPU's driver (about 0.5 GB), the workspace of kernels, and
 on a CPU in bf16 the softmax that our attention keeps (model/attention.py).

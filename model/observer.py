@@ -127,9 +127,8 @@ def observe(
     if lake.exists("checkpoints", spec.run, UNSENT):
         try:
             for key, value, timestamp_ms, at in lake.read_json("checkpoints", spec.run, UNSENT):
-                if (
-                    at + (key in OF_CHECKPOINT) <= step
-                ):  # this process will report later ones, and this step's checkpoint, again
+                # This process will report later points, and this step's checkpoint, again.
+                if at + (key in OF_CHECKPOINT) <= step:
                     tracker.remember(key, value, timestamp_ms, at)
         except (InputError, TypeError, ValueError) as error:
             emit(Warned(f"{lake.path('checkpoints', spec.run, UNSENT)}: damaged ({error}); its points are lost"))

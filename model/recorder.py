@@ -1,4 +1,4 @@
-"""Saving and reporting: what a run leaves in the lake, in MLflow and in its events.
+"""Saving and reporting: what a run writes to the lake, to MLflow and as events.
 
 Every process has a recorder and calls it equally often, since saving and measuring are done together; only the first
 one reports.
@@ -26,7 +26,7 @@ class Recorder:
     def __init__(
         self, setup: Setup, trainer: Trainer, record: runs.Record, state: State, damaged: set[int], emit: Emit
     ) -> None:
-        """``damaged`` are the steps of checkpoints that were passed over: they are not counted among those kept."""
+        """``damaged`` are the steps of damaged checkpoints; they do not count among the checkpoints to keep."""
         self.setup = setup
         self.trainer = trainer
         self.damaged = damaged

@@ -72,12 +72,10 @@ def make_record(
             f"--run {spec.run} was begun with other settings ({settings_diff(begun['settings'], settings)}); "
             "choose another --run, or use those"
         )
-    is_same = (
-        begun is not None and begun["spec"]["run"] == spec.run
-    )  # otherwise the directory is a copy of another run's
-    public = {
-        name: value for name, value in spec.to_json().items() if name != "tracking_uri"
-    }  # which may hold a password
+    # If the names differ, the directory is a copy of another run's.
+    is_same = begun is not None and begun["spec"]["run"] == spec.run
+    # The tracking URI may hold a password.
+    public = {name: value for name, value in spec.to_json().items() if name != "tracking_uri"}
     if begun and spec.init_from is None:
         public["init_from"] = begun["spec"].get("init_from")
     return {

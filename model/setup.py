@@ -1,4 +1,4 @@
-"""What a training run is set up from: its corpus, its settings, its record in the lake and its newest checkpoint."""
+"""What a run needs before its first step: its corpus, settings, record in the lake and newest checkpoint."""
 
 from __future__ import annotations
 

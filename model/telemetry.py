@@ -1,8 +1,8 @@
 """What a training process measures: time by phase, memory, throughput and utilisation.
 
 Exactly one phase runs at any time. On a GPU a phase begins with an event in the device's stream. Events are read only
-when a report is due, so measuring makes no step wait. A phase then is the time that the device spent on it or idled
-before it, and ``data`` is the time that the device waited for data.
+when a report is due, so measuring makes no step wait. On a GPU, a phase's time is what the device spent on it, with
+the idle time before it, and ``data`` is the time that the device waited for data.
 
 ``communication`` is the time spent waiting for gradients. DistributedDataParallel reduces gradients while the backward
 pass computes others, so the phase begins when the last bucket is handed over and ends with the backward pass. What FSDP

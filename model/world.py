@@ -84,7 +84,8 @@ def join(device: str) -> World:
             raise InputError(f"--device {device}: {size} processes need a GPU each; use --device cuda")
         if size > 1 and local_rank >= there:
             raise InputError(
-                f"--device {device}: there is none for process {local_rank}, torch sees {there} CUDA device(s)"
+                f"--device {device}: process {local_rank} has no GPU, torch sees {there} CUDA device(s); "
+                "use fewer --processes"
             )
         if (chosen.index or 0) >= there:
             raise InputError(f"--device {device}: torch sees {there} CUDA device(s)")

@@ -7,8 +7,8 @@
                    /CRAWL-index?url=..&output=json  ->  one JSON object per line, with file name, offset and length
                    of the gzip member that holds the WARC record
 
-An archive's key for a URL ignores scheme, ``www.``, case and session identifiers, so the captures it returns may be of
-another page. Only rows of the same page count: scheme, ``www.``, tracking parameters, the order of parameters and a
+An archive's key for a URL ignores scheme, ``www.``, case and session identifiers, so the captures it returns may belong
+to another page. Only rows of the same page count: scheme, ``www.``, tracking parameters, the order of parameters and a
 trailing slash may differ, case may not.
 
 Nothing from an archive is trusted. An index that does not parse raises CdxError; a record that does not match its index
@@ -76,7 +76,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CrawlIndex:
-    """One of Common Crawl's crawls, which has an index of its own, and when it ran."""
+    """The index of one of Common Crawl's crawls, and when that crawl ran."""
 
     name: str
     begin: datetime

@@ -1,16 +1,16 @@
 """Finds a dead page in web archives: the capture nearest to the time when its link was submitted.
 
-``Archives.find`` asks every configured archive for captures of the page (data/archives/cdx.py) and tries the nearest
-three of them all until one is usable. It ends in one of three ways:
+``Archives.find`` asks every configured archive for captures of the page (data/archives/cdx.py). Over all archives, it
+tries the three nearest captures until one is usable. It ends in one of three ways:
 
     Capture                      200 and HTML, with the headers of the page's own server, which may hold opt-outs
     None                         no archive has a capture
     raises ArchiveUnavailable    unknown: an archive did not answer, or its captures were not usable
 
 An archive is treated like a host of the crawl: one request at a time, with ``host_delay_s`` before each. 429, 5xx and
-lost connections are repeated after back-off or Retry-After. After ``breaker_failures`` in a row the archive rests for
-``breaker_pause_s``. If the next request fails too, or if the archive demands a pause above ``max_retry_after_s``, it is
-given up. An ``Archives`` remembers all this for as long as it lives.
+lost connections are repeated after back-off or Retry-After. After ``breaker_failures`` failures in a row the look-up
+leaves the archive alone for ``breaker_pause_s``. If the next request fails too, or if the archive demands a pause above
+``max_retry_after_s``, the look-up gives the archive up. An ``Archives`` remembers all this for as long as it lives.
 
 The robots.txt of the archives is not read: it tells crawlers which links to follow, and these interfaces are made for
 programs. A site that the Wayback Machine hides at its owner's request counts as not archived. The caller honours the

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 BreakerState = Literal["closed", "opened", "given_up"]
-"""What a failure does to the breaker: nothing yet, opens it now, or fails the one request after the pause."""
+"""The state after a failure: still closed, opened by it, or given up because the request after the pause failed."""
 
 
 @dataclass(slots=True)

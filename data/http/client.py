@@ -77,9 +77,9 @@ class Network:
 
 
 class Client:
-    """The connections of one crawl task: at most one idle one per origin, and ``max_connections`` busy and idle ones.
+    """The connections of one crawl task: at most one idle one per origin, and at most ``max_connections`` in all.
 
-    The caller limits the busy ones. Create it inside a running event loop.
+    The caller limits the busy connections. Create it inside a running event loop.
     """
 
     def __init__(self, network: Network) -> None:

@@ -1,6 +1,6 @@
 """A connection, which carries one exchange after the other (data/http/exchange.py), and the watch over their times.
 
-The watch checks the times of all exchanges together, ten times a second. A timer for each exchange would cost more.
+The watch checks the times of all exchanges together, ten times per second. One timer per exchange would cost more.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def new_scratch(parent: Path | None) -> Path:
 
 
 def sweep_scratch(parent: Path) -> None:
-    """Remove the scratch folders that killed processes of this host left. Other hosts may share the lake."""
+    """Remove the scratch folders that killed processes of this host left behind. Other hosts may share the lake."""
     for folder in parent.glob(f"{_HOST}-*"):
         if not _is_alive(int(folder.name.removeprefix(f"{_HOST}-").partition("-")[0])):
             shutil.rmtree(folder, ignore_errors=True)

@@ -140,7 +140,7 @@ class Lake:
             shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove the scratch directories that killed processes of this host left."""
+        """Remove the scratch directories that killed processes of this host left behind."""
         if self.is_local:
             disk.sweep_scratch(Path(self.base) / "tmp")
 

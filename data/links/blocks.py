@@ -6,8 +6,8 @@ is not read as a dump full of malformed lines.
 zstandard's ``readinto`` is the fastest reader, but it ends at a cut-off frame without an error. So we append two small
 frames of random bytes to the file: they come out at the end only if every frame before them was whole.
 
-Memory: buffers of ``buffer_bytes()``, of which a block seldom fills more than ``BLOCK_BYTES``, and the decompressor's
-window (up to 2 GiB for Pushshift's later months).
+Memory: buffers of ``buffer_bytes()`` each, seldom filled beyond ``BLOCK_BYTES``, and the decompressor's window (up to
+2 GiB for Pushshift's later months).
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class LineBlock(NamedTuple):
 
 
 class BlockReader:
-    """Reads an opened file block by block. Raises InputError as ``compression``."""
+    """Reads an opened file block by block. Raises InputError as ``compression`` does."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         assert BLOCK_BYTES + READ_BYTES <= MAX_LINE_BYTES, "so that only the first line of a block may be too long"
         self._stream = _Stream(path, file)
-        self._tail = b""  # read, but after the last block
+        self._tail = b""  # bytes that were read, but belong to the next block
         self._is_done = False
 
     def fill(self, buffer: Buffer) -> LineBlock | None:

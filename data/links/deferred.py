@@ -1,7 +1,7 @@
 """Links that an earlier snapshot deferred, as a source of the next one.
 
 A links dataset claims them when it is begun: ``deferred:<snapshot>`` among its inputs, with the digest of that
-snapshot's pages. No later one takes them again; removing the dataset that claimed them frees them.
+snapshot's pages. No later snapshot takes them again. Removing the dataset that claimed them frees them.
 
 Their submissions come from the links dataset of the snapshot that deferred them. They are merged with new submissions
 of the same URL as if all had come at once. A deferred link counts as one line, however many submissions it has.

@@ -1,4 +1,4 @@
-"""A dump that is named by its URL: downloaded whole and sealed in the lake before it is read.
+"""A dump that --links names by URL: downloaded whole and sealed in the lake before it is read.
 
 It comes in pieces of ``PIECE_BYTES``. If the process is killed, the next run continues after the last piece, provided
 that the length and the ETag or Last-Modified are the same; else it starts over. Without range requests the file comes
@@ -77,7 +77,7 @@ class UrlSource:
         return sealed
 
     def records(self, reading: Reading, slices: list[str]) -> Iterator[LinkRecords]:
-        """Raises InputError as for a file on disk."""
+        """The records of the sealed dump. Raises InputError as ``lines_of`` does."""
         (part,) = slices
         with reading.dataset.lake.open(*reading.dataset.names(self._file(part))) as file:
             yield from lines_of(Path(self.label), file, reading, label=self.label)

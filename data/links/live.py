@@ -132,7 +132,7 @@ class JsonService:
         await self.client.close()
 
     async def get_json(self, url: str) -> tuple[Any, int]:
-        """The value and when it was read, in seconds since 1970. Raises InputError if the service gives none."""
+        """The value and when it was read, in seconds since 1970. Raises InputError if the service sends no JSON."""
         for attempt in range(MAX_ATTEMPTS):
             await asyncio.sleep(self.config.host_delay_s)
             wait_s = backoff_s(attempt + 1, self.config, self.random)

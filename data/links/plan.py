@@ -1,8 +1,8 @@
-"""What a refresh reads: the sources that are named, the windows of the live ones, and the links left from before.
+"""What a refresh reads: the sources that --links names, the windows of live sources, and deferred links.
 
-All of it is settled when the dataset is begun, from the files, the clock, the watermarks and the earlier snapshots, and
-recorded among its inputs. A run that resumes a begun dataset takes the plan from there, so it reads what the first run
-would have read, whatever happened in between.
+The plan is made when the dataset is begun, from the files, the clock, the watermarks and the earlier snapshots. It is
+recorded among the dataset's inputs. A run that resumes a begun dataset takes the plan from there, so it reads what the
+first run would have read, whatever happened in between.
 
 ``SOURCE_KINDS`` lists what --links takes.
 """
@@ -28,7 +28,7 @@ from data.links.sources import FileSource, LinkSource, Reading, file_source
 
 @dataclass(frozen=True)
 class Consumed:
-    """A file of a pattern that an earlier snapshot has read."""
+    """A file that matches a pattern and that another snapshot has read."""
 
     path: str
     sha256: str
@@ -50,7 +50,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Start:
-    """What decides which sources a spec stands for."""
+    """What the sources of a spec depend on, besides the spec."""
 
     state: Lake
     reading: Reading
@@ -144,15 +144,15 @@ def make_plan(specs: Sequence[str], state: Lake, reading: Reading, marks: dict[s
     sources = (*_told_apart(files), *sorted(others, key=lambda source: source.inputs))
     twice = [key for key, n in Counter(source.inputs[0] for source in sources).items() if n > 1]
     if twice:
-        raise InputError(f"{twice[0].partition(':')[2]}: among the link sources twice; name it once")
+        raise InputError(f"{twice[0].partition(':')[2]}: named twice among the link sources; name it once")
     new_marks = {source.label: source.mark for source in sources if source.mark is not None}
     return Plan(sources, tuple(file for one in found for file in one.consumed), new_marks)
 
 
 def _pattern(pattern: str, start: _Start) -> _Found:
-    """The files of a pattern that are new. By their hash, those that other published snapshots have read are consumed.
+    """The files that match a pattern: new, or consumed if another published snapshot has read the same bytes.
 
-    Where a run that began recorded its inputs, its files are the new ones.
+    If the dataset was begun before, only the files among its recorded inputs are new.
     """
     paths = sorted(path for path in glob.glob(pattern) if Path(path).is_file())  # noqa: PTH207 - may be absolute
     if not paths:

@@ -65,7 +65,7 @@ class Malformed(NamedTuple):
 
 
 class LinkRecords(NamedTuple):
-    """The result of some lines of a source. Each line is outbound, counted by its status, or blank."""
+    """What some lines of a source hold. Each line is outbound, counted by its status, or blank."""
 
     table: pa.Table  # of SUBMISSIONS: the outbound ones
     outbound: int  # lines; as many as the table has rows, but a deferred link is one line for all its rows

@@ -33,7 +33,7 @@ _SUBREDDIT = re.compile(r"[A-Za-z0-9_]{2,24}(\+[A-Za-z0-9_]{2,24})*")
 
 @dataclass(frozen=True)
 class RedditListing(LiveSource):
-    """A listing. With a window, only the submissions made in it, and the listing has the newest first."""
+    """A listing. With a window, it must be sorted newest first, and only submissions made in the window are kept."""
 
     url: str
     window: Window | None

@@ -5,7 +5,7 @@ while other hosts take their turns (data/pages/frontier.py). So a busy host has 
 most ``max_hosts_per_domain`` hosts in progress and the part at most ``max_connections`` connections. No host that is
 slow, failing or waiting holds up another one.
 
-The way of a link: ``Crawl`` takes the next host from the frontier, ``Turns.turn`` takes the host's next link one step
+The path of a link: ``Crawl`` takes the next host from the frontier, ``Turns.turn`` takes the host's next link one step
 further and returns what came of it, and ``Settlement.apply`` settles the link or puts it back in line.
 
 A request is sent only if the robots.txt of its origin allows it. A redirect within the domain becomes a turn of the
@@ -46,8 +46,8 @@ _HOLD_S = 5.0  # how long a failure is held back before the crawl looks into it
 def fetch_links(links: Iterable[Link], job: Job) -> None:
     """Settle all links in ``job.segments``, which are durable at the end. Blocks; may run in any thread.
 
-    The links of a host are fetched in the order in which they come. Raises only for what is no result of a link: a
-    full disk, InputError for settings, KeyboardInterrupt.
+    The links of a host are fetched in the order in which they come. Raises only what no link can cause: an OSError for
+    a full disk, InputError for settings, KeyboardInterrupt.
     """
     by_host: dict[str, list[Link]] = {}
     for link in links:
@@ -198,7 +198,7 @@ class Crawl:
     # An outage of our network
 
     def _must_look(self) -> bool:
-        """Whether to find out now whose fault the failures are that are held back."""
+        """Whether it is time to find out what caused the failures that are held back."""
         if not self.outage.held or self.over:
             return False
         is_idle = not self.n_active and not self.frontier.n_ready

@@ -16,7 +16,7 @@ task with the rest counted in ``suppressed``, and texts cut off at ``MAX_TEXT``.
 Queries and credentials of URLs are never written. If a line cannot be written (a full disk), the crawl goes on, and the
 next line says how many were ``lost``.
 
-Cost: 0.2 us where nothing is due, 20 us for a line.
+Cost: 0.2 us per call if no line is due, 20 us for a line.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any, Self
 import orjson
 
 PROGRESS_EVERY_S = 1.0
-PROGRESS_AT_MOST_EVERY_S = 5.0  # in a task that runs for long
+PROGRESS_AT_MOST_EVERY_S = 5.0  # in a long-running task
 RATE_WINDOW_S = 60.0
 MAX_EVENTS = 200  # of one kind and task
 MAX_TEXT = 300  # characters of one value
@@ -178,7 +178,7 @@ class CrawlLog:
             line = b"\n" + line
         try:
             written = os.write(self._file, line)
-        except OSError:  # a log stops no crawl: a full disk stops it where pages are written
+        except OSError:  # the log must not stop the crawl; on a full disk, writing pages stops it
             self._lost += 1
             return
         self._torn = written < len(line)

@@ -7,8 +7,8 @@ Every host with links left is in exactly one state:
     busy      it has an exchange in progress, or its failure is held back (data/pages/outage.py)
     pending   the limit of hosts in progress is reached, for its registrable domain or for the whole crawl task
 
-So a waiting host holds nobody up, and a slow one holds one connection. A parked host (a long wait) gives its place in
-the domain to another one.
+A waiting host does not hold up others, and a slow one occupies one connection. A parked host (a long wait) gives its
+place in the domain to another one.
 
 Memory: about 0.8 kB per host and 0.3 kB per link, its URL included.
 """
@@ -68,7 +68,7 @@ class Host:
     pinned: tuple[str, Robots] | None = None  # origin and its robots.txt, until the next request for a page
 
     def robots_of(self, origin: str) -> Robots | None:
-        """The rules of an origin if they are pinned. Otherwise a full cache could make us fetch them for ever."""
+        """The rules of an origin if they are pinned. Without pins a full cache could make us fetch rules for ever."""
         return self.pinned[1] if self.pinned is not None and self.pinned[0] == origin else None
 
 

@@ -1,10 +1,10 @@
 """Tells an outage of our own network from dead hosts, so that an outage does not become a million typed failures.
 
 The crawl holds back a failure to reach a host (no name, no connection, silence) until another host answers a request
-that was sent after the failure. That usually takes milliseconds, and then the network works and the failure was the
-host's. If failures pile up instead, or nothing else is left to fetch, the crawl connects to hosts that answered before
-(a connection, no request). If one of them accepts, the network works. If none does, the network is down: the crawl
-pauses, looks again with growing pauses for at most network_pause_s, and then fetches the links that it held back.
+that was sent after the failure. That usually takes milliseconds. It proves that the network works, so the failure is
+the host's. If failures pile up instead, or nothing else is left to fetch, the crawl connects to hosts that answered
+before (a connection, no request). If one of them accepts, the network works. If none does, the network is down: the
+crawl pauses, looks again with growing pauses for at most network_pause_s, and then fetches the links that it held back.
 
 A network that never worked is not an outage: its failures count at once. So do failures before ``MIN_GOOD`` domains
 have answered, because then a dead host looks the same as a dead network.
@@ -30,7 +30,7 @@ Connects = Callable[[str], Awaitable[bool]]
 
 
 class Outage:
-    """Holds failures back until it is known whose they are. Times are seconds of the caller's clock."""
+    """Holds failures back until it is clear whether the host or our network failed. Times are on the caller's clock."""
 
     def __init__(self, connects: Connects) -> None:
         self.connects = connects

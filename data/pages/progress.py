@@ -31,7 +31,7 @@ class Progress:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.TaskGroup]:
-        """Log begin and end, and tick in between. Yields a group for tasks; the end waits for them."""
+        """Log begin and end, and tick in between. Yields a group for tasks, and waits for them at the end."""
         self._event("begin")
         async with asyncio.TaskGroup() as group:
             ticker = group.create_task(self._tick())

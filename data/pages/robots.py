@@ -1,6 +1,6 @@
 """robots.txt by RFC 9309: fetched once per origin (scheme, host, port) and checked for every path.
 
-    2xx                 its rules, of the first max_robots_bytes
+    2xx                 the rules in its first max_robots_bytes
     4xx but 429         no rules, all is allowed (section 2.3.1.3)
     more than five redirects, one that leads nowhere, other 3xx: as 4xx (section 2.3.1.2)
     429, 5xx, time-out, broken answer: nothing is allowed (section 2.3.1.4), for robots_failure_lifetime_s
@@ -37,7 +37,7 @@ from data.schema import PageStatus
 
 MAX_REDIRECTS = 5
 # Memory of parsed rules, measured: for each byte of their text, for each rule with a wildcard (a compiled pattern), and
-# for an origin whatever it says.
+# for each origin, even one without rules.
 _BYTES_PER_BYTE, _WILDCARD_BYTES, ENTRY_BYTES = 10, 1_500, 1_000
 
 _HOST_FAILURES = frozenset(
@@ -95,7 +95,7 @@ def parse_robots(body: bytes, config: PagesConfig) -> Robots:
     text = body.decode("utf-8-sig", errors="replace")
     lines = text.splitlines()
     if len(body) >= config.max_robots_bytes and text[-1:] not in "\r\n":
-        lines.pop()  # it was cut there: half a path is another rule
+        lines.pop()  # the body was cut off in this line, and half a path is another rule
     ours, all_robots, outside = _groups(lines, config.user_agent)
     chosen = ours if ours.is_named else all_robots
     rules = _protego(chosen.rules)

@@ -196,7 +196,7 @@ class Segments:
         await self.check(wait=True)
 
     async def check(self, *, wait: bool = False) -> None:
-        """Raise an error that sealing met so far."""
+        """Raise the first error of the seals that have ended; with ``wait``, of all."""
         for task in [task for task in self._sealing if wait or task.done()]:
             self.sealed.append(await task)
             self._sealing.remove(task)

@@ -98,7 +98,7 @@ def survivor_order(source: npt.NDArray[np.integer], karma: npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Buckets:
-    """Which documents share a bucket. A *candidate* shares one that has a new member, one not kept already."""
+    """Which documents share a bucket. A *candidate* is in a shared bucket that has a document not kept already."""
 
     candidates: U32  # [c] ranks, ascending
     starts: npt.NDArray[np.int64]  # [c + 1] where a candidate's buckets start in `buckets`

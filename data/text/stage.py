@@ -70,7 +70,7 @@ def run(lake: Lake, snapshot: str, config: TextConfig, mapper: Mapper = in_turn)
 
 
 def document_id(canonical_url: str, text: str) -> bytes:
-    """16 bytes that identify a text at a URL, the same in every snapshot. Without a text, that is the empty text."""
+    """16 bytes that identify a text at a URL, the same in every snapshot. A page without text has the empty text."""
     return hashlib.sha256(f"{canonical_url}\n{text}".encode()).digest()[:16]
 
 

@@ -4,7 +4,7 @@
     openwebtext   what the OpenWebText reproduction drops, list by list: also GitHub, Twitter, Google, PDF, plain text
 
 OpenAI's list of WebText's top domains includes google, archive, github and nytimes, but not youtube, imgur or
-wikipedia. The original dropped only Wikipedia; the other two yielded no text. ``webtext`` saves those fetches.
+wikipedia. The original dropped only Wikipedia; youtube and imgur yielded no text. ``webtext`` saves those fetches.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """URLs: one spelling for one page, the registrable domain of a host, and which links are not wanted.
 
 Parsing follows the WHATWG URL standard, as browsers do (the ada library), since links come as people pasted them.
-Then only such parts change as cannot change the page:
+After that, we change only what cannot change the page:
 
 * the fragment, and parameters that only track, are dropped
 * percent-encodings get one spelling (RFC 3986, section 6.2.2)
@@ -105,7 +105,7 @@ def parse_url(url: str) -> UrlParts:
 
 
 def _split(url: str) -> UrlParts:
-    """As ``parse_url``, but keeps AMP caches and mobile hosts."""
+    """Like ``parse_url``, but AMP caches and mobile hosts stay."""
     if len(url) > MAX_URL_CHARS:
         raise ValueError(f"longer than {MAX_URL_CHARS} characters")
     try:
@@ -127,14 +127,14 @@ def _split(url: str) -> UrlParts:
 
 
 def canonical_url(url: str) -> str:
-    """The one spelling of a URL; idempotent, ASCII only. Raises ValueError as ``parse_url``."""
+    """The one spelling of a URL; idempotent, ASCII only. Raises ValueError as ``parse_url`` does."""
     return parse_url(url).url
 
 
 def host_of(url: str) -> str:
     """The host that a request for this URL goes to: lower case, punycode, IPv6 in brackets.
 
-    The canonical URL may have another host (AMP caches, mobile hosts). Raises ValueError as ``parse_url``.
+    The canonical URL may have another host (AMP caches, mobile hosts). Raises ValueError as ``parse_url`` does.
     """
     return _split(url).host
 
@@ -143,14 +143,14 @@ def domain_of(url: str) -> str:
     """The registrable domain of ``host_of``; an IP address is its own domain (IPv6 without brackets).
 
     A public suffix or a single label is its own domain, too. Below an unknown top-level domain, the domain is the last
-    two labels. Raises ValueError as ``parse_url``.
+    two labels. Raises ValueError as ``parse_url`` does.
     """
     return registrable_domain(_split(url).host)
 
 
 @functools.lru_cache(maxsize=65_536)
 def registrable_domain(host: str) -> str:
-    """As ``domain_of``, for the host of a canonical URL."""
+    """Like ``domain_of``, for the host of a canonical URL."""
     if host.startswith("["):
         return host[1:-1]
     found = _extractor().extract_str(host)
@@ -183,20 +183,20 @@ def is_below(host: str, hosts: frozenset[str]) -> str | None:
 def block_reason(url: str, config: LinksConfig) -> LinkStatus | None:
     """Why the profile or ``block_domains`` drop a URL: BLOCKED_DOMAIN, BLOCKED_EXTENSION, or None if they do not.
 
-    Raises ValueError as ``parse_url``, InputError as ``check_rules``.
+    Raises ValueError as ``parse_url`` does, and InputError as ``check_rules`` does.
     """
     blocked = blocked_by(url, config)
     return blocked[0] if blocked else None
 
 
 def blocked_by(url: str, config: LinksConfig) -> tuple[LinkStatus, str] | None:
-    """As ``block_reason``, with the host or extension of the rule that applies."""
+    """Like ``block_reason``, with the host or extension of the rule that applies."""
     parts = parse_url(url)
     return blocked_at(parts.host, parts.path, config)
 
 
 def blocked_at(host: str, path: str, config: LinksConfig) -> tuple[LinkStatus, str] | None:
-    """As ``blocked_by``, for the host and the path of a canonical URL."""
+    """Like ``blocked_by``, for the host and the path of a canonical URL."""
     hosts, extensions = _rules(config.profile, config.block_domains)
     blocked_host = is_below(host, hosts)
     if blocked_host is not None:
@@ -211,7 +211,7 @@ def check_rules(config: LinksConfig) -> None:
     """Raises InputError for an unknown profile or suffix list, or an invalid host name in ``block_domains``."""
     if config.public_suffix_list != PUBLIC_SUFFIX_LIST:
         raise InputError(
-            f"public_suffix_list {config.public_suffix_list!r} is not the one of this version: {PUBLIC_SUFFIX_LIST!r}"
+            f"public_suffix_list {config.public_suffix_list!r} is not this version's list; set {PUBLIC_SUFFIX_LIST!r}"
         )
     _extractor()
     _rules(config.profile, config.block_domains)
@@ -220,7 +220,7 @@ def check_rules(config: LinksConfig) -> None:
 @functools.lru_cache(maxsize=16)
 def _rules(profile: str, block_domains: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
     if profile not in PROFILES:
-        raise InputError(f"profile {profile!r} is not known; there are {', '.join(sorted(PROFILES))}")
+        raise InputError(f"profile {profile!r} is not known; choose from {', '.join(sorted(PROFILES))}")
     own = set()
     for domain in block_domains:
         try:
@@ -250,7 +250,7 @@ def read_block_list(path: Path) -> tuple[str, ...]:
                 domains.add(_domain_name(domain))
             except ValueError as error:
                 raise InputError(
-                    f"{path}, line {number}: {error}; write one domain a line, like example.com"
+                    f"{path}, line {number}: {error}; write one domain per line, like example.com"
                 ) from error
     return tuple(sorted(domains))
 
@@ -305,7 +305,7 @@ def _is_tracking(field: str) -> bool:
 def normal_percents(text: str) -> str:
     """Decode unreserved characters, write other octets in upper case, and a percent sign without octet as ``%25``.
 
-    Else ``%%32e`` would become ``%2e``, and that a dot the next time.
+    Otherwise ``%%32e`` would become ``%2e``, which the next call would decode to a dot.
     """
     return _PERCENT.sub(_normal_percent, text) if "%" in text else text
 

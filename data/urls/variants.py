@@ -25,7 +25,7 @@ MOBILE_HOSTS = {
     "m.wikidata.org": "www.wikidata.org",
     "m.mediawiki.org": "www.mediawiki.org",
     "m.youtube.com": "www.youtube.com",  # one application, every path the same
-    "mobile.twitter.com": "twitter.com",  # Twitter sends browsers from one to the other by what they say they are,
+    "mobile.twitter.com": "twitter.com",  # Twitter redirects browsers between the two by User-Agent,
     "m.twitter.com": "twitter.com",
     "mobile.x.com": "x.com",
     "m.facebook.com": "www.facebook.com",  # so does Facebook

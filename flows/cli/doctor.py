@@ -32,7 +32,7 @@ State = Literal["good", "note", "bad"]
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at and what was found. ``note`` is worth reading, ``bad`` must be mended."""
+    """One check and its finding. ``note`` is worth reading, ``bad`` must be fixed."""
 
     what: str
     state: State

@@ -36,7 +36,7 @@ class RefreshPlan:
     links: LinkCounts
     domains: int
     largest_domains: dict[str, int]  # links by domain
-    least_hours: float  # what politeness alone takes
+    least_hours: float  # the delays between requests alone take this long
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class TrainPlan:
 def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig, lake_root: str) -> RefreshPlan:
     """Read the sources and count links and domains.
 
-    Live sources are read from the watermarks of the lake at ``lake_root`` on; the lake itself is not changed.
+    Live sources are read from the watermarks of the lake at ``lake_root`` on. The lake is not changed.
     """
     with tempfile.TemporaryDirectory(prefix="webtext-plan-") as folder:
         lake = Lake(folder)
@@ -102,7 +102,7 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, pro
     """The resolved settings of a run, its size, its memory per process, and its time on A100s.
 
     Computed for one GPU, for eight, and for ``processes``. Memory is for autocast unless another precision is set
-    (model/memory.py explains the estimate). Times assume 40 % of the GPUs' peak; nobody measured that. Raises
+    (model/memory.py explains the estimate). Times assume 40 % of the GPUs' peak, which was not measured. Raises
     InputError for an unknown preset or setting, and for a batch that the micro-batch does not divide.
     """
     from model.config import resolve

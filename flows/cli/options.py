@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ByteSize, Field, TypeAdapter, ValidationError
+from pydantic import ByteSize, Field, TypeAdapter
 from typer import BadParameter, Option
 
 from data.urls.blocklists import PROFILES
@@ -60,7 +60,8 @@ Sources = Annotated[
         "--links",
         metavar="SOURCE",
         help="A Reddit or Hacker News dump (.zst .xz .bz2 .gz or plain NDJSON), by path or URL; 'DIR/RS_*.zst' for "
-        "those not read yet; hn:2026-11, or hn: for news; hn-items:FROM-[TO]; reddit:NAME,..; urls:FILE. Repeatable.",
+        "the files not read yet; hn:2026-11, or hn: for new stories; hn-items:FROM-[TO]; reddit:NAME,..; urls:FILE. "
+        "Repeatable.",
     ),
 ]
 NewSnapshot = Annotated[
@@ -173,7 +174,7 @@ _ARCHIVES = ("commoncrawl", "wayback")
 
 def check_profile(name: str) -> None:
     if name not in PROFILES:
-        raise BadParameter(f"--profile {name}: there are {', '.join(sorted(PROFILES))}")
+        raise BadParameter(f"--profile {name}: no such list; choose from {', '.join(sorted(PROFILES))}")
 
 
 def block_domains(files: list[Path]) -> tuple[str, ...]:
@@ -189,7 +190,7 @@ def archives(names: list[str]) -> tuple[str, ...]:
     """The archives in the order in which they are asked."""
     for name in names:
         if name not in (*_ARCHIVES, "all"):
-            raise BadParameter(f"--archive {name}: there are {', '.join(_ARCHIVES)}, and all")
+            raise BadParameter(f"--archive {name}: no such archive; choose from {', '.join(_ARCHIVES)}, all")
     return tuple(name for name in _ARCHIVES if name in names or "all" in names)
 
 
@@ -204,8 +205,10 @@ def seconds(text: str, option: str) -> float:
 def n_bytes(text: str, option: str) -> int:
     """``2T``, ``500M``, ``100GiB``: decimal units, except for KiB, MiB and so on."""
     try:
+        if "bit" in text.lower():  # which ByteSize reads as bytes
+            raise ValueError(text)
         return int(TypeAdapter(Annotated[ByteSize, Field(ge=0)]).validate_python(text))
-    except ValidationError as error:
+    except ValueError as error:
         raise BadParameter(f"{option} {text}: expected a number and one of K M G T, such as 2T") from error
 
 

@@ -47,7 +47,7 @@ def funnel(result: RefreshResult) -> None:
 
 
 def training(result: TrainSummary) -> None:
-    """Both ends of the training curve, and what the run cost."""
+    """Both ends of the training curve, and the cost of the run."""
     table = _table(f"Training of {result.run}", "what", "value", "")
     losses = f"{number(result.first_loss)} -> {number(result.train_loss)}"
     nats = "nats per token"

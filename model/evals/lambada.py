@@ -1,12 +1,12 @@
 """LAMBADA from OpenAI's file, scored in two ways under two names.
 
 ``lambada_openai`` is the task of that name in lm-evaluation-harness: the text is unchanged, the target is what follows
-the last space, accuracy is that of greedy decoding over all its tokens, and perplexity is per whole word.
+the last space, a passage counts as right if greedy decoding writes all of its tokens, and perplexity is per whole word.
 
 ``lambada_paper`` is the GPT-2 paper's score (section 3.3), as far as it is known:
 
 - Known: the file; how its text is changed (data/evalsets.py:openai_lambada_text, from openai/gpt-2, issue 131); that
-  perplexity and accuracy are those of the last word; that the 1542M model has 52.66 % without and 63.24 % with a
+  perplexity and accuracy refer to the last word; that the 1542M model has 52.66 % without and 63.24 % with a
   "stop-word filter", since most wrong predictions are good continuations that cannot be a last word.
 - Not known: the list of stop words, and how the filter decodes. Here ``accuracy_stopword`` forbids a space and a stop
   word as the first token (model/evals/words.py). Targets that are such a token, or begin with one, count as wrong.

@@ -1,7 +1,7 @@
 """``heldout_lastword``: the last word of a passage of a held-out document, as in LAMBADA (Paperno et al., 2016).
 
 A passage is a sentence that ends in a content word, with enough sentences before it to make 50 words, LAMBADA's
-minimum. Passages of a document do not overlap. LAMBADA's passages were chosen so that people can guess the word; these
+minimum. No two passages overlap. LAMBADA's passages were chosen so that people can guess the word; these
 were not, so scores are lower and cannot be compared. The share of targets that occur earlier in their passage is
 reported; in the first 500 passages of LAMBADA's test file it is 77 %, counted in the same way.
 

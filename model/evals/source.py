@@ -1,6 +1,7 @@
 """Which model is scored: a run's newest checkpoint, a checkpoint's directory, or a directory of transformers.
 
-The name and the digest, which tell whether the model was scored before, are read first; weights are loaded when needed.
+The name and the digest show whether the model was scored before, so they are read first. Weights are loaded when
+needed.
 """
 
 from __future__ import annotations

@@ -17,5 +17,5 @@ def select(names: Sequence[str]) -> list[Task]:
     """The tasks of these names; all tasks if there are no names. Raises InputError for an unknown name."""
     for name in names:
         if name not in TASKS:
-            raise InputError(f"--tasks {name}: no such task; there are {', '.join(TASKS)}")
+            raise InputError(f"--tasks {name}: no such task; choose from {', '.join(TASKS)}")
     return [task for name, task in TASKS.items() if not names or name in names]

@@ -48,7 +48,7 @@ OVEN = Oven(180)
         ({"is_on": 1}, "is_on must be a valid boolean, got 1"),
         ({"minutes": -1}, "minutes must be greater than or equal to 0, got -1"),
         ({"mode": "grill", "degrees": 251}, "degrees must be at most 250 with mode=grill, got 251"),
-        ({"light": 1}, "light: no such setting; there are degrees, share, mode, trays, is_on, minutes"),
+        ({"light": 1}, "light: no such setting; choose from degrees, share, mode, trays, is_on, minutes"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_an_error_in_one_line(change: dict[str, Any], message: str) -> None:

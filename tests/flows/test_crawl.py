@@ -128,10 +128,11 @@ def test_all_archives_in_the_order_of_asking(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--archive", "archive.org"), "--archive archive.org: there are commoncrawl, wayback, and all"),
+        (("--archive", "archive.org"), "--archive archive.org: no such archive; choose from commoncrawl, wayback, all"),
         (("--max-connections", "0"), "'--max-connections': Input should be greater than or equal to 1"),
-        (("--profile", "mine"), "--profile mine: there are openwebtext, webtext"),
+        (("--profile", "mine"), "--profile mine: no such list; choose from openwebtext, webtext"),
         (("--max-bytes", "much"), "--max-bytes much: expected a number and one of K M G T, such as 2T"),
+        (("--max-bytes", "8kbit"), "--max-bytes 8kbit: expected a number and one of K M G T, such as 2T"),
     ],
 )
 def test_wrong_usage_is_explained(arguments: tuple[str, ...], message: str) -> None:

@@ -34,8 +34,8 @@ def test_overrides_are_typed() -> None:
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
-        ("125M", {}, "--preset 125M: no such preset; there are nano, mini, 124M, 355M, 774M, 1558M, 117M"),
-        ("nano", {"lr": "1"}, "--set lr=1: no such setting; there are batch_size, batch_warmup_steps, beta1"),
+        ("125M", {}, "--preset 125M: no such preset; choose from nano, mini, 124M, 355M, 774M, 1558M, 117M"),
+        ("nano", {"lr": "1"}, "--set lr=1: no such setting; choose from batch_size, batch_warmup_steps, beta1"),
         ("nano", {"steps": "1.5"}, "--set steps=1.5: must be a whole number"),
         ("nano", {"learning_rate": "fast"}, "--set learning_rate=fast: must be a number"),
         ("nano", {"steps": "0"}, "steps must be greater than 0, got 0"),

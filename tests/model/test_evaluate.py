@@ -201,7 +201,7 @@ def test_bad_input_is_one_line(trained: Lake, tmp_path: Path, capsys: pytest.Cap
         return code, str(event.get("message"))
 
     for fields, expected in (
-        ({"run": "r", "tasks": ["lambda"]}, "no such task; there are heldout_ppl, heldout_lastword"),
+        ({"run": "r", "tasks": ["lambda"]}, "no such task; choose from heldout_ppl, heldout_lastword"),
         ({"run": "nobody"}, "no checkpoint in"),
         ({"hf": str(tmp_path)}, "no config.json"),
         ({"checkpoint": str(tmp_path)}, "not a checkpoint of webtext"),

@@ -68,7 +68,7 @@ def test_a_single_process_takes_the_named_gpu(calls: Any, device: str, index: in
 @pytest.mark.parametrize(
     ("device", "size", "local_rank", "message"),
     [
-        ("cuda", 8, 5, "there is none for process 5, torch sees 4 CUDA device"),
+        ("cuda", 8, 5, "process 5 has no GPU, torch sees 4 CUDA device"),
         ("cuda:1", 2, 0, "2 processes need a GPU each; use --device cuda"),
         ("cuda:4", 1, 0, "--device cuda:4: torch sees 4 CUDA device"),
         ("mps", 2, 0, "mps supports one process; use --processes 1 or --device cpu"),

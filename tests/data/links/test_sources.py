@@ -125,7 +125,7 @@ def test_a_wrong_source_is_refused_and_says_how_to_write_it(tmp_path: Path) -> N
         (["hn-items:9-8"], "hn-items:9-8: no items from 9 to 8"),
         (["hn-items:x"], "hn-items:x: write it like"),
         (["reddit:a b"], "'a b' is not a subreddit"),
-        (["reddit:news,News"], "reddit:news: among the link sources twice"),
+        (["reddit:news,News"], "reddit:news: named twice among the link sources"),
         ([f"{tmp_path}/RS_*.zst"], "no file matches the pattern"),
         ([f"urls:{tmp_path}/none.txt"], "none.txt: no such file"),
     ):

@@ -246,7 +246,7 @@ def test_files_of_one_name_get_labels_of_their_own_in_any_order(tmp_path: Path) 
     assert first.digest == second.digest
     assert len(first.inputs) == 2
     assert all(name.startswith("source:RS.ndjson@") for name in first.inputs)
-    with pytest.raises(InputError, match=r"RS\.ndjson.*: among the link sources twice"):
+    with pytest.raises(InputError, match=r"RS\.ndjson.*: named twice among the link sources"):
         build(tmp_path / "three", [one, one])
 
 

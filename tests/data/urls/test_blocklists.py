@@ -173,7 +173,7 @@ def test_a_block_list_is_read_from_a_file(tmp_path: Path) -> None:
 def test_a_line_that_is_not_a_domain_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "block.txt"
     path.write_text(f"example.org\n# no\n{line}\n")
-    with pytest.raises(InputError, match=r"block\.txt, line 3: '.*' is not a domain.*one domain a line"):
+    with pytest.raises(InputError, match=r"block\.txt, line 3: '.*' is not a domain.*one domain per line"):
         read_block_list(path)
 
 
@@ -186,5 +186,5 @@ def test_a_block_list_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_profile_is_refused() -> None:
-    with pytest.raises(InputError, match="profile 'pile' is not known; there are openwebtext, webtext"):
+    with pytest.raises(InputError, match="profile 'pile' is not known; choose from openwebtext, webtext"):
         block_reason("http://e.example/", LinksConfig(profile="pile"))
