@@ -1,4 +1,4 @@
-"""The servers on loopback and what asks them, new for each test."""
+"""Loopback servers and their clients, new for each test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def crawl(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crawler:
-    # No authority is trusted: the tests' own is named where it is wanted. Reading this machine's takes 30 ms each time.
+    # Trust no authority: a test names its own when it needs one. Loading this machine's takes 30 ms each time.
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
     return Crawler(web, tmp_path)

@@ -66,7 +66,7 @@ def test_end_of_text_in_a_document_is_ordinary_text() -> None:
     assert bpe.decode([bpe.END_OF_TEXT]) == "<|endoftext|>"
 
 
-def test_vocabulary_is_gpt2s() -> None:
+def test_the_vocabulary_is_that_of_gpt2() -> None:
     assert bpe.encoding().n_vocab == bpe.VOCAB_SIZE == 50_257
     assert bpe.encoding().eot_token == bpe.END_OF_TEXT == 50_256
     assert bpe.encode("").shape == (0,)
@@ -84,6 +84,6 @@ def test_a_flipped_byte_is_refused_with_both_hashes(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_an_error_names_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no-such-file: No such file"):
         bpe.load(tmp_path / "no-such-file")

@@ -1,4 +1,4 @@
-"""Settings of the stages: what is refused, and which settings decide the result."""
+"""Settings of the stages: which values are refused, and which settings decide the result."""
 
 import pickle
 from dataclasses import fields, replace

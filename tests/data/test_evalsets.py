@@ -1,4 +1,4 @@
-"""Official files: found, read, and WikiText's artefacts removed and brought back."""
+"""Official files: finding them, reading them, and removing and restoring WikiText's artefacts."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_file_that_is_not_wikitext_is_refused(tmp_path: Path) -> None:
 
 
 @needs_shared
-def test_lambada_as_openai_publishes_it() -> None:
+def test_lambada_is_read_as_openai_publishes_it() -> None:
     passages = read_lambada(SHARED / "lambada" / "lambada_test.first500.jsonl")
     assert len(passages) == 500
     assert [passage.target for passage in passages[:4]] == [" signs", " Shane", " insurance", " Helen"]
@@ -86,12 +86,12 @@ def test_lambada_as_openai_publishes_it() -> None:
     assert all(" " not in passage.target[1:] for passage in passages)
 
 
-def test_lambada_text_as_given_to_gpt2() -> None:
+def test_lambada_text_is_prepared_as_for_gpt2() -> None:
     assert openai_lambada_text(Passage(" “Yes,” said", " ”Ann ")) == Passage('\n"Yes," said', ' "Ann')
 
 
 @pytest.mark.parametrize("line", ["{", '{"txt": "a b"}', '{"text": "word"}', '{"text": "a b "}', "[]", '{"text": 3}'])
-def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+def test_an_error_names_the_bad_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "lambada_test.jsonl"
     path.write_text('{"text": "a good line"}\n' + line + "\n")
     with pytest.raises(InputError, match="line 2"):

@@ -1,7 +1,7 @@
-"""Answers that nobody thought of: whatever bytes come, each link ends in one row, in time, within bounds.
+"""Random answers: for any bytes, each link ends in one row, in time and in bounded memory.
 
-Answers are put together from what is usual and from what is not, then cut, doubled and bent; some stand where
-robots.txt or tdmrep.json is asked for. A few run with every check, many more with the slow tests.
+Answers combine usual and unusual parts, which are then cut, doubled and bent. Some take the place of robots.txt or
+tdmrep.json. Every check runs a few; the slow tests run many more.
 """
 
 from __future__ import annotations
@@ -132,14 +132,14 @@ def _chunked(body: bytes, size: int, end: bytes) -> bytes:
 
 
 _CODES = {"brotli": "br", "brotli_bomb": "br", "deflate": "deflate", "raw_deflate": "deflate"}
-# What a broken answer is made of beside these; and what says something in an answer that is well formed.
+# Further pieces of a broken answer, and meaningful words in a well-formed one.
 _FRAMING = ["Content-Length", "Transfer-Encoding", "Connection", "Upgrade", "X", "", "A B"]
 _MEANING = sorted(_VALUES.keys() - set(_FRAMING))
 
 
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[list[bytes], str]:
-    """The pieces of an answer, and what becomes of the connection after them."""
+    """The pieces of an answer, and what happens to the connection after them."""
     kind = draw(st.sampled_from(["meaning", "meaning", "meaning", "broken", "broken", "bytes"]))
     data = draw(st.binary(max_size=300)) if kind == "bytes" else _answer(draw, is_broken=kind == "broken")[:400_000]
     n_pieces = draw(st.integers(1, 3))
@@ -236,7 +236,7 @@ def _page() -> Any:
 def _fuzz(
     n_examples: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, derandomize: bool
 ) -> None:
-    gc.collect()  # what tasks of earlier tests have to say
+    gc.collect()  # warnings from tasks of earlier tests
     caplog.clear()
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
@@ -247,7 +247,7 @@ def _fuzz(
             deadline=None,
             derandomize=derandomize,
             database=None,
-            phases=[Phase.generate],  # to look for a smaller example would take minutes
+            phases=[Phase.generate],  # shrinking an example would take minutes
             report_multiple_bugs=False,
             verbosity=Verbosity.quiet,
             suppress_health_check=list(HealthCheck),
@@ -265,14 +265,18 @@ def _fuzz(
         check()
     gc.collect()
     said = [record for record in caplog.records if record.name == "asyncio" and record.levelno >= logging.ERROR]
-    assert [record.getMessage() for record in said] == []  # no task and no callback died unseen
+    assert [record.getMessage() for record in said] == []  # no task and no callback failed unnoticed
 
 
-def test_answers_that_nobody_thought_of(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_answers_end_in_one_row_per_link(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _fuzz(3, caplog, monkeypatch, derandomize=True)
 
 
 @pytest.mark.slow
-def test_many_answers_that_nobody_thought_of(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """About four thousand; new ones every time. What fails is printed and can be put among the named cases."""
+def test_many_random_answers_end_in_one_row_per_link(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """About four thousand new answers every time. A failing one is printed and can become a named case."""
     _fuzz(160, caplog, monkeypatch, derandomize=False)

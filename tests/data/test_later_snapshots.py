@@ -1,4 +1,4 @@
-"""What later snapshots owe to earlier ones: files that were read are left out, deferred links come first."""
+"""How later snapshots depend on earlier ones: they skip files already read, and start with deferred links."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.data.links.services import Services, links_of, refresh, submission
 # ---------------------------------------------------------------------------------------------------- patterns
 
 
-def test_a_pattern_leaves_out_what_an_earlier_snapshot_has_read(services: Services, tmp_path: Path) -> None:
+def test_a_pattern_skips_files_that_an_earlier_snapshot_has_read(services: Services, tmp_path: Path) -> None:
     def month(number: int) -> None:
         rows = [submission(number * 10 + n, 1.0) for n in range(3)]
         (tmp_path / f"RS_{number}.ndjson").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
@@ -37,9 +37,11 @@ def test_a_pattern_leaves_out_what_an_earlier_snapshot_has_read(services: Servic
     ]
     month(4)
     (tmp_path / "RS_0.ndjson").rename(tmp_path / "RS_1.ndjson")
-    assert refresh(lake, "s1", [pattern], services).digest == first.digest  # done; a new file is the next one's
+    assert (
+        refresh(lake, "s1", [pattern], services).digest == first.digest
+    )  # done; a new file belongs to the next snapshot
     third = refresh(lake, "s3", [pattern, str(tmp_path / "RS_2.ndjson")], services)
-    assert sorted(third.inputs) == ["source:RS_2.ndjson", "source:RS_4.ndjson"]  # named, so it is read again
+    assert sorted(third.inputs) == ["source:RS_2.ndjson", "source:RS_4.ndjson"]  # named explicitly, so it is read again
     empty = refresh(lake, "s4", [pattern], services)
     assert (empty.rows_in, empty.extra["consumed_files"]) == (0, 4)
 
@@ -69,7 +71,7 @@ def crawl(lake: Lake, snapshot: str, deferred: set[str]) -> None:
     dataset.finish(["part-00000"], {}, 0.0)
 
 
-def test_deferred_links_are_in_the_next_refresh_once(services: Services, tmp_path: Path) -> None:
+def test_deferred_links_appear_once_in_the_next_refresh(services: Services, tmp_path: Path) -> None:
     def write(name: str, *rows: dict[str, Any]) -> str:
         (tmp_path / name).write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
         return str(tmp_path / name)
@@ -105,7 +107,7 @@ def test_deferred_links_are_in_the_next_refresh_once(services: Services, tmp_pat
     assert second.counts == {"merged": 1, "ok": 3}
 
     crawl(lake, "s2", {shared})  # deferred again
-    again = refresh(tmp_path / "lake", "s2", [two], services)  # goes on with what it was begun with
+    again = refresh(tmp_path / "lake", "s2", [two], services)  # resumes with its original input
     assert again.digest == second.digest
     third = refresh(tmp_path / "lake", "s3", [one], services)
     assert [name for name in third.inputs if name.startswith("deferred:")] == ["deferred:s2"]
@@ -120,7 +122,7 @@ def test_deferred_links_are_in_the_next_refresh_once(services: Services, tmp_pat
     assert not [name for name in fourth.inputs if name.startswith("deferred:")]
 
 
-def test_deferred_links_whose_links_were_made_anew_are_an_error(services: Services, tmp_path: Path) -> None:
+def test_deferred_links_of_a_rebuilt_links_dataset_are_an_error(services: Services, tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(orjson.dumps(submission(1, 1.0)) + b"\n")
     lake = Lake(tmp_path / "lake")
     refresh(tmp_path / "lake", "s1", [str(tmp_path / "a.ndjson")], services)

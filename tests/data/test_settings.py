@@ -1,4 +1,4 @@
-"""Settings are checked strictly, and an error names the field, what is allowed and the value."""
+"""Settings are checked strictly. An error names the field, the allowed values and the given value."""
 
 import pickle
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
@@ -14,7 +14,7 @@ from data.settings import checked, operational
 @checked
 @dataclass(frozen=True)
 class Oven:
-    """Settings of a test."""
+    """Settings for a test."""
 
     degrees: PositiveInt
     share: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -51,7 +51,7 @@ OVEN = Oven(180)
         ({"light": 1}, "light: no such setting; choose from degrees, share, mode, trays, is_on, minutes"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_an_error_in_one_line(change: dict[str, Any], message: str) -> None:
+def test_an_invalid_value_is_an_error_in_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         replace(OVEN, **change)
     assert str(caught.value) == message
@@ -62,12 +62,12 @@ def test_a_setting_without_a_default_is_required() -> None:
         Oven()  # type: ignore[call-arg]
 
 
-def test_a_setting_given_by_position_is_named_in_the_error() -> None:
+def test_the_error_names_a_setting_given_by_position() -> None:
     with pytest.raises(InputError, match=r"^share must be less than 1, got 2$"):
         Oven(180, 2)
 
 
-def test_allowed_values_are_kept_as_they_are() -> None:
+def test_valid_values_are_kept_unchanged() -> None:
     oven = Oven(200, share=0.25, mode="grill", trays=("top",), is_on=True, minutes=7)
     assert (oven.degrees, oven.share, oven.mode, oven.trays, oven.minutes) == (200, 0.25, "grill", ("top",), 7)
     assert oven.is_on is True
@@ -83,7 +83,7 @@ def test_checked_settings_stay_a_frozen_dataclass() -> None:
     assert [field.name for field in fields(Oven) if field.metadata.get("operational")] == ["minutes"]
 
 
-def test_settings_can_come_as_json_as_prefect_passes_them() -> None:
+def test_settings_are_read_from_the_json_that_prefect_passes() -> None:
     adapter = TypeAdapter(Oven)
     assert adapter.validate_python({"degrees": 200, "trays": ["top"]}) == Oven(200, trays=("top",))
     for wrong in ({"degrees": 0}, {"degrees": 200, "light": 1}, {"degrees": 251, "mode": "grill"}):

@@ -1,4 +1,4 @@
-"""run_stage: rounds, resuming, finding done."""
+"""run_stage: rounds, resuming, recognising finished work."""
 
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from data.stage import run_stage
 from tests.data.lake.parts import make_part
 
 
-def test_later_rounds_see_the_earlier_ones_and_a_second_run_makes_nothing(tmp_path: Path) -> None:
+def test_later_rounds_see_earlier_ones_and_a_second_run_writes_nothing(tmp_path: Path) -> None:
     dataset = Lake(tmp_path).dataset("tokens", "demo")
     made: list[str] = []
 
@@ -33,7 +33,7 @@ def test_later_rounds_see_the_earlier_ones_and_a_second_run_makes_nothing(tmp_pa
     assert len(made) == 3
 
 
-def test_an_interrupted_run_goes_on_and_ends_in_the_same_digest(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_to_the_same_digest(tmp_path: Path) -> None:
     names = [f"part-{index:05d}" for index in range(5)]
     whole = Lake(tmp_path / "whole").dataset("tokens", "demo")
     expected = run_stage(
@@ -57,7 +57,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_digest(tmp_path: Path) 
     assert outcome.manifest.digest == expected.manifest.digest
 
 
-def test_a_sealed_part_that_was_damaged_is_found_before_it_is_reused(tmp_path: Path) -> None:
+def test_a_damaged_sealed_part_is_detected_before_it_is_reused(tmp_path: Path) -> None:
     dataset = Lake(tmp_path).dataset("tokens", "demo")
     dataset.begin({"tokenizer": "gpt2", "val_share": 0.01, "split_seed": 0}, {})
     make_part(dataset, [1, 2, 3], "part-00000")

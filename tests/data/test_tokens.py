@@ -50,7 +50,7 @@ def make_lake(tmp_path: Path, parts: dict[str, list[tuple[str, str]]]) -> Lake:
     return lake
 
 
-def test_every_selected_document_is_in_one_split_and_reads_back(tmp_path: Path) -> None:
+def test_every_selected_document_reads_back_from_one_split(tmp_path: Path) -> None:
     rows = [(f"Document {n}: naïve café № {n} <|endoftext|>", "ok" if n % 3 else "too_short") for n in range(60)]
     lake = make_lake(tmp_path, {"part-00000": rows[:40], "part-1-00000": rows[40:]})
     manifest = tokens.run(lake, "s", HALF).manifest
@@ -63,7 +63,9 @@ def test_every_selected_document_is_in_one_split_and_reads_back(tmp_path: Path) 
         paths = [file.path for file in manifest.files_in(split)]
         assert paths == [f"{split}/part-00000.parquet", f"{split}/part-1-00000.parquet"]
         files = [str(tmp_path / "lake/tokens/s" / path) for path in paths]
-        read = duckdb.sql(f"select doc_id, tokens, n_tokens from read_parquet({files})").fetchall()  # a second reader
+        read = duckdb.sql(
+            f"select doc_id, tokens, n_tokens from read_parquet({files})"
+        ).fetchall()  # an independent reader
         found[split] = {row[0]: row[1] for row in read}
         assert all(len(row[1]) == row[2] for row in read)
     assert not found["train"].keys() & found["val"].keys()
@@ -100,7 +102,7 @@ def test_an_empty_corpus_is_published(tmp_path: Path) -> None:
     assert len(table) == 0
 
 
-def test_again_is_skipped_and_a_sealed_part_is_reused(tmp_path: Path) -> None:
+def test_a_second_run_is_skipped_and_a_sealed_part_is_reused(tmp_path: Path) -> None:
     parts = {f"part-{n:05d}": [(f"text {n}", "ok")] for n in range(3)}
     whole = tokens.run(make_lake(tmp_path / "a", parts), "s", HALF).manifest
     lake = make_lake(tmp_path / "b", parts)

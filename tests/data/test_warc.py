@@ -1,4 +1,4 @@
-"""WARC files, read back by two readers that others wrote."""
+"""WARC files, read back by two independent readers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def request(path: str) -> tuple[bytes, list[tuple[bytes, bytes]]]:
 
 @pytest.fixture
 def warc(tmp_path: Path) -> tuple[Path, list[int]]:
-    """Five pages, a revisit of each profile, a capture; and the offset of each."""
+    """Five pages, a revisit of each profile and a capture, with the offset of each."""
     path = tmp_path / "part-00000.warc.gz"
     with path.open("wb") as file:
         writer = WarcWriter(file, path.name, {"software": "webtext/test", "robots": "obey"})
@@ -76,7 +76,7 @@ def warc(tmp_path: Path) -> tuple[Path, list[int]]:
 
 
 def member_starts(data: bytes) -> list[int]:
-    """Where the gzip members of a file begin, by zlib alone; the last entry is the file's end."""
+    """Offsets of the gzip members of a file, found with zlib alone; the last entry is the end of the file."""
     starts = [0]
     while starts[-1] < len(data):
         stream = zlib.decompressobj(31)
@@ -85,7 +85,7 @@ def member_starts(data: bytes) -> list[int]:
     return starts
 
 
-def test_read_back_at_random(warc: tuple[Path, list[int]]) -> None:
+def test_records_are_read_back_in_random_order(warc: tuple[Path, list[int]]) -> None:
     path, offsets = warc
     with path.open("rb") as file:
         for n in (3, 0, 4, 1, 2):
@@ -110,12 +110,12 @@ def test_every_record_is_a_gzip_member(warc: tuple[Path, list[int]]) -> None:
     assert offsets == [start for start, kind in zip(starts, KINDS, strict=False) if kind in ("response", "revisit")]
 
 
-def test_fastwarc(warc: tuple[Path, list[int]]) -> None:
+def test_fastwarc_reads_the_records(warc: tuple[Path, list[int]]) -> None:
     seen = []
     with warc[0].open("rb") as file:
         for record in FastIterator(file, parse_http=False):
             kind = str(record.record_type)
-            if kind in ("response", "revisit"):  # theirs is of the payload, which is most of the block
+            if kind in ("response", "revisit"):  # theirs is the payload's, which is most of the block
                 assert record.headers["WARC-Payload-Digest"].startswith("sha1:")
                 assert "WARC-Block-Digest" not in record.headers
             else:
@@ -130,7 +130,7 @@ def test_fastwarc(warc: tuple[Path, list[int]]) -> None:
     assert responses == [*(f"http://a.example/{n}" for n in range(5)), "http://gone.example/"]
 
 
-def test_warcio(warc: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_warcio_reads_the_records(warc: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]) -> None:
     path, offsets = warc
     bodies = []
     starts = []
@@ -144,7 +144,7 @@ def test_warcio(warc: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]
                 assert headers.get_header("WARC-Filename") == "part-00000.warc.gz"
             elif record.rec_type in ("response", "revisit"):
                 bodies.append(record.content_stream().read())
-                starts.append(records.get_record_offset())  # goes to the end of the record
+                starts.append(records.get_record_offset())  # reads to the end of the record
                 response_id = headers.get_header("WARC-Record-ID")
                 assert headers.get_header("Content-Type") == "application/http; msgtype=response"
                 assert record.http_headers.get_statuscode() in ("200", "304")
@@ -152,20 +152,20 @@ def test_warcio(warc: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]
                 assert headers.get_header("WARC-Concurrent-To") == response_id
                 assert record.http_headers.get_header("Host") == "a.example"
     assert (kinds, starts, bodies) == (KINDS, offsets, [*BODIES, b"", b"", b"<p>old"])
-    # What `warcio check` does; it returns an exit code and says every digest that fails.
+    # This is what `warcio check` does: it returns an exit code and prints every wrong digest.
     assert Checker(_Arguments([str(path)])).process_all() == 0
     assert capsys.readouterr().out == ""
 
 
 class _Arguments:
-    """What warcio's own check command reads from its command line."""
+    """The command-line arguments that warcio's check command reads."""
 
     def __init__(self, inputs: list[str]) -> None:
         self.inputs = inputs
         self.verbose = False
 
 
-def test_dates_are_whole_seconds_of_utc(warc: tuple[Path, list[int]]) -> None:
+def test_dates_are_whole_seconds_in_utc(warc: tuple[Path, list[int]]) -> None:
     with warc[0].open("rb") as file:
         dates = {r.headers["WARC-Target-URI"]: r.headers["WARC-Date"] for r in FastIterator(file) if r.is_http}
     assert dates["http://a.example/0"] == "2026-11-01T12:30:15Z"
@@ -182,7 +182,7 @@ def test_revisits_lead_to_their_payload(warc: tuple[Path, list[int]]) -> None:
                 found[header("WARC-Target-URI"), header("WARC-Date")] = record.content_stream().read()
             elif record.rec_type == "revisit":
                 revisits.append(record.rec_headers)
-                assert record.http_headers.get_header("X-Crawler-Content-Length") == "7"  # as it was received
+                assert record.http_headers.get_header("X-Crawler-Content-Length") == "7"  # as received
                 assert record.content_stream().read() == b""
     assert [revisit.get_header("WARC-Profile") for revisit in revisits] == [IDENTICAL_PAYLOAD, NOT_MODIFIED]
     for revisit in revisits:
@@ -200,7 +200,7 @@ def test_a_capture_keeps_both_dates(warc: tuple[Path, list[int]]) -> None:
         assert headers["WARC-Source-URI"] == "https://web.archive.org/web/20090305000000id_/http://gone.example/"
 
 
-def test_not_a_response(warc: tuple[Path, list[int]], tmp_path: Path) -> None:
+def test_a_record_that_is_not_a_response_is_an_error(warc: tuple[Path, list[int]], tmp_path: Path) -> None:
     path, offsets = warc
     with path.open("rb") as file:
         for offset in (0, offsets[5], path.stat().st_size):
@@ -212,7 +212,7 @@ def test_not_a_response(warc: tuple[Path, list[int]], tmp_path: Path) -> None:
             read_payload(file, offsets[1], max_bytes=100)
 
 
-def test_a_torn_file_gives_its_whole_records_only(warc: tuple[Path, list[int]]) -> None:
+def test_a_torn_file_gives_only_its_complete_records(warc: tuple[Path, list[int]]) -> None:
     path, offsets = warc
     data = path.read_bytes()
     starts = member_starts(data)
@@ -223,7 +223,7 @@ def test_a_torn_file_gives_its_whole_records_only(warc: tuple[Path, list[int]]) 
         torn = io.BytesIO(data[:cut])
         for offset, body in pages.items():
             end = starts[starts.index(offset) + 1]
-            # Only the CRC and the size follow the last byte of the data; a page is whole without them.
+            # Only the CRC and the size follow the last byte of the data, so a page is complete without them.
             if cut >= end - 1:
                 assert read_payload(torn, offset)[1] == body
             elif cut < (offset + end) // 2 + 1:
@@ -231,7 +231,7 @@ def test_a_torn_file_gives_its_whole_records_only(warc: tuple[Path, list[int]]) 
                     read_payload(torn, offset)
 
 
-def test_a_flipped_byte_is_found(warc: tuple[Path, list[int]]) -> None:
+def test_a_flipped_byte_is_detected(warc: tuple[Path, list[int]]) -> None:
     path, offsets = warc
     whole = path.read_bytes()
     end = member_starts(whole)
@@ -243,4 +243,4 @@ def test_a_flipped_byte_is_found(warc: tuple[Path, list[int]]) -> None:
             _, body = read_payload(io.BytesIO(data), offsets[0])
         except InputError:
             continue
-        assert body == BODIES[0]  # a byte of a header that is no matter for the page
+        assert body == BODIES[0]  # a header byte that does not affect the page

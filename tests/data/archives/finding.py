@@ -1,4 +1,4 @@
-"""Looking one dead page up in the archives of tests/data/archives/server.py, with a clock that does not wait."""
+"""Looks one dead page up in the archives of tests/data/archives/server.py, with a clock that does not wait."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CRAWL, LATER_CRAWL = "CC-MAIN-2014-20", "CC-MAIN-2016-30"
 
 
 class Clock:
-    """Seconds that pass only while something sleeps."""
+    """Seconds pass only while something sleeps."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -43,7 +43,7 @@ class Clock:
 
 @dataclass
 class Finder:
-    """Makes Archives against the server, with a clock that does not wait."""
+    """Creates Archives against the server, with a clock that does not wait."""
 
     server: ArchiveServer
     folder: Path
@@ -65,7 +65,7 @@ class Finder:
         return Archives(config, client, sleep=self.clock.sleep, clock=self.clock, now=now, rng=random.Random(1))
 
     async def fault(self, *names: str, **changes: Any) -> tuple[str, str, str]:
-        """What ``find`` raises."""
+        """The error that ``find`` raises."""
         with pytest.raises(ArchiveUnavailable) as raised:
             await self.archives(*names, **changes).find(URL, WHEN)
         return raised.value.archive, str(raised.value.fault), raised.value.detail

@@ -1,7 +1,7 @@
 """Two web archives on loopback: Common Crawl (indexes and range reads) and the Wayback Machine (CDX and raw captures).
 
-The records lie in WARC files that our own writer or warcio made. As with the real ones, a URL is looked up without its
-scheme, ``www.`` and case. ``wrong`` puts an answer of a test's own in the place of the right one.
+The records lie in WARC files that our own writer or warcio wrote. As in the real archives, a look-up ignores the URL's
+scheme, ``www.`` and case. ``wrong`` replaces the right answer by one that a test chooses.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class Held:
 
 @dataclass
 class ArchiveServer:
-    """What the archives hold, what they were asked, and how they answer wrongly."""
+    """The captures of the archives, the requests they got, and their wrong answers."""
 
     port: int = 0
     crawls: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
-    rows: dict[str, list[dict[str, str]]] = field(default_factory=dict)  # of each crawl's index
+    rows: dict[str, list[dict[str, str]]] = field(default_factory=dict)  # one per crawl's index
     files: dict[str, bytes] = field(default_factory=dict)
     wayback: list[Held] = field(default_factory=list)
     wrong: list[Wrong] = field(default_factory=list)
@@ -83,7 +83,7 @@ class ArchiveServer:
         self.rows[name] = []
 
     def hold(self, crawl: str, held: Held, by: str = "ours") -> dict[str, str]:
-        """Put a capture into a crawl's WARC file and index; the row of the index."""
+        """Put a capture into a crawl's WARC file and index. Returns its index row."""
         file_name = f"crawl-data/{crawl}/segments/1.1/warc/{by}.warc.gz"
         data = self.files.get(file_name, b"")
         member = our_member(held) if by == "ours" else warcio_member(held)
@@ -105,7 +105,9 @@ class ArchiveServer:
         return [url.removeprefix(host) for _, _, url in self.log if url.startswith(host)]
 
     def answer_with(self, pattern: str, *answers: Callable[[], web.Response] | None) -> None:
-        """Give these answers, one after the other and the last for ever, to what matches; None is the right one."""
+        """Give these answers to matching requests, one after the other, and then repeat the last. None is the right
+        answer.
+        """
         left = list(answers)
 
         def wrong(request: web.BaseRequest) -> web.Response | None:
@@ -121,7 +123,7 @@ class ArchiveServer:
         self.n_busy[host] = self.n_busy.get(host, 0) + 1
         self.most_busy[host] = max(self.most_busy.get(host, 0), self.n_busy[host])
         try:
-            await asyncio.sleep(0.005)  # long enough for a second request to be seen beside it
+            await asyncio.sleep(0.005)  # long enough to notice a second request at the same time
             for wrong in self.wrong:
                 answer = wrong(request)
                 if answer is not None:
@@ -197,7 +199,7 @@ class ArchiveServer:
 
 
 def memento(held: Held) -> web.Response:
-    """A raw capture as the Wayback Machine gives it."""
+    """A raw capture in the form of the Wayback Machine."""
     headers = {f"x-archive-orig-{name}": value for name, value in held.headers}
     headers |= {"Memento-Datetime": format_datetime(_moment(held.timestamp), usegmt=True), "server": "nginx"}
     headers |= {"Content-Type": held.content_type, "x-archive-src": "x.warc.gz"}
@@ -205,7 +207,7 @@ def memento(held: Held) -> web.Response:
 
 
 def our_member(held: Held) -> bytes:
-    """A gzip member with the capture's record, by our writer."""
+    """A gzip member with the capture's record, written by our writer."""
     file = io.BytesIO()
     writer = WarcWriter(file, "x.warc.gz", {})
     headers = [(b"Content-Type", held.content_type.encode()), *((k.encode(), v.encode()) for k, v in held.headers)]
@@ -223,7 +225,7 @@ def our_member(held: Held) -> bytes:
 
 
 def warcio_member(held: Held, kind: str = "response", **warc_headers: str) -> bytes:
-    """A gzip member with the capture's record, by warcio; the body is stored as it is."""
+    """A gzip member with the capture's record, written by warcio; the body is stored unchanged."""
     file = io.BytesIO()
     writer = WarcioWriter(file, gzip=True)
     date = _moment(held.timestamp).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -258,7 +260,7 @@ def _crawl_info(name: str, begin: datetime, end: datetime) -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving_archives(server: ArchiveServer | None = None) -> Iterator[ArchiveServer]:
-    """Serve in a thread of its own, so that what is tested may block."""
+    """Serve in a separate thread, so that the code under test may block."""
     served = server or ArchiveServer()
     loop = asyncio.new_event_loop()
 

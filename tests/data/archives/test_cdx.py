@@ -1,4 +1,4 @@
-"""The formats of web archives: lists of crawls, rows of indexes, records; real ones, damaged ones and random ones."""
+"""The formats of web archives (lists of crawls, index rows, records), from real, damaged and random input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.data.archives.server import our_member
 PLAIN = gzip.decompress(our_member(held()))
 
 
-def test_times_of_crawls() -> None:
+def test_times_of_crawls_are_read_from_their_names() -> None:
     entries = [
         {"id": "CC-MAIN-2026-30", "from": "2026-07-10T01:02:03", "to": "2026-07-24T00:00:00"},
         {"id": "CC-MAIN-2013-20", "from": "", "to": None},
@@ -49,8 +49,8 @@ def test_times_of_crawls() -> None:
     assert [crawl.name for crawl in near] == ["CC-MAIN-2012", "CC-MAIN-2009-2010", "CC-MAIN-2013-20"]
 
 
-def test_real_rows() -> None:
-    """A row as index.commoncrawl.org gave it in 2025."""
+def test_real_index_rows_are_parsed() -> None:
+    """A row of index.commoncrawl.org from 2025."""
     line = (
         '{"urlkey": "org,commoncrawl)/", "timestamp": "20250804103329", "url": "https://www.commoncrawl.org/", '
         '"mime": "text/html", "mime-detected": "text/html", "status": "200", '
@@ -80,7 +80,7 @@ def test_real_rows() -> None:
         ("", False),
     ],
 )
-def test_the_same_page(other: str, is_same: bool) -> None:
+def test_spellings_of_the_same_page_are_recognised(other: str, is_same: bool) -> None:
     rows = [["timestamp", "original"], ["20140501010203", other]]
     assert bool(parse_wayback(json.dumps(rows).encode(), URL, "http://x")) == is_same
 
@@ -90,7 +90,7 @@ CANDIDATE = Candidate("commoncrawl", "20140501010203", URL, "http://x/")
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(PLAIN) - 1), st.binary(max_size=40), st.integers(0, 40))
-def test_a_damaged_record_is_a_typed_outcome(position: int, put: bytes, cut: int) -> None:
+def test_a_damaged_record_gives_a_typed_error(position: int, put: bytes, cut: int) -> None:
     damaged = PLAIN[:position] + put + PLAIN[position + cut :]
     try:
         _, _, body = unpack_record(gzip.compress(damaged, 1), CANDIDATE, 10_000)
@@ -112,7 +112,7 @@ _VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=300) | _VALUES.map(lambda value: json.dumps(value).encode()))
-def test_any_answer_is_cdx_or_a_typed_outcome(body: bytes) -> None:
+def test_any_answer_is_cdx_or_a_typed_error(body: bytes) -> None:
     for parse in (parse_wayback, parse_commoncrawl):
         with contextlib.suppress(CdxError):
             assert all(re.fullmatch(r"\d{14}", found.timestamp) for found in parse(body, URL, "http://x"))
@@ -120,7 +120,7 @@ def test_any_answer_is_cdx_or_a_typed_outcome(body: bytes) -> None:
         assert all(crawl.begin <= crawl.end for crawl in parse_crawls(body))
 
 
-def test_a_bomb_is_not_decompressed_whole() -> None:
+def test_a_bomb_is_not_decompressed_completely() -> None:
     member = gzip.compress(bytes(300_000_000), 1)
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""Dead pages out of web archives, over real sockets: what is found, and how the archives are asked."""
+"""Dead pages from web archives, over real sockets: which captures are found, and how the archives are queried."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from data.warc import WarcWriter, read_payload
 from tests.data.archives.finding import BODY, CRAWL, FAR, LATER_CRAWL, NEAR, URL, WHEN, Finder, answering, held
 from tests.data.archives.server import DATA, INDEX, WAYBACK, ArchiveServer, Held, memento, timestamp_of
 
-# What is found
+# Captures
 
 
 @pytest.mark.parametrize("by", ["ours", "warcio"])
-async def test_common_crawl_by_a_range_of_its_file(server: ArchiveServer, finder: Finder, by: str) -> None:
+async def test_common_crawl_capture_is_read_by_range(server: ArchiveServer, finder: Finder, by: str) -> None:
     server.hold(CRAWL, held(url="http://other.example/"), by)
     row = server.hold(CRAWL, held(headers=(("X-Robots-Tag", "noarchive"), ("X-Robots-Tag", "noai"))), by)
     server.hold(CRAWL, held(url="http://third.example/"), by)
@@ -44,13 +44,13 @@ async def test_common_crawl_by_a_range_of_its_file(server: ArchiveServer, finder
     assert int(row["offset"]) > 0
 
 
-async def test_wayback_by_its_raw_capture(server: ArchiveServer, finder: Finder) -> None:
+async def test_wayback_capture_is_read_raw(server: ArchiveServer, finder: Finder) -> None:
     server.wayback.append(held(headers=(("X-Robots-Tag", "noai"), ("Content-Length", "99"), ("server", "Apache"))))
     capture = await finder.archives("wayback").find(URL, WHEN)
     assert capture is not None
     assert (capture.label, capture.body, capture.sha1) == ("wayback:20140501010203", BODY, hashlib.sha1(BODY).digest())
     assert capture.source_url == f"http://{WAYBACK}/web/20140501010203id_/{URL}"
-    # The archive's own headers (its server's name, its dates) are not the page's.
+    # The archive's own headers (server name, dates) do not belong to the page.
     assert sorted((name.lower(), value) for name, value in capture.headers) == [
         ("content-length", "99"),
         ("content-type", "text/html; charset=utf-8"),
@@ -74,7 +74,7 @@ async def test_a_compressed_capture_is_decoded(server: ArchiveServer, finder: Fi
 
 
 @pytest.mark.parametrize("body", [BODY, gzip.compress(BODY)], ids=["plain", "compressed"])
-async def test_the_header_content_encoding_counts_where_the_body_bears_it_out(
+async def test_content_encoding_counts_only_if_the_body_confirms_it(
     server: ArchiveServer, finder: Finder, body: bytes
 ) -> None:
     server.hold(CRAWL, held(body=body, headers=(("Content-Encoding", "gzip"),)), "warcio")
@@ -83,7 +83,7 @@ async def test_the_header_content_encoding_counts_where_the_body_bears_it_out(
     assert capture.body == BODY
 
 
-async def test_the_nearest_of_all_archives(server: ArchiveServer, finder: Finder) -> None:
+async def test_the_nearest_capture_of_all_archives_is_chosen(server: ArchiveServer, finder: Finder) -> None:
     server.hold(CRAWL, held(NEAR, body=b"<p>crawl"))
     server.wayback += [held(WHEN + timedelta(days=days), body=b"<p>%d" % days) for days in (-300, 3, 90)]
     archives = finder.archives()
@@ -91,14 +91,14 @@ async def test_the_nearest_of_all_archives(server: ArchiveServer, finder: Finder
         (WHEN, "wayback:20140523120000"),
         (NEAR, "commoncrawl:20140501010203"),
         (WHEN - timedelta(days=999), "wayback:20130724120000"),
-        (None, "wayback:20140818120000"),  # of an unknown date: the latest
+        (None, "wayback:20140818120000"),  # no known date: the latest
     ):
         capture = await archives.find(URL, when)
         assert capture is not None
         assert capture.label == label
 
 
-async def test_the_nearest_crawl_that_has_it(server: ArchiveServer, finder: Finder) -> None:
+async def test_the_nearest_crawl_with_the_page_is_chosen(server: ArchiveServer, finder: Finder) -> None:
     for year in range(2017, 2024):
         server.add_crawl(f"CC-MAIN-{year}-05", datetime(year, 2, 1, tzinfo=UTC), datetime(year, 2, 9, tzinfo=UTC))
     server.hold(LATER_CRAWL, held(FAR))
@@ -115,16 +115,14 @@ async def test_the_nearest_crawl_that_has_it(server: ArchiveServer, finder: Find
 
 
 @pytest.mark.parametrize("name", ["commoncrawl", "wayback"])
-async def test_in_no_archive(server: ArchiveServer, finder: Finder, name: str) -> None:
+async def test_a_page_in_no_archive_is_not_found(server: ArchiveServer, finder: Finder, name: str) -> None:
     for other in (held(status=404), held(status=301), held(content_type="image/png"), held(url=URL + "&c=3")):
         server.hold(CRAWL, other)
         server.wayback.append(other)
     assert await finder.archives(name).find(URL, WHEN) is None
 
 
-async def test_another_spelling_of_the_page_is_the_page_and_another_page_is_not(
-    server: ArchiveServer, finder: Finder
-) -> None:
+async def test_other_spellings_of_the_url_match_and_other_pages_do_not(server: ArchiveServer, finder: Finder) -> None:
     server.wayback += [held(url=URL.replace("story", "Story"), body=b"<p>wrong")]
     assert await finder.archives("wayback").find(URL, WHEN) is None
     server.wayback += [held(url="https://gone.example/story?b=2&a=1&utm_source=x")]
@@ -139,7 +137,7 @@ def _wayback_rows(rows: list[Held]) -> list[list[str]]:
     return [["timestamp", "original"], *([one.timestamp, one.url] for one in rows)]
 
 
-async def test_a_star_at_the_end_asks_for_one_page(server: ArchiveServer, finder: Finder) -> None:
+async def test_a_star_at_the_end_is_not_a_wildcard(server: ArchiveServer, finder: Finder) -> None:
     url = "http://gone.example/a%2A*"
     server.wayback.append(held(url=url))
     capture = await finder.archives("wayback").find(url, WHEN)
@@ -147,7 +145,7 @@ async def test_a_star_at_the_end_asks_for_one_page(server: ArchiveServer, finder
     assert "matchType=exact" in server.asked(WAYBACK)[0]
 
 
-async def test_written_and_read_back(server: ArchiveServer, finder: Finder, tmp_path: Path) -> None:
+async def test_a_capture_is_written_and_read_back(server: ArchiveServer, finder: Finder, tmp_path: Path) -> None:
     server.hold(CRAWL, held(headers=(("Content-Encoding", "gzip"), ("X-Odd", "caf\xe9"))))
     capture = await finder.archives("commoncrawl").find(URL, WHEN)
     assert capture is not None
@@ -165,10 +163,10 @@ async def test_written_and_read_back(server: ArchiveServer, finder: Finder, tmp_
         assert record.verify_payload_digest()
 
 
-# How they are asked
+# Requests
 
 
-async def test_one_request_at_a_time_with_a_delay(server: ArchiveServer, tmp_path: Path) -> None:
+async def test_an_archive_gets_one_request_at_a_time_with_a_delay(server: ArchiveServer, tmp_path: Path) -> None:
     for n in range(3):
         server.hold(CRAWL, held(url=f"http://gone.example/{n}"))
         server.wayback.append(held(WHEN, url=f"http://gone.example/{n}"))
@@ -191,15 +189,15 @@ async def test_one_request_at_a_time_with_a_delay(server: ArchiveServer, tmp_pat
         assert len(times) >= 4
         for (_, ended), (began, _) in itertools.pairwise(times):
             assert began - ended >= 0.045
-    assert server.asked(INDEX).count("/collinfo.json") == 1  # three were looking for it at once
+    assert server.asked(INDEX).count("/collinfo.json") == 1  # three look-ups ran at once
 
 
-async def test_the_first_request_waits_for_a_delay_too(server: ArchiveServer, finder: Finder) -> None:
+async def test_the_first_request_waits_for_the_delay_too(server: ArchiveServer, finder: Finder) -> None:
     await finder.archives("wayback", host_delay_s=7.0).find(URL, WHEN)
     assert finder.clock.slept == [7.0]
 
 
-async def test_it_is_asked_again_after_backing_off(server: ArchiveServer, finder: Finder) -> None:
+async def test_a_busy_archive_is_asked_again_after_a_back_off(server: ArchiveServer, finder: Finder) -> None:
     server.wayback.append(held())
     server.answer_with("/cdx/", answering("slow down", 503), answering("slow down", 429), None)
     assert await finder.archives("wayback", backoff_s=10.0).find(URL, WHEN) is not None
@@ -213,7 +211,9 @@ async def test_it_is_asked_again_after_backing_off(server: ArchiveServer, finder
     ("header", "waited"),
     [("120", 120.0), ("Sun, 01 Nov 2026 00:02:00 GMT", 120.0), ("-3", None), ("soon", None)],
 )
-async def test_retry_after(server: ArchiveServer, finder: Finder, header: str, waited: float | None) -> None:
+async def test_retry_after_is_honoured(
+    server: ArchiveServer, finder: Finder, header: str, waited: float | None
+) -> None:
     server.answer_with("/cdx/", lambda: web.Response(status=429, headers={"Retry-After": header}), None)
     assert await finder.archives("wayback").find(URL, WHEN) is None
     if waited is not None:
@@ -222,7 +222,7 @@ async def test_retry_after(server: ArchiveServer, finder: Finder, header: str, w
         assert 2.5 <= finder.clock.slept[1] <= 7.5
 
 
-async def test_a_longer_pause_than_we_wait_gives_the_archive_up(server: ArchiveServer, finder: Finder) -> None:
+async def test_a_retry_after_beyond_the_limit_gives_the_archive_up(server: ArchiveServer, finder: Finder) -> None:
     server.answer_with("/cdx/", lambda: web.Response(status=503, headers={"Retry-After": "86400"}))
     archives = finder.archives("wayback")
     for fault in (Fault.BUSY, Fault.GIVEN_UP, Fault.GIVEN_UP):
@@ -232,7 +232,7 @@ async def test_a_longer_pause_than_we_wait_gives_the_archive_up(server: ArchiveS
     assert len(server.log) == 1
 
 
-async def test_the_breaker_opens_tries_once_and_gives_up(server: ArchiveServer, finder: Finder) -> None:
+async def test_the_breaker_opens_then_tries_once_and_gives_up(server: ArchiveServer, finder: Finder) -> None:
     server.answer_with("/cdx/", answering("down", 500))
     archives = finder.archives("wayback", max_attempts=1, breaker_failures=3, breaker_pause_s=500.0, backoff_s=0.0)
     faults = []
@@ -245,7 +245,7 @@ async def test_the_breaker_opens_tries_once_and_gives_up(server: ArchiveServer, 
     assert len(server.log) == 4
 
 
-async def test_the_breaker_closes_when_it_answers_again(server: ArchiveServer, finder: Finder) -> None:
+async def test_the_breaker_closes_when_the_archive_answers_again(server: ArchiveServer, finder: Finder) -> None:
     down = answering("down", 500)
     server.answer_with("/cdx/", down, down, down, None, down, down, None)
     archives = finder.archives("wayback", max_attempts=1, breaker_failures=3, breaker_pause_s=500.0, backoff_s=0.0)
@@ -259,24 +259,24 @@ async def test_the_breaker_closes_when_it_answers_again(server: ArchiveServer, f
     assert finder.clock.slept.count(500.0) == 1
 
 
-async def test_refused(server: ArchiveServer, finder: Finder) -> None:
+async def test_a_403_is_a_refusal(server: ArchiveServer, finder: Finder) -> None:
     server.answer_with(INDEX, answering("blocked", 403))
     assert await finder.fault("commoncrawl") == ("commoncrawl", "refused", "403")
 
 
-async def test_nobody_is_there(server: ArchiveServer, finder: Finder) -> None:
+async def test_a_refused_connection_makes_the_archive_unreachable(server: ArchiveServer, finder: Finder) -> None:
     fault = await finder.fault("wayback", connect_to=("*.archive.example=127.0.0.1:1",))
     assert fault == ("wayback", "unreachable", "connect_failure")
 
 
-async def test_the_guard_holds_for_archives(server: ArchiveServer, finder: Finder) -> None:
+async def test_the_guard_applies_to_archives(server: ArchiveServer, finder: Finder) -> None:
     urls = replace(server.urls, wayback=f"http://127.0.0.1:{server.port}")
     fault = await finder.fault("wayback", archive_urls=urls, connect_to=())
     assert fault == ("wayback", "unreachable", "forbidden_address")
     assert server.log == []
 
 
-async def test_silence(server: ArchiveServer, finder: Finder) -> None:
+async def test_a_silent_archive_is_unreachable(server: ArchiveServer, finder: Finder) -> None:
     release = asyncio.Event()
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -293,12 +293,12 @@ async def test_silence(server: ArchiveServer, finder: Finder) -> None:
     assert fault == ("wayback", "unreachable", "timeout")
 
 
-def test_an_unknown_archive(tmp_path: Path) -> None:
+def test_an_unknown_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--archive 'archive.is': not a known web archive"):
         Archives(PagesConfig(archives=("archive.is",)), client=None)  # type: ignore[arg-type]
 
 
-def test_what_is_looked_up() -> None:
+def test_refused_and_opted_out_pages_are_never_looked_up() -> None:
     kept = set(PageStatus) - archive.DEAD
     assert PageStatus.NOT_FOUND in archive.DEAD
     assert {status for status in kept if status.startswith(("robots", "opt_out"))} == {

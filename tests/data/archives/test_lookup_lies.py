@@ -1,4 +1,4 @@
-"""What web archives answer and nobody may believe: indexes, ranges, records and replays that are not what they say."""
+"""Untrustworthy answers of web archives: indexes, ranges, records and replays that are not what they claim."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_CDX = {
 
 
 @pytest.mark.parametrize("name", NO_CDX)
-async def test_wayback_does_not_speak_cdx(server: ArchiveServer, finder: Finder, name: str) -> None:
+async def test_wayback_answer_that_is_not_cdx_is_a_fault(server: ArchiveServer, finder: Finder, name: str) -> None:
     server.answer_with("/cdx/", NO_CDX[name])
     archive_name, fault, _ = await finder.fault("wayback")
     assert (archive_name, fault) == ("wayback", "not_cdx")
@@ -46,13 +46,15 @@ NO_CRAWLS = {
 
 
 @pytest.mark.parametrize("name", NO_CRAWLS)
-async def test_no_list_of_crawls(server: ArchiveServer, finder: Finder, name: str) -> None:
+async def test_an_invalid_list_of_crawls_is_a_fault_and_fetched_again(
+    server: ArchiveServer, finder: Finder, name: str
+) -> None:
     server.answer_with("collinfo", NO_CRAWLS[name], None)
     archives = finder.archives("commoncrawl")
     with pytest.raises(ArchiveUnavailable) as raised:
         await archives.find(URL, WHEN)
     assert raised.value.fault == Fault.NOT_CDX
-    assert await archives.find(URL, WHEN) is None  # it is asked for again, and then there is one
+    assert await archives.find(URL, WHEN) is None  # the second try fetches the list again and gets it
 
 
 NO_INDEX = {
@@ -68,7 +70,7 @@ NO_INDEX = {
 
 
 @pytest.mark.parametrize("name", NO_INDEX)
-async def test_common_crawl_does_not_speak_cdx(server: ArchiveServer, finder: Finder, name: str) -> None:
+async def test_common_crawl_answer_that_is_not_cdx_is_a_fault(server: ArchiveServer, finder: Finder, name: str) -> None:
     answer, fault = NO_INDEX[name]
     server.answer_with("-index", answer)
     assert (await finder.fault("commoncrawl"))[:2] == ("commoncrawl", fault)
@@ -76,11 +78,11 @@ async def test_common_crawl_does_not_speak_cdx(server: ArchiveServer, finder: Fi
 
 @dataclass(frozen=True)
 class Lie:
-    """How a capture of Common Crawl is not what its index says, and what is said of it."""
+    """How a capture of Common Crawl contradicts its index, and the expected detail."""
 
     detail: str
-    changes: dict[str, str] = field(default_factory=dict)  # of the index's row
-    member: bytes | None = None  # in the record's place
+    changes: dict[str, str] = field(default_factory=dict)  # of the index row
+    member: bytes | None = None  # in place of the record
     answer: Callable[[], web.Response] | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -146,7 +148,9 @@ LIES = {
 
 
 @pytest.mark.parametrize("name", LIES)
-async def test_a_capture_is_not_what_the_index_says(server: ArchiveServer, finder: Finder, name: str) -> None:
+async def test_a_capture_that_contradicts_its_index_is_rejected(
+    server: ArchiveServer, finder: Finder, name: str
+) -> None:
     lie = LIES[name]
     row = server.hold(CRAWL, held())
     if "offset" in lie.changes:
@@ -202,7 +206,7 @@ def _encoded(body: bytes) -> web.Response:
 
 
 @pytest.mark.parametrize("name", REPLAYS)
-async def test_a_replay_is_no_page(server: ArchiveServer, finder: Finder, name: str) -> None:
+async def test_an_invalid_replay_is_rejected(server: ArchiveServer, finder: Finder, name: str) -> None:
     answer, detail = REPLAYS[name]
     server.wayback.append(held())
     server.answer_with("id_/", answer)
@@ -210,7 +214,7 @@ async def test_a_replay_is_no_page(server: ArchiveServer, finder: Finder, name: 
     assert await finder.fault("wayback", **limits) == ("wayback", "bad_capture", detail)
 
 
-async def test_the_next_capture_is_tried(server: ArchiveServer, finder: Finder) -> None:
+async def test_the_next_capture_is_tried_after_a_bad_one(server: ArchiveServer, finder: Finder) -> None:
     server.wayback += [held(WHEN + timedelta(days=days), body=b"<p>%d" % days) for days in (1, -2, 3, 4)]
     server.answer_with(timestamp_of(WHEN + timedelta(days=1)) + "id_", answering("broken", 404))
     server.answer_with(timestamp_of(WHEN - timedelta(days=2)) + "id_", answering("broken", 404))
@@ -219,14 +223,14 @@ async def test_the_next_capture_is_tried(server: ArchiveServer, finder: Finder) 
     assert capture.body == b"<p>3"
 
 
-async def test_no_more_than_three_captures_are_tried(server: ArchiveServer, finder: Finder) -> None:
+async def test_at_most_three_captures_are_tried(server: ArchiveServer, finder: Finder) -> None:
     server.wayback += [held(WHEN + timedelta(days=days)) for days in range(9)]
     server.answer_with("id_/", answering("broken", 404))
     assert (await finder.fault("wayback"))[1] == "bad_capture"
     assert len([path for path in server.asked(WAYBACK) if "id_/" in path]) == 3
 
 
-async def test_one_archive_fails_and_the_other_has_it(server: ArchiveServer, finder: Finder) -> None:
+async def test_a_capture_is_found_although_one_archive_fails(server: ArchiveServer, finder: Finder) -> None:
     server.hold(CRAWL, held())
     server.answer_with(WAYBACK, answering("down", 503))
     archives = finder.archives()
@@ -234,10 +238,10 @@ async def test_one_archive_fails_and_the_other_has_it(server: ArchiveServer, fin
     assert capture is not None
     assert capture.archive == "commoncrawl"
     with pytest.raises(ArchiveUnavailable, match=r"wayback: (busy|given_up)"):
-        await archives.find("http://unknown.example/", WHEN)  # in the one it is not; of the other, who knows
+        await archives.find("http://unknown.example/", WHEN)  # not in the one that answers; the other may have it
 
 
-async def test_a_site_that_is_not_shown_is_not_in_the_archive(server: ArchiveServer, finder: Finder) -> None:
+async def test_a_site_that_the_archive_blocks_counts_as_not_archived(server: ArchiveServer, finder: Finder) -> None:
     error = "org.archive.util.io.RuntimeIOException: org.archive.wayback.exception.AdministrativeAccessControlException"
     blocked = lambda: web.Response(status=403, headers={"X-Archive-Wayback-Runtime-Error": error})  # noqa: E731
     server.answer_with("/cdx/", blocked)

@@ -1,7 +1,7 @@
-"""A real HTTP server on loopback that answers as it is told, down to the bytes, and notes what it was asked.
+"""A real HTTP server on loopback whose answers a test controls down to the bytes, and which records its requests.
 
-Hosts have addresses of their own (127.1.0.1 and on), which `Names`, a name server of the test's own, gives out. With
-``allow_net=(NET,)`` these are what the public Internet is elsewhere; all other addresses stay forbidden.
+Each host has an address (127.1.0.1 and up), which `Names`, a name server for tests, resolves. With ``allow_net=(NET,)``
+these addresses play the public Internet; all others stay forbidden.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TDMREP = "/.well-known/tdmrep.json"
 
 @dataclass
 class Request:
-    """One request as the server saw it; ``ended`` is taken before the answer is written, so the client has it later.
+    """One request as the server saw it. ``ended`` is taken before the answer is written, so the client has it later.
 
     Times are of the monotonic clock, which all processes of a machine share.
     """
@@ -40,7 +40,7 @@ class Request:
     path: str
     headers: dict[str, str]
     connection: int
-    address: str  # that the client connected to
+    address: str  # the address that the client connected to
     started: float
     ended: float = 0.0
 
@@ -49,7 +49,7 @@ Handler = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
 
 def reply(body: bytes = PAGE, status: str = "200 OK", **headers: str) -> Handler:
-    """A plain answer; header names are written with ``_`` for ``-``; the type is HTML unless said otherwise."""
+    """A plain answer. Header names are written with ``_`` for ``-``; the type is HTML by default."""
     fields = {"content-type": "text/html; charset=utf-8", "content-length": str(len(body))}
     fields |= {name.replace("_", "-").lower(): value for name, value in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value)
@@ -66,8 +66,9 @@ def rules(text: str) -> Handler:
 
 
 def raw(*pieces: bytes, then: str = "keep", pause_s: float = 0.05) -> Handler:
-    """Bytes as they are, with a pause between the pieces; ``then`` the connection is kept, closed, reset, or held open
-    in silence (``hang``)."""
+    """Raw bytes, with a pause between the pieces. ``then`` the connection is kept, closed, reset, or held open in
+    silence (``hang``).
+    """
 
     async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
         request.ended = time.monotonic()
@@ -78,7 +79,7 @@ def raw(*pieces: bytes, then: str = "keep", pause_s: float = 0.05) -> Handler:
             await writer.drain()
         if then == "reset":
             if pieces != (b"",):
-                await asyncio.sleep(pause_s)  # a reset overtakes what was sent just before
+                await asyncio.sleep(pause_s)  # a reset overtakes bytes sent just before
             reset(writer)
         elif then == "close":
             writer.close()
@@ -89,7 +90,7 @@ def raw(*pieces: bytes, then: str = "keep", pause_s: float = 0.05) -> Handler:
 
 
 def drip(head: bytes, piece: bytes, pause_s: float) -> Handler:
-    """The head, and the piece again and again until the client goes away."""
+    """Send the head, and then the piece again and again until the client goes away."""
 
     async def handler(_request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(head)
@@ -102,7 +103,7 @@ def drip(head: bytes, piece: bytes, pause_s: float) -> Handler:
 
 
 def in_turn(*handlers: Handler) -> Handler:
-    """One after the other; the last one stays."""
+    """Answer with each in turn, and then repeat the last one."""
     left = list(handlers)
 
     async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -121,13 +122,13 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 @dataclass
 class Web:
-    """Pages by ``host/path``. What is not listed is a 404, robots.txt too."""
+    """Pages by ``host/path``. Anything else is a 404, including robots.txt."""
 
     pages: dict[str, Handler] = field(default_factory=dict)
     log: list[Request] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)  # the address of each connection
-    resets: set[int] = field(default_factory=set)  # the connections, from 0, that are reset when they are made
-    greeting: Handler | None = None  # what a connection gets before anything was asked, and then no more
+    resets: set[int] = field(default_factory=set)  # the connections, counted from 0, that are reset on accept
+    greeting: Handler | None = None  # bytes that a connection gets before any request, and nothing after them
     port: int = 0
     tls_port: int = 0
     n_open: int = 0
@@ -143,14 +144,14 @@ class Web:
         self.pages[url.removeprefix("http://").removeprefix("https://")] = handler
 
     def asked(self, host: str) -> list[str]:
-        """The paths asked of a host, in order."""
+        """The paths requested from a host, in order."""
         return [request.path for request in self.log if request.host == host]
 
     def requests(self, host: str) -> list[Request]:
         return [request for request in self.log if request.host == host]
 
     def address(self, host: str) -> str:
-        """The address of a host, its own as long as there are enough."""
+        """The address of a host. Hosts share addresses once there are too few."""
         return self._addresses.setdefault(host, ADDRESSES[len(self._addresses) % len(ADDRESSES)])
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -193,7 +194,7 @@ class Web:
             writer.close()
 
     async def go_up(self) -> None:
-        """Listen, at the ports of the last time if there was one."""
+        """Listen, on the same ports as last time, if any."""
         for _ in range(20):
             ports = [self.port or _free_port(), *([self.tls_port or _free_port()] if self._tls else [])]
             try:
@@ -202,13 +203,13 @@ class Web:
                     for port, tls in zip(ports, (None, self._tls), strict=False)
                 ]
             except OSError:
-                continue  # somebody took the port meanwhile
+                continue  # another process took the port meanwhile
             self.port, self.tls_port = [*ports, 0][:2]
             return
         raise AssertionError("no port is free")
 
     async def go_down(self) -> None:
-        """Nobody listens any more, and what is open is reset."""
+        """Stop listening and reset open connections."""
         for server in self._listening:
             server.close()
         self._listening.clear()
@@ -224,7 +225,7 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def serving(web: Web, tls: ssl.SSLContext | None = None) -> Iterator[Web]:
-    """Serve in a thread of its own, so that what is tested may block."""
+    """Serve in a separate thread, so that the code under test may block."""
     web._tls = tls
     loop = asyncio.new_event_loop()
     stop: asyncio.Event
@@ -260,10 +261,10 @@ Records = Sequence[str] | Exception | None
 
 
 class Names(AbstractResolver):
-    """A name server: every host has its address of the web, those of ``records`` what stands there.
+    """A name server. Hosts in ``records`` have those addresses, all others an address of the web.
 
-    Of several records of a name each look-up takes the next; the last one stays. Ports 80 and 443 are the server's, but
-    for names of ``records``, unless they are in ``at_server``.
+    If a name has several records, each look-up takes the next and the last one stays. Ports 80 and 443 lead to the
+    server, except for names in ``records`` that are not in ``at_server``.
     """
 
     def __init__(self, web: Web, records: Mapping[str, Sequence[Records]] | None = None, *, at_server: bool = False):
@@ -299,13 +300,14 @@ def _record(host: str, address: str, port: int) -> ResolveResult:
 
 
 def gaps_s(requests: Sequence[Request]) -> list[float]:
-    """From the end of each request to the begin of the next."""
+    """From the end of each request to the start of the next."""
     return [later.started - earlier.ended for earlier, later in itertools.pairwise(requests)]
 
 
 def prove_polite(web: Web, delays_s: Mapping[str, float] | float, forbidden: Sequence[str] = ()) -> None:
-    """The access log shows: no host was asked sooner than its delay after its last answer, nor over two connections at
-    once; its robots.txt came before everything else; nothing was asked for below a forbidden ``host/path``."""
+    """Check the access log. No host got a request earlier than its delay after its last answer, or over two connections
+    at once. Its robots.txt came first. Nothing below a forbidden ``host/path`` was requested.
+    """
     assert web.log, "nothing was asked at all"
     for host in {request.host for request in web.log}:
         requests = web.requests(host)

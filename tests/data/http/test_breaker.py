@@ -10,7 +10,7 @@ def test_breaker_opens_at_the_limit_and_gives_up_at_the_next_failure() -> None:
     assert [breaker.fail(3) for _ in range(5)] == ["closed", "closed", "opened", "given_up", "given_up"]
 
 
-def test_weights_add_up() -> None:
+def test_weights_of_failures_add_up() -> None:
     breaker = Breaker()
     assert [breaker.fail(5, weight) for weight in (2, 1, 1, 2)] == ["closed", "closed", "closed", "opened"]
 

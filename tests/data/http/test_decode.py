@@ -40,7 +40,9 @@ def _decode(coding: str, chunks: list[bytes]) -> list[bytes]:
     body=st.one_of(st.binary(max_size=5_000), st.integers(0, 400_000).map(lambda n: b"ab" * n)),
     seed=st.integers(0, 1000),
 )
-def test_whatever_the_chunks(coding: str, encode: Callable[[bytes], bytes], body: bytes, seed: int) -> None:
+def test_any_chunks_decode_to_the_same_body(
+    coding: str, encode: Callable[[bytes], bytes], body: bytes, seed: int
+) -> None:
     wire, rng = encode(body), random.Random(seed)
     cuts = sorted(rng.choices(range(len(wire) + 1), k=5))
     chunks = [wire[a:b] for a, b in zip([0, *cuts], [*cuts, len(wire)], strict=True)]
@@ -48,14 +50,14 @@ def test_whatever_the_chunks(coding: str, encode: Callable[[bytes], bytes], body
 
 
 @pytest.mark.parametrize(("coding", "encode"), ENCODERS[1:])
-def test_a_bomb_comes_in_small_pieces(coding: str, encode: Callable[[bytes], bytes]) -> None:
+def test_a_bomb_is_decoded_in_small_pieces(coding: str, encode: Callable[[bytes], bytes]) -> None:
     pieces = _decode(coding, [encode(bytes(10_000_000))])
     assert sum(map(len, pieces)) == 10_000_000
     assert max(map(len, pieces)) <= 1 << 18
 
 
 @pytest.mark.parametrize(("coding", "encode"), ENCODERS[1:])
-def test_cut_off(coding: str, encode: Callable[[bytes], bytes]) -> None:
+def test_a_truncated_body_is_an_error(coding: str, encode: Callable[[bytes], bytes]) -> None:
     wire = encode(b"some words " * 50)
     for end in (1, len(wire) // 2, len(wire) - 1):
         with pytest.raises(DecodeError):
@@ -63,20 +65,20 @@ def test_cut_off(coding: str, encode: Callable[[bytes], bytes]) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
-def test_broken(coding: str) -> None:
+def test_a_broken_body_is_an_error(coding: str) -> None:
     with pytest.raises(DecodeError, match="broken"):
         _decode(coding, [b"\xff\xff this is not compressed"])
-    assert _decode(coding, []) == []  # a body with nothing in it is an empty body
+    assert _decode(coding, []) == []  # an empty body stays empty
 
 
-def test_data_after_the_end_of_deflate() -> None:
+def test_data_after_the_end_of_deflate_is_an_error() -> None:
     with pytest.raises(DecodeError, match="broken deflate"):
         _decode("deflate", [zlib.compress(b"x") + b"more"])
     with pytest.raises(DecodeError, match="broken deflate"):
         _decode("deflate", [zlib.compress(b"x"), b"more"])
 
 
-def test_only_what_can_be_bounded() -> None:
+def test_only_encodings_with_bounded_memory_are_decoded() -> None:
     for coding in ACCEPT_ENCODING.split(","):
         assert decoder_of(coding)
     for coding in ("zstd", "compress", "gzip, gzip", "gzip,br", "none"):

@@ -1,4 +1,4 @@
-"""Which addresses may be connected to, in every family and spelling."""
+"""Which addresses may be connected to, in every address family and spelling."""
 
 from __future__ import annotations
 
@@ -80,20 +80,22 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public(address: str) -> None:
+def test_public_addresses_are_allowed(address: str) -> None:
     assert is_public(ip_address(address))
     assert Guard().refusal(address, 443) is None
     assert Guard().refusal(address, 8080) == "the port is not 80 or 443"
 
 
 @pytest.mark.parametrize("address", FORBIDDEN)
-def test_forbidden(address: str) -> None:
+def test_special_addresses_are_forbidden(address: str) -> None:
     assert not is_public(ip_address(address))
     assert Guard().refusal(address, 80) == "the address is not public"
 
 
-def test_nothing_python_calls_private_is_public() -> None:
-    """A second opinion: whatever ``ipaddress`` calls special is refused, at random and near the blocks' ends."""
+def test_addresses_that_python_calls_private_are_refused() -> None:
+    """A second opinion: the guard refuses everything that ``ipaddress`` calls special, at random and near the blocks'
+    ends.
+    """
     import random
 
     rng = random.Random(0)
@@ -129,8 +131,8 @@ def test_nothing_python_calls_private_is_public() -> None:
         "http://2852039166/",
     ],
 )
-def test_spellings_of_an_address(url: str) -> None:
-    """A canonical URL may be refused; where it is not, its host is a literal that the guard refuses."""
+def test_spellings_of_a_private_address_are_refused(url: str) -> None:
+    """Some are not canonical URLs. For the others, the host is a literal that the guard refuses."""
     try:
         host = canonical_url(url).split("/")[2]
     except ValueError:
@@ -139,14 +141,14 @@ def test_spellings_of_an_address(url: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["2130706433", "0x7f.1", "0177.1", "127.1", "localhost"])
-def test_spellings_the_system_resolves(spelling: str) -> None:
-    """What is no literal for us may be one for the C library: the check is on what it resolved to."""
+def test_spellings_that_the_system_resolves_are_refused(spelling: str) -> None:
+    """The C library may read more literals than we do, so the guard checks the resolved address."""
     for entry in socket.getaddrinfo(spelling, 80, type=socket.SOCK_STREAM):
         with pytest.raises(ForbiddenAddress, match="the address is not public"):
             Guard().socket(entry)
 
 
-def test_socket_is_made_where_allowed() -> None:
+def test_a_socket_is_created_only_for_an_allowed_address() -> None:
     guard = Guard.of(PagesConfig(allow_net=("127.0.0.0/8", "::1/128")))
     for family, address in ((socket.AF_INET, ("127.0.0.1", 4321)), (socket.AF_INET6, ("::1", 4321, 0, 0))):
         with guard.socket((family, socket.SOCK_STREAM, 0, "", address)) as made:  # type: ignore[arg-type]
@@ -156,7 +158,7 @@ def test_socket_is_made_where_allowed() -> None:
     assert guard.refusal("10.0.0.1", 80) == "the address is not public"
 
 
-def test_connect_to_allows_its_address_and_port_only() -> None:
+def test_connect_to_allows_only_its_address_and_port() -> None:
     guard = Guard.of(PagesConfig(connect_to=("*.example=127.0.0.1:8080", "one.test=[::1]:81")))
     assert guard.refusal("127.0.0.1", 8080) is None
     assert guard.refusal("::1", 81) is None
@@ -165,7 +167,7 @@ def test_connect_to_allows_its_address_and_port_only() -> None:
     assert guard.refusal("127.0.0.2", 8080) == "the port is not 80 or 443"
 
 
-async def test_resolver_takes_matching_names_only() -> None:
+async def test_the_resolver_redirects_only_matching_names() -> None:
     asked = []
 
     class Inner(Resolver):
@@ -191,12 +193,12 @@ async def test_resolver_takes_matching_names_only() -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "*=1.2.3.4", "*=1.2.3.4:", "*=1.2.3.4:0", "*=1.2.3.4:65536", "*=name:80", "=1.2.3.4:80", "*=:80"]
 )
-def test_connect_to_that_cannot_be_read(text: str) -> None:
+def test_an_invalid_connect_to_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"--connect-to .* write GLOB=ADDR:PORT"):
         ConnectTo.parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "10.0.0.1/8", "private", "10.0.0.0/33"])
-def test_network_that_cannot_be_read(text: str) -> None:
+def test_an_invalid_network_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="--allow-net"):
         Guard.of(PagesConfig(allow_net=(text,)))

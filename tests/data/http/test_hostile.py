@@ -1,4 +1,4 @@
-"""What becomes of a link, case by case: a server that does its worst, over real sockets, and the exact outcome."""
+"""The exact outcome of a link, case by case: a server at its worst, over real sockets."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _coded(coding: str, data: bytes) -> dict[str, Handler]:
 
 
 def _to(location: str, **more: Handler) -> dict[str, Handler]:
-    """A redirect to a URL, and what is at paths of the host (``_`` for ``/``)."""
+    """A redirect to a URL, and the answers at paths of the host (``_`` for ``/``)."""
     return _page(redirect(location)) | {
         "www.site.example/" + path.strip("_").replace("_", "/"): h for path, h in more.items()
     }
@@ -88,7 +88,7 @@ def _chain(n: int) -> dict[str, Handler]:
 
 
 def _robots_chain(n: int) -> dict[str, Handler]:
-    """robots.txt with n redirects to one that forbids all."""
+    """robots.txt with n redirects to one that forbids everything."""
     hops = ["www.site.example/robots.txt", *(f"www.site.example/r{i}" for i in range(1, n + 1))]
     return {a: redirect(f"http://{b}") for a, b in itertools.pairwise(hops)} | {
         URL: reply(),
@@ -527,7 +527,7 @@ CASES = [*BODIES, *LENGTHS, *SPEEDS, *PROTOCOL, *ANSWERS, *REDIRECTS, *ROBOTS, *
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_outcome(case: Case, web: Web, crawl: Crawler) -> None:
+def test_each_hostile_answer_has_its_exact_outcome(case: Case, web: Web, crawl: Crawler) -> None:
     for url, handler in case.pages.items():
         web[url] = handler
     names = Names(web, {"none.invalid": [OSError("no such name")]})
@@ -541,8 +541,8 @@ def test_outcome(case: Case, web: Web, crawl: Crawler) -> None:
         assert "/page" not in web.asked("www.site.example")
 
 
-def test_all_of_it_at_once(web: Web, crawl: Crawler) -> None:
-    """Every case on a host of its own, in one task: none changes what becomes of another."""
+def test_hostile_hosts_do_not_affect_each_other(web: Web, crawl: Crawler) -> None:
+    """Every case runs on a separate host, in one task."""
     cases = [case for case in CASES if not case.settings and case.url == URL and "redirect_to_" not in case.name]
     expected = {}
     for n, case in enumerate(cases):
@@ -560,7 +560,7 @@ def test_all_of_it_at_once(web: Web, crawl: Crawler) -> None:
 
 
 def _moved(handler: Handler, host: str) -> Handler:
-    """The handler with URL's host replaced in what it writes."""
+    """The handler with URL's host replaced in its output."""
 
     async def moved(request: Request, writer: asyncio.StreamWriter) -> None:
         write = writer.write
@@ -574,7 +574,7 @@ def _moved(handler: Handler, host: str) -> Handler:
 
 
 def test_opted_out_pages_are_not_kept(web: Web, crawl: Crawler) -> None:
-    """Nothing of them is in the WARC files, not even their headers."""
+    """The WARC files hold nothing of them, not even their headers."""
     secret = b"<p>not for you"
     web["www.site.example/0"] = reply(secret, x_robots_tag="noai")
     web["www.site.example/1"] = reply(b"<head><meta name=robots content=noindex></head>" + secret)

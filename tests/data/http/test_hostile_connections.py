@@ -1,4 +1,4 @@
-"""Connections that are lost, refused or not to be trusted, and hosts that have none: what becomes of their links."""
+"""Connections that are lost, refused or untrustworthy, and hosts without any: what becomes of their links."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BROKEN = "not valid HTTP, or cut off"
 
 
 @pytest.mark.parametrize("n_lost", [1, 2, 3])
-def test_reset_when_a_connection_is_made(web: Web, crawl: Crawler, n_lost: int) -> None:
-    """The page is asked for over connections of its own, which are reset before anything is sent; three at most."""
+def test_a_reset_on_connect_is_retried(web: Web, crawl: Crawler, n_lost: int) -> None:
+    """The page is requested over new connections, each reset before any byte is sent, at most three times."""
     web["www.site.example/robots.txt"] = reply(b"", connection="close")
     web["www.site.example" + TDMREP] = reply(b"", connection="close")
     web[URL] = reply()
@@ -27,7 +27,7 @@ def test_reset_when_a_connection_is_made(web: Web, crawl: Crawler, n_lost: int) 
     assert len(web.opened) == min(2 + n_lost + 1, 5)
 
 
-def test_every_connection_is_reset(web: Web, crawl: Crawler) -> None:
+def test_a_host_that_resets_every_connection_fails(web: Web, crawl: Crawler) -> None:
     web.resets = set(range(1000))
     fetched = crawl(*host_urls(*(f"www.site{n}.example" for n in range(40)), n=2), read_timeout_s=5.0)
     assert {(row["status"], row["reason"]) for row in fetched.rows} == {
@@ -35,16 +35,16 @@ def test_every_connection_is_reset(web: Web, crawl: Crawler) -> None:
     }
 
 
-def test_connection_that_is_closed_while_it_is_kept(web: Web, crawl: Crawler) -> None:
-    """Without a word (no ``Connection: close``): noticed before the next request, or asked once more."""
+def test_an_idle_connection_that_the_server_closes_is_replaced(web: Web, crawl: Crawler) -> None:
+    """The server closes without ``Connection: close``. We notice before the next request, or retry once."""
     urls = fill(web, host_urls("www.site.example", n=5), raw(HTML + b"Content-Length: 60\r\n\r\n" + PAGE, then="close"))
     fetched = crawl(*urls, host_delay_s=0.03)
     assert fetched.by_status() == {"ok": ["/0", "/1", "/2", "/3", "/4"]}
     assert sorted(web.asked("www.site.example")[2:]) == ["/0", "/1", "/2", "/3", "/4"]
 
 
-def test_robots_redirect_over_a_connection_that_is_closed(web: Web, crawl: Crawler) -> None:
-    """A connection that was lost while it was idle is no answer: the rules are to be asked for again."""
+def test_robots_redirect_over_a_closed_connection_is_followed_again(web: Web, crawl: Crawler) -> None:
+    """A connection lost while idle is not an answer: robots.txt must be requested again."""
     closing = raw(b"HTTP/1.1 302 Found\r\nLocation: /rules\r\nContent-Length: 0\r\n\r\n")
     web["www.site.example/robots.txt"] = closing
     web["www.site.example/rules"] = in_turn(raw(b"", then="close"), rules(""))
@@ -52,8 +52,8 @@ def test_robots_redirect_over_a_connection_that_is_closed(web: Web, crawl: Crawl
     assert crawl.one()["status"] == "ok"
 
 
-def test_answer_that_nobody_asked_for(web: Web, crawl: Crawler) -> None:
-    """Bytes that come between two requests are not taken for the answer to the second."""
+def test_an_unsolicited_answer_is_ignored(web: Web, crawl: Crawler) -> None:
+    """Bytes between two requests do not count as the answer to the second."""
     fake = HTML + b"Content-Length: 4\r\n\r\nFAKE"
     web["www.site.example/0"] = raw(HTML + b"Content-Length: 60\r\n\r\n" + PAGE, fake, pause_s=0.05)
     web["www.site.example/1"] = reply(PAGE + b"second")
@@ -76,7 +76,7 @@ SECURE = "https://www.secure.example/"
     ],
     ids=["valid", "of_another_host", "wildcard_too_wide", "expired", "not_yet_valid", "self_signed"],
 )
-def test_tls_certificate(
+def test_tls_certificates_are_verified(
     crawl: Crawler,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -108,7 +108,9 @@ def test_tls_certificate(
     ],
     ids=["plain_http", "alert", "silent", "reset", "closed"],
 )
-def test_tls_handshake(web: Web, crawl: Crawler, greeting: Handler, status: str, reason: str) -> None:
+def test_a_failed_tls_handshake_has_its_status(
+    web: Web, crawl: Crawler, greeting: Handler, status: str, reason: str
+) -> None:
     web.greeting, web.tls_port = greeting, web.port
     row = crawl.one(SECURE, connect_timeout_s=0.5)
     assert (row["status"], row["reason"]) == (status, reason)
@@ -127,10 +129,10 @@ def test_tls_handshake(web: Web, crawl: Crawler, greeting: Handler, status: str,
     ],
     ids=["no_name", "server_failure", "not_a_name", "no_address", "silent", "refused", "two_refused"],
 )
-def test_host_that_is_not_reached(
+def test_an_unreachable_host_is_tried_once_for_all_links(
     web: Web, crawl: Crawler, records: Any, settings: dict[str, Any], status: str, reason: str
 ) -> None:
-    """One look-up or connection, whose failure holds for all links of the host."""
+    """One look-up or connection, whose failure applies to all links of the host."""
     names = Names(web, {"dead.example": [records]}, at_server=True)
     fetched = crawl(*host_urls("dead.example", n=50), resolver=names, **settings)
     outcomes = {(row["status"], row["reason"].replace("failed", "ECONNREFUSED")) for row in fetched.rows}

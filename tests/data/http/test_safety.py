@@ -1,7 +1,7 @@
-"""Links, redirects, name servers and environments that point into the machine or its network: nothing gets there.
+"""Links, redirects, name servers and environments that point into the machine or its network: none gets there.
 
-A service of the machine's own listens on loopback addresses that are not allowed, at a port that is. It must never see
-a connection, whatever leads there; and each test of that kind shows that it would have, without the guard.
+A local service listens on loopback addresses that are not allowed, at an allowed port. It must never see a connection.
+Each kind of test also shows that it would see one without the guard.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EVERYTHING = ("0.0.0.0/0", "::/0")
 
 @dataclass
 class Service:
-    """Something of the machine's own, at one port of several addresses. Answers everything, and notes who came."""
+    """A local service at one port of several addresses. It answers everything, and records who connected."""
 
     port: int = 0
     connections: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Service:
 
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """The service; its port is one of those that are allowed, so that it is the address that decides."""
+    """The service. Its port is allowed, so only the address decides."""
     service = Service()
     listening: list[socket.socket] = []
     answer = b"%bConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (HTML, len(PAGE), PAGE)
@@ -82,8 +82,8 @@ def _has_ipv6() -> bool:
     return True
 
 
-# Spellings of an address of this machine, as they may stand in a link. What is listed with True is reached if it is
-# allowed: it would be an attack that works.
+# Spellings of an address of this machine in a link. Those marked True are reached when allowed: without the guard the
+# attack would work.
 HOSTS = {
     "loopback": ("127.0.0.1", True),
     "loopback_other": ("127.66.0.1", True),
@@ -133,7 +133,7 @@ QUICK = {"connect_timeout_s": 0.5, "max_attempts": 1}
 
 
 @pytest.mark.parametrize("spelling", HOSTS)
-def test_address_in_a_link(inside: Service, crawl: Crawler, spelling: str) -> None:
+def test_private_address_in_a_link_is_refused(inside: Service, crawl: Crawler, spelling: str) -> None:
     host, is_reachable = HOSTS[spelling]
     url = canonical_url(f"http://{host}:{inside.port}/x")
     row = crawl.one(url, **QUICK)
@@ -145,7 +145,7 @@ def test_address_in_a_link(inside: Service, crawl: Crawler, spelling: str) -> No
 
 
 @pytest.mark.parametrize("spelling", HOSTS)
-def test_address_in_a_redirect(inside: Service, web: Web, crawl: Crawler, spelling: str) -> None:
+def test_private_address_in_a_redirect_is_refused(inside: Service, web: Web, crawl: Crawler, spelling: str) -> None:
     host, _ = HOSTS[spelling]
     web[URL] = redirect(f"http://{host}:{inside.port}/x")
     row = crawl.end(URL, **QUICK)
@@ -188,8 +188,10 @@ ADDRESSES = {
 
 @pytest.mark.parametrize("family", ADDRESSES)
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_address_from_a_name_server(inside: Service, web: Web, crawl: Crawler, family: str, scheme: str) -> None:
-    """Every link of the host, its robots.txt and its page, and over TLS too."""
+def test_private_address_from_a_name_server_is_refused(
+    inside: Service, web: Web, crawl: Crawler, family: str, scheme: str
+) -> None:
+    """This holds for every link of the host, its robots.txt and its pages, and over TLS too."""
     names = Names(web, {"evil.example": [[ADDRESSES[family]]]})
     row = crawl.one(f"{scheme}://evil.example/x", resolver=names, **QUICK)
     assert (row["status"], row["reason"]) == ("forbidden_address", NOT_PUBLIC)
@@ -197,7 +199,7 @@ def test_address_from_a_name_server(inside: Service, web: Web, crawl: Crawler, f
 
 
 def _names(web: Web, inside: Service, *answers: list[str]) -> Names:
-    """A name server whose answers for www.evil.example are these; addresses of NET are the web's."""
+    """A name server with these answers for www.evil.example; addresses of NET are the web's."""
 
     class Ports(Names):
         async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> Any:
@@ -214,15 +216,15 @@ EVIL = "http://www.evil.example/page"
 
 
 def _uncached(web: Web) -> None:
-    """Every request over a new connection, so that the name is looked up each time."""
+    """Each request opens a new connection, so that the name is looked up each time."""
     web["www.evil.example/robots.txt"] = reply(b"", connection="close")
     web["www.evil.example" + TDMREP] = reply(b"", connection="close")
     web[EVIL] = reply(connection="close")
 
 
 @pytest.mark.parametrize("n_public", [1, 2])
-def test_rebinding(inside: Service, web: Web, crawl: Crawler, n_public: int) -> None:
-    """The name leads to a public address at first and to a private one when it is looked up again."""
+def test_dns_rebinding_is_refused(inside: Service, web: Web, crawl: Crawler, n_public: int) -> None:
+    """The name leads to a public address at first, and to a private one at the next look-up."""
     _uncached(web)
     names = _names(web, inside, *[[PUBLIC]] * n_public, [PRIVATE])
     row = crawl.one(EVIL, resolver=names, **QUICK)
@@ -233,8 +235,10 @@ def test_rebinding(inside: Service, web: Web, crawl: Crawler, n_public: int) -> 
 
 
 @pytest.mark.parametrize("order", [[PUBLIC, PRIVATE], [PRIVATE, PUBLIC], [PRIVATE, "::1", PUBLIC, "10.0.0.1"]], ids=str)
-def test_public_and_private_records(inside: Service, web: Web, crawl: Crawler, order: list[str]) -> None:
-    """The public one is connected to, and no other is even tried."""
+def test_only_the_public_one_of_several_records_is_used(
+    inside: Service, web: Web, crawl: Crawler, order: list[str]
+) -> None:
+    """Only the public address is connected to; no other is even tried."""
     _uncached(web)
     row = crawl.one(EVIL, resolver=_names(web, inside, order), **QUICK)
     assert row["status"] == "ok"
@@ -242,13 +246,13 @@ def test_public_and_private_records(inside: Service, web: Web, crawl: Crawler, o
     assert {request.address for request in web.log} == {PUBLIC}
 
 
-def test_private_record_beside_a_public_one_that_is_dead(inside: Service, web: Web, crawl: Crawler) -> None:
+def test_private_record_is_not_reached_when_the_public_one_is_dead(inside: Service, web: Web, crawl: Crawler) -> None:
     row = crawl.one(EVIL, resolver=_names(web, inside, ["127.1.9.9", PRIVATE]), **QUICK)
     assert row["status"] in ("connect_failure", "forbidden_address")
     assert inside.connections == []
 
 
-# Redirects whose Location a careless reader takes for another host, and where they lead.
+# Redirects whose Location a careless parser reads as another host, and where they lead.
 TRICKS = {
     "user_that_looks_like_a_host": ("http://www.site.example@{inside}/", "redirect_bad"),
     "user_and_password": ("http://www.site.example:80@{inside}/", "redirect_bad"),
@@ -281,7 +285,7 @@ TRICKS = {
 
 
 @pytest.mark.parametrize("trick", TRICKS)
-def test_tricks_in_a_location(inside: Service, web: Web, crawl: Crawler, trick: str) -> None:
+def test_tricks_in_a_location_lead_nowhere_private(inside: Service, web: Web, crawl: Crawler, trick: str) -> None:
     location, status = TRICKS[trick]
     web[URL] = redirect(location.format(inside=f"127.0.0.1:{inside.port}", port=inside.port))
     names = Names(web, {"localhost": [["127.0.0.1"]]})
@@ -291,28 +295,28 @@ def test_tricks_in_a_location(inside: Service, web: Web, crawl: Crawler, trick: 
 
 
 @pytest.mark.parametrize("trick", [name for name, (_, status) in TRICKS.items() if status == "redirect_bad"])
-def test_tricks_in_a_link(inside: Service, trick: str) -> None:
-    """What is no redirect's target is no link either."""
+def test_tricks_in_a_link_lead_nowhere_private(inside: Service, trick: str) -> None:
+    """A target that is invalid in a redirect is invalid as a link too."""
     with pytest.raises(ValueError, match=r".+"):
         canonical_url(TRICKS[trick][0].format(inside=f"127.0.0.1:{inside.port}", port=inside.port))
 
 
 @pytest.mark.parametrize("port", [1, 22, 25, 53, 6379, 8080, 65_535])
-def test_ports(web: Web, crawl: Crawler, port: int) -> None:
-    """Of a public host too, in a link and in a redirect; 80 and 443 only, whatever the scheme."""
+def test_ports_other_than_80_and_443_are_refused(web: Web, crawl: Crawler, port: int) -> None:
+    """Public hosts too, in a link and in a redirect: only 80 and 443, for either scheme."""
     url = f"http://8.8.8.8:{port}/"
     web[URL] = redirect(url)
     for row in (crawl.one(url), crawl.end(URL), crawl.one(url.replace("http", "https"))):
         assert (row["status"], row["reason"]) == ("forbidden_address", BAD_PORT)
 
 
-def test_port_0_is_none(web: Web, crawl: Crawler) -> None:
+def test_port_0_is_refused(web: Web, crawl: Crawler) -> None:
     web[URL] = redirect("http://8.8.8.8:0/")
     assert crawl.end(URL)["status"] in ("forbidden_address", "redirect_bad")
 
 
-def test_redirect_from_public_to_private_within_a_domain(inside: Service, web: Web, crawl: Crawler) -> None:
-    """No handoff: the next turn of the same task is refused where its socket would be made."""
+def test_redirect_from_public_to_private_within_a_domain_is_refused(inside: Service, web: Web, crawl: Crawler) -> None:
+    """There is no handoff: the next turn of the same task is refused before it creates a socket."""
     web["www.evil.example/page"] = redirect("http://in.evil.example/secret")
     names = Names(web, {"in.evil.example": [["127.0.0.1"]]})
     row = crawl.one(EVIL, resolver=names)
@@ -329,15 +333,15 @@ def test_side_requests_are_guarded(inside: Service, web: Web, crawl: Crawler, pa
     assert inside.connections == []
 
 
-def test_a_link_to_the_service_by_allow_net_only(inside: Service, crawl: Crawler) -> None:
-    """What --allow-net names is open, and nothing beside it."""
+def test_allow_net_opens_only_its_network(inside: Service, crawl: Crawler) -> None:
+    """--allow-net opens the named network and nothing else."""
     assert crawl.one(inside.url, allow_net=("127.0.0.1/32",))["status"] == "ok"
     n_connections = len(inside.connections)
     assert crawl.one(f"http://127.66.0.1:{inside.port}/", allow_net=("127.0.0.1/32",))["status"] == "forbidden_address"
     assert len(inside.connections) == n_connections
 
 
-def test_connect_to_opens_no_other_name(inside: Service, web: Web, crawl: Crawler) -> None:
+def test_connect_to_opens_only_its_name(inside: Service, web: Web, crawl: Crawler) -> None:
     to = (f"*.staging.example=127.0.0.1:{inside.port}",)
     assert crawl.one("http://a.staging.example/", connect_to=to)["status"] == "ok"
     names = Names(web, {"evil.example": [["127.66.0.1"]]})
@@ -346,7 +350,7 @@ def test_connect_to_opens_no_other_name(inside: Service, web: Web, crawl: Crawle
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"])
-def test_proxies_of_the_environment(
+def test_proxies_of_the_environment_are_ignored(
     inside: Service, web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, inside.url)
@@ -368,7 +372,7 @@ def test_netrc_is_not_read(web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyP
 
 
 def test_no_state_passes_between_requests(web: Web, crawl: Crawler) -> None:
-    """Neither cookies, nor where a link came from, nor credentials; hosts cannot tell that we were elsewhere."""
+    """No cookies, no referrer, no credentials: hosts cannot tell which pages we visited before."""
     for host in ("www.site.example", "a.site.example", "b.example"):
         web[f"{host}/0"] = reply(set_cookie="id=1; Path=/; Domain=example", refresh="0; url=http://b.example/track")
     web["www.site.example/1"] = redirect("http://a.site.example/0")
@@ -382,8 +386,8 @@ def test_no_state_passes_between_requests(web: Web, crawl: Crawler) -> None:
         assert "track" not in request.path
 
 
-def test_request_is_one_whatever_the_url(web: Web, crawl: Crawler) -> None:
-    """No URL or header value makes two lines of a request, or two requests of one."""
+def test_no_url_splits_a_request(web: Web, crawl: Crawler) -> None:
+    """No URL or header value adds a line or a second request."""
     for location in ("/a\rb", "/a%0d%0aX: y", "/a b", "/\u00e4", "/a?b=\tc", "/%00"):
         web[URL] = redirect(location)
         crawl.end(URL)
@@ -396,13 +400,13 @@ def test_request_is_one_whatever_the_url(web: Web, crawl: Crawler) -> None:
 @pytest.mark.parametrize(
     "location", ["http://h.example/\r\nX: y", "http://u@h.example/", "javascript:x", "http://[::1%25lo]/", "//", ""]
 )
-def test_what_resolve_redirect_gives_can_be_asked_for(location: str) -> None:
+def test_resolve_redirect_returns_a_safe_url_or_none(location: str) -> None:
     target = resolve_redirect("http://www.site.example/", location)
     assert target is None or (target.isascii() and target.isprintable() and "@" not in target.split("/")[2])
 
 
-def test_robots_of_a_public_host_is_not_asked_of_a_private_one(inside: Service, web: Web, crawl: Crawler) -> None:
-    """A robots.txt that allows, at a public address, opens nothing at a private one of the same name."""
+def test_robots_txt_of_a_public_address_does_not_open_a_private_one(inside: Service, web: Web, crawl: Crawler) -> None:
+    """A robots.txt at a public address that allows everything does not open a private address of the same name."""
     web["www.evil.example/robots.txt"] = rules("User-agent: *\nAllow: /")
     web["www.evil.example" + TDMREP] = reply(b"", "404 No", connection="close")
     names = _names(web, inside, [PUBLIC], [PRIVATE])

@@ -1,4 +1,4 @@
-"""A certificate of the test's own."""
+"""A certificate for tests."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from cryptography.x509.oid import NameOID
 
 
 def issue_certificate(folder: Path, host: str, *, from_day: int = -1, to_day: int = 1) -> tuple[ssl.SSLContext, Path]:
-    """A server context for ``host``, and the file of the authority to trust for it; it is valid between two days,
-    today being 0."""
+    """A server context for ``host``, and the file of the authority to trust. The certificate is valid between two days;
+    0 is today.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "WebText test")])
     now = datetime.now(UTC)

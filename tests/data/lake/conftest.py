@@ -1,4 +1,4 @@
-"""A lake of each kind."""
+"""One lake of each kind."""
 
 from pathlib import Path
 

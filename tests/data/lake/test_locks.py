@@ -58,7 +58,7 @@ def wait_until(is_true: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def test_a_lock_is_held_by_one_and_released(lake: Lake) -> None:
+def test_a_lock_has_one_holder_and_is_released(lake: Lake) -> None:
     with lake.lock("refresh-demo"):
         with pytest.raises(InputError, match=TAKEN), lake.lock("refresh-demo"):
             pass
@@ -95,7 +95,7 @@ def test_a_stale_lease_is_taken_over_and_a_fresh_one_is_not(store: Lake) -> None
         assert lease_of(store)["owner"] != "killed"
 
 
-def test_a_renewal_never_overwrites_another_lease_and_the_holder_learns_of_it(
+def test_a_renewal_never_overwrites_another_lease_and_publishing_fails(
     store: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "LEASE_S", 1.0)
@@ -113,7 +113,7 @@ def test_a_renewal_never_overwrites_another_lease_and_the_holder_learns_of_it(
     assert lease_of(store) == theirs
 
 
-def test_the_end_never_releases_another_lease(store: Lake) -> None:
+def test_the_end_never_releases_the_lease_of_another_holder(store: Lake) -> None:
     with pytest.raises(InputError, match=LOST), store.lock("refresh-demo"):
         theirs = write_lease(store, "another", age=0)  # long before the first renewal
     assert lease_of(store) == theirs
@@ -136,8 +136,8 @@ def test_the_error_of_the_work_is_not_hidden_by_a_lost_lease(store: Lake) -> Non
 
 @pytest.mark.usefixtures("s3")
 @pytest.mark.parametrize("before", ["nothing", "a stale lease"])
-def test_of_two_that_take_a_lease_at_once_one_succeeds(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The faster one takes the lease after the slower one has read the store and before it writes."""
+def test_one_of_two_processes_that_take_a_lease_at_once_succeeds(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The faster process takes the lease after the slower one read the store and before it writes."""
     lake = Lake(f"s3://corpus/{uuid.uuid4().hex}")
     if before == "a stale lease":
         write_lease(lake, "killed", age=locks.LEASE_S + 1)
@@ -152,12 +152,12 @@ def test_of_two_that_take_a_lease_at_once_one_succeeds(before: str, monkeypatch:
         monkeypatch.setattr(lake.fs, "pipe_file", write_late)
         with pytest.raises(InputError, match=TAKEN), lake.lock("refresh-demo"):
             pass
-        lake.publish_json({}, "state", "a.json")  # the faster one still holds it
+        lake.publish_json({}, "state", "a.json")  # the faster process still holds it
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_renewal_that_another_process_overtakes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lease changes after its owner has read it and before the owner writes it."""
+def test_a_renewal_overtaken_by_another_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease changes after its owner read it and before the owner writes it."""
     lake = Lake(f"s3://corpus/{uuid.uuid4().hex}")
     write = lake.fs.pipe_file
     theirs: dict[str, Any] = {}
@@ -175,7 +175,7 @@ def test_a_renewal_that_another_process_overtakes_is_refused(monkeypatch: pytest
 
 @pytest.fixture
 def holder(s3: dict[str, str]) -> Iterator[tuple[Lake, subprocess.Popen[str]]]:
-    """A process that holds a lease of one second, and publishes when it is given a line."""
+    """A process that holds a lease of one second, and publishes when it reads a line."""
     lake = Lake(f"s3://corpus/{uuid.uuid4().hex}")
     program = f"""
 import sys
@@ -200,7 +200,7 @@ with lake.lock("refresh-demo"):
         process.communicate()
 
 
-def test_a_suspended_process_publishes_nothing_after_its_lease_was_taken(
+def test_a_suspended_process_publishes_nothing_after_losing_its_lease(
     holder: tuple[Lake, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake, process = holder

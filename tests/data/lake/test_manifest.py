@@ -1,4 +1,4 @@
-"""Digests of rows: what changes them and what must not."""
+"""Digests of rows: which changes affect them and which must not."""
 
 import datetime
 
@@ -25,7 +25,7 @@ ROWS = {
 }
 
 
-def test_chunks_slices_and_files_do_not_change_the_digest(tmp_path) -> None:
+def test_chunks_slices_and_files_do_not_affect_the_digest(tmp_path) -> None:
     table = pa.table(ROWS)
     digest = rows_digest(table)
     assert rows_digest(pa.concat_tables([table.slice(0, 1), table.slice(1)])) == digest
@@ -36,7 +36,7 @@ def test_chunks_slices_and_files_do_not_change_the_digest(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("column", list(ROWS))
-def test_every_column_counts(column: str) -> None:
+def test_every_column_affects_the_digest(column: str) -> None:
     table = pa.table(ROWS)
     index = table.column_names.index(column)
     values = table.column(column).to_pylist()
@@ -44,24 +44,24 @@ def test_every_column_counts(column: str) -> None:
     assert rows_digest(table.set_column(index, column, other)) != rows_digest(table)
 
 
-def test_strings_do_not_run_into_each_other() -> None:
+def test_moving_text_between_strings_changes_the_digest() -> None:
     assert rows_digest(pa.table({"a": ["ab", "c"]})) != rows_digest(pa.table({"a": ["a", "bc"]}))
     assert rows_digest(pa.table({"a": [["ab"], ["c"]]})) != rows_digest(pa.table({"a": [["ab", "c"], []]}))
     assert rows_digest(pa.table({"a": [None]}, pa.schema([("a", pa.string())]))) != rows_digest(pa.table({"a": [""]}))
 
 
-def test_volatile_columns_stay_out() -> None:
+def test_volatile_columns_do_not_affect_the_digest() -> None:
     one = pa.table({"url": ["u"], "warc_offset": [1], "warc_file": ["a"]})
     two = pa.table({"url": ["u"], "warc_offset": [2], "warc_file": ["b"]})
     assert rows_digest(one) == rows_digest(two)
 
 
-def test_a_part_whose_counts_do_not_add_up_cannot_be_made() -> None:
+def test_a_part_whose_counts_do_not_add_up_is_refused() -> None:
     with pytest.raises(AssertionError, match="part-00000"):
         Part("part-00000", 3, {"ok": 1, "empty": 1}, "d", ())
 
 
-def test_content_and_operational_settings_are_apart() -> None:
+def test_content_and_operational_settings_are_separate() -> None:
     content = content_settings(LinksConfig())
     operational = operational_settings(LinksConfig())
     assert content["min_karma"] == 3
@@ -84,7 +84,7 @@ def manifest(digest: str, *paths: str) -> Manifest:
     return Manifest("tokens", "s", {}, {}, {}, parts, 0, {}, {}, digest, "1", 0.0, "now")
 
 
-def test_files_in_a_folder_come_in_the_order_of_the_parts() -> None:
+def test_files_in_a_folder_follow_the_order_of_the_parts() -> None:
     found = manifest("d", "train/b", "val/b", "train/a", "training", "train2/c")
     assert [file.path for file in found.files_in("train")] == ["train/b", "train/b.log", "train/a", "train/a.log"]
     assert found.files_in("test") == []

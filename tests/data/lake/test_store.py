@@ -37,7 +37,7 @@ def test_other_settings_or_inputs_are_refused_with_the_difference(lake: Lake) ->
         dataset.begin({"favor": "recall", "same": 1}, {"pages": "d2"})
 
 
-def test_a_flipped_byte_is_found_and_named(lake: Lake) -> None:
+def test_a_flipped_byte_is_detected_and_the_error_names_the_file(lake: Lake) -> None:
     dataset = lake.dataset("tokens", "demo")
     dataset.begin({}, {})
     (file,) = make_part(dataset, list(range(100)), "part-00000").files
@@ -53,7 +53,7 @@ def test_a_flipped_byte_is_found_and_named(lake: Lake) -> None:
         dataset.read_verified(file)
 
 
-def test_the_digest_depends_on_rows_settings_and_inputs_only(lake: Lake) -> None:
+def test_the_digest_depends_only_on_rows_settings_and_inputs(lake: Lake) -> None:
     digests = []
     for snapshot, settings, inputs, values in [
         ("one", {"a": 1}, {"x": "1"}, [1, 2]),
@@ -70,7 +70,7 @@ def test_the_digest_depends_on_rows_settings_and_inputs_only(lake: Lake) -> None
     assert len(set(digests)) == 4
 
 
-def test_a_sealed_part_whose_file_is_gone_is_not_sealed(lake: Lake) -> None:
+def test_a_sealed_part_with_a_missing_file_counts_as_unsealed(lake: Lake) -> None:
     dataset = lake.dataset("text", "demo")
     dataset.begin({}, {})
     make_part(dataset, [1], "part-00000")
@@ -79,7 +79,7 @@ def test_a_sealed_part_whose_file_is_gone_is_not_sealed(lake: Lake) -> None:
     assert list(dataset.sealed()) == ["part-00001"]
 
 
-def test_a_directory_is_published_whole(lake: Lake, tmp_path: Path) -> None:
+def test_a_directory_is_published_atomically(lake: Lake, tmp_path: Path) -> None:
     local = tmp_path / "step-1"
     (local / "sub").mkdir(parents=True)
     (local / "weights").write_bytes(b"w")
@@ -103,7 +103,7 @@ def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
         lake.dataset("links", "old").manifest()
 
 
-def test_sweep_removes_the_scratch_of_killed_processes_only(tmp_path: Path) -> None:
+def test_sweep_removes_only_the_scratch_of_killed_processes(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -115,7 +115,7 @@ def test_sweep_removes_the_scratch_of_killed_processes_only(tmp_path: Path) -> N
         assert {p.name for p in (tmp_path / "tmp").iterdir()} == {mine.name, f"elsewhere-{dead.pid}-live"}
 
 
-def test_a_killed_process_releases_its_lock_and_loses_only_the_part_in_flight(tmp_path: Path) -> None:
+def test_a_killed_process_releases_its_lock_and_loses_one_part(tmp_path: Path) -> None:
     program = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[3])!r})
@@ -146,14 +146,14 @@ def test_invalid_names_are_refused(name: str) -> None:
         check_name("snapshot", name)
 
 
-def test_names() -> None:
+def test_names_are_built_and_checked() -> None:
     assert base_snapshot("2026-11@gopher") == base_snapshot("2026-11") == "2026-11"
     assert [part_name(3), part_name(3, 1)] == ["part-00003", "part-1-00003"]
     assert check_name("run", "124M_a-b.c") == "124M_a-b.c"
 
 
-def test_unwanted_records_are_not_read(lake: Lake) -> None:
-    """A task that reads the records of its own segments ignores the ones that another task is removing."""
+def test_records_excluded_by_name_are_not_read(lake: Lake) -> None:
+    """A task that reads its segments' records ignores records that another task is removing."""
     dataset = lake.dataset("text", "2026-11")
     assert dataset.begin({}, {}) is None
     make_part(dataset, [1], "part-00000")

@@ -1,4 +1,4 @@
-"""Dumps of submissions, their compressions, and the links that are read from them."""
+"""Dumps of submissions, their compressions, and the links read from them."""
 
 import bz2
 import gzip

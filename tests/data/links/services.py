@@ -27,7 +27,7 @@ DAY = 86_400
 NOV_1 = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp())
 DEC_1 = NOV_1 + 30 * DAY
 NOW = DEC_1 + 5 * DAY
-SHOWN = 1_000  # hits that the search shows per query, at most
+SHOWN = 1_000  # the maximum number of hits per query
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Services:
         return LinksConfig(**{**urls, **settings})
 
     def windows(self) -> list[tuple[int, int]]:
-        """The windows of time of the search requests."""
+        """The time windows of the search requests."""
         found = []
         for path in self.asked:
             filters = parse_qs(urlsplit(path).query).get("numericFilters")
@@ -101,7 +101,7 @@ class Services:
 
 
 def story(number: int, at: int, points: int = 10, **fields: Any) -> dict[str, Any]:
-    """A hit of Algolia's search."""
+    """A hit in Algolia's format."""
     return {
         "objectID": str(number),
         "created_at_i": at,
@@ -115,7 +115,7 @@ def story(number: int, at: int, points: int = 10, **fields: Any) -> dict[str, An
 
 
 def submission(number: int, at: float, score: int = 10, **fields: Any) -> dict[str, Any]:
-    """A submission of Reddit's API."""
+    """A submission in the format of Reddit's API."""
     return {
         "id": f"r{number}",
         "created_utc": at,

@@ -1,4 +1,4 @@
-"""Blocks hold every line of a file once, in bounded memory, and a cut-off file is an error."""
+"""Blocks hold every line of a file once, in bounded memory, and a truncated file is an error."""
 
 import gzip
 import itertools
@@ -16,8 +16,8 @@ from data.links import blocks
 from tests.data.links.dumps import COMPRESSORS, build, dump, ndjson, post
 
 
-def test_a_line_without_end_is_malformed_and_not_held_in_memory(tmp_path: Path) -> None:
-    """1 GB in one line, compressed to a few kB: at most a block and the bound are held."""
+def test_an_endless_line_is_malformed_and_not_held_in_memory(tmp_path: Path) -> None:
+    """1 GB in one line, compressed to a few kB: memory holds at most one block plus the limit."""
     path = tmp_path / "bomb.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(ndjson([post(1)]) + b'{"id": "')
@@ -34,7 +34,7 @@ def test_a_line_without_end_is_malformed_and_not_held_in_memory(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-def test_the_bound_of_a_line_is_exact(extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_on_line_length_is_exact(extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = orjson.dumps(post(1))
     monkeypatch.setattr(blocks, "MAX_LINE_BYTES", len(line) - extra)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
@@ -44,7 +44,7 @@ def test_the_bound_of_a_line_is_exact(extra: int, tmp_path: Path, monkeypatch: p
 
 
 def lines_of(path: Path) -> list[bytes | None]:
-    """All lines as the blocks hold them, None for one that is too long."""
+    """All lines in the blocks, None for one that is too long."""
     found: list[bytes | None] = []
     memory = bytearray(2 * blocks.buffer_bytes())
     with path.open("rb") as file:
@@ -80,8 +80,8 @@ def test_a_byte_order_mark_is_not_part_of_a_line(text: bytes, tmp_path: Path) ->
         assert lines_of(path) == text.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
 
 
-def test_a_zstd_file_that_is_cut_off_anywhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that is stored uncompressed would swallow the bytes after it."""
+def test_a_zstd_file_truncated_anywhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block stored uncompressed would swallow the bytes after it."""
     for name, size in (("READ_BYTES", 2**11), ("BLOCK_BYTES", 2**11), ("MAX_LINE_BYTES", 2**12)):
         monkeypatch.setattr(blocks, name, size)  # small buffers
     random_ = random.Random(7)

@@ -1,4 +1,4 @@
-"""Dumps by their URL: downloaded in pieces, resumed, and refused."""
+"""Dumps by URL: downloaded in pieces, resumed, and refused."""
 
 import gzip
 import random
@@ -21,7 +21,7 @@ def dump(services: Services, monkeypatch: pytest.MonkeyPatch) -> bytes:
     return body
 
 
-def test_a_dump_by_its_url(services: Services, dump: bytes, tmp_path: Path) -> None:
+def test_a_dump_is_downloaded_by_its_url(services: Services, dump: bytes, tmp_path: Path) -> None:
     url = f"{services.base}/RS_2017-01.gz"
     manifest = refresh(tmp_path, "s", [url], services)
     assert manifest.rows_out == 100
@@ -37,7 +37,7 @@ def test_a_dump_by_its_url(services: Services, dump: bytes, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("etag", "asked"), [('"1"', "bytes=2000-2999"), ('"2"', "bytes=0-999")])
-def test_a_download_goes_on_where_it_was_and_of_another_version_begins_anew(
+def test_a_download_resumes_and_restarts_when_the_file_has_changed(
     services: Services, dump: bytes, tmp_path: Path, etag: str, asked: str
 ) -> None:
     url = f"{services.base}/RS_2017-01.gz"
@@ -51,13 +51,15 @@ def test_a_download_goes_on_where_it_was_and_of_another_version_begins_anew(
     assert services.headers[1]["Range"] == asked
 
 
-def test_a_download_without_ranges_and_by_a_redirect(services: Services, dump: bytes, tmp_path: Path) -> None:
+def test_a_download_works_without_ranges_and_through_a_redirect(
+    services: Services, dump: bytes, tmp_path: Path
+) -> None:
     services.ranges = False
     services.before = lambda path: (302, {"Location": "/RS_2017-01.gz"}) if path == "/latest.gz" else None
     assert refresh(tmp_path, "s", [f"{services.base}/latest.gz"], services).rows_out == 100
 
 
-def test_downloads_that_fail(services: Services, dump: bytes, tmp_path: Path) -> None:
+def test_failed_downloads_are_errors(services: Services, dump: bytes, tmp_path: Path) -> None:
     url = f"{services.base}/RS_2017-01.gz"
     with pytest.raises(InputError, match=r"RS_2017-01\.gz: [\d,]+ bytes, more than max_download_bytes 10"):
         refresh(tmp_path, "a", [url], services, max_download_bytes=10)

@@ -1,4 +1,4 @@
-"""Live sources against a server that speaks their formats: windows, slices, watermarks, resume."""
+"""Live sources against a server in their formats: windows, slices, watermarks, resuming."""
 
 import os
 import random
@@ -25,7 +25,7 @@ from tests.data.links.services import DAY, DEC_1, NETWORK, NOV_1, NOW, Services,
 # ---------------------------------------------------------------------------------------------------- windows
 
 
-def test_a_window_is_cut_at_midnights() -> None:
+def test_a_window_is_split_at_midnight() -> None:
     assert [(day.start - NOV_1, day.end - NOV_1) for day in Window(NOV_1 - 5, NOV_1 + DAY + 7).days()] == [
         (-5, 0),
         (0, DAY),
@@ -39,7 +39,7 @@ def test_a_window_is_cut_at_midnights() -> None:
 # ---------------------------------------------------------------------------------------------------- Algolia
 
 
-def test_a_month_is_read_whole_and_once(services: Services, tmp_path: Path) -> None:
+def test_a_month_is_read_completely_and_once(services: Services, tmp_path: Path) -> None:
     random_ = random.Random(1)
     inside = [story(n, NOV_1 + random_.randrange(30 * DAY), points=n % 7) for n in range(400)]
     burst = [story(1_000 + n, NOV_1 + 3 * DAY + n % 1_800, points=5) for n in range(2_600)]  # 2,600 in half an hour
@@ -65,10 +65,10 @@ def test_a_month_is_read_whole_and_once(services: Services, tmp_path: Path) -> N
     assert manifest.extra["requests"] == n_asked
     assert links.run(Lake(tmp_path), "s", ["hn:2026-11"], services.config(), network=NETWORK).skipped
     assert len(services.asked) == n_asked
-    assert watermarks.read(Lake(tmp_path)) == {}  # an explicit month moves none
+    assert watermarks.read(Lake(tmp_path)) == {}  # an explicit month moves no watermark
 
 
-def test_a_second_of_more_stories_than_are_shown_is_an_error(services: Services, tmp_path: Path) -> None:
+def test_more_stories_in_one_second_than_a_query_shows_is_an_error(services: Services, tmp_path: Path) -> None:
     services.stories = [story(n, NOV_1 + 4_000) for n in range(1_000)]
     assert refresh(tmp_path, "s", ["hn:2026-11"], services).rows_in == 1_000
     services.stories.append(story(1_000, NOV_1 + 4_000))
@@ -76,7 +76,7 @@ def test_a_second_of_more_stories_than_are_shown_is_an_error(services: Services,
         refresh(tmp_path, "t", ["hn:2026-11"], services)
 
 
-def test_a_service_that_fails_is_asked_again_and_then_resumed_from(services: Services, tmp_path: Path) -> None:
+def test_a_failing_service_is_retried_and_a_later_run_resumes(services: Services, tmp_path: Path) -> None:
     services.stories = [story(n, NOV_1 + n * DAY // 2) for n in range(60)]
     whole = refresh(tmp_path / "whole", "s", ["hn:2026-11"], services)
     services.asked.clear()
@@ -99,11 +99,13 @@ def test_a_service_that_fails_is_asked_again_and_then_resumed_from(services: Ser
     services.before = lambda _: None
     services.asked.clear()
     assert refresh(tmp_path / "cut", "s", ["hn:2026-11"], services).digest == whole.digest
-    assert min(start for start, _ in services.windows()) == NOV_1 + 3 * DAY  # the first three days are not asked again
+    assert (
+        min(start for start, _ in services.windows()) == NOV_1 + 3 * DAY
+    )  # the first three days are not requested again
     assert len(services.asked) == 27
 
 
-def test_kill_9_in_the_middle_loses_the_slice_in_flight_only(services: Services, tmp_path: Path) -> None:
+def test_a_killed_run_loses_only_the_slice_in_flight(services: Services, tmp_path: Path) -> None:
     services.stories = [story(n, NOV_1 + n * DAY // 2) for n in range(60)]
     whole = refresh(tmp_path / "whole", "s", ["hn:2026-11"], services)
     services.asked.clear()
@@ -127,7 +129,7 @@ def test_kill_9_in_the_middle_loses_the_slice_in_flight_only(services: Services,
     Lake(tmp_path / "cut").sweep()
     assert refresh(tmp_path / "cut", "s", ["hn:2026-11"], services).digest == whole.digest
     assert len(services.windows()) == 31
-    assert len(set(services.windows())) == 30  # the twelfth is asked twice
+    assert len(set(services.windows())) == 30  # the twelfth is requested twice
 
 
 @pytest.mark.parametrize(
@@ -149,13 +151,13 @@ def test_useless_answers_are_errors(
     assert len(services.asked) == 1
 
 
-def test_json_of_another_service_is_an_error(services: Services, tmp_path: Path) -> None:
+def test_json_in_the_format_of_another_service_is_an_error(services: Services, tmp_path: Path) -> None:
     services.answer = lambda *_: (200, {}, b'{"kind": "Listing"}')  # type: ignore[method-assign]
     with pytest.raises(InputError, match=r"not an answer of Algolia's search \(KeyError\('nbHits'\)\)"):
         refresh(tmp_path, "s", ["hn:2026-11"], services)
 
 
-def test_retry_after_is_waited_for(services: Services, tmp_path: Path) -> None:
+def test_retry_after_is_honoured(services: Services, tmp_path: Path) -> None:
     services.before = lambda _: (429, {"Retry-After": "1"}) if len(services.asked) == 1 else None
     started = time.monotonic()
     refresh(tmp_path, "s", ["hn:2026-11"], services, now=NOV_1 + 60)
@@ -163,7 +165,7 @@ def test_retry_after_is_waited_for(services: Services, tmp_path: Path) -> None:
     assert len(services.asked) == 2
 
 
-def test_requests_to_a_service_keep_the_delay(services: Services, tmp_path: Path) -> None:
+def test_requests_to_a_service_respect_the_delay(services: Services, tmp_path: Path) -> None:
     at: list[float] = []
     services.before = lambda _: at.append(time.monotonic())  # type: ignore[func-returns-value]
     network = PagesConfig(allow_net=("127.0.0.0/8",), host_delay_s=0.3)
@@ -172,7 +174,7 @@ def test_requests_to_a_service_keep_the_delay(services: Services, tmp_path: Path
     assert all(later - earlier >= 0.3 for earlier, later in pairwise(at))
 
 
-def test_the_guard_holds_for_services(services: Services, tmp_path: Path) -> None:
+def test_the_guard_applies_to_services(services: Services, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="forbidden_address"):
         refresh(tmp_path, "s", ["hn:2026-11"], services, network=PagesConfig(host_delay_s=0.0))
     assert services.asked == []
@@ -181,11 +183,11 @@ def test_the_guard_holds_for_services(services: Services, tmp_path: Path) -> Non
 # ---------------------------------------------------------------------------------------------------- watermarks
 
 
-def test_a_refresh_reads_what_is_new_and_what_had_not_settled(services: Services, tmp_path: Path) -> None:
+def test_a_refresh_reads_new_and_unsettled_submissions(services: Services, tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     services.stories = [
         story(1, NOW - 20 * DAY, points=5),
-        story(2, NOW - SETTLE_S - 1, points=2),  # settled: never looked at again
+        story(2, NOW - SETTLE_S - 1, points=2),  # settled: never read again
         story(3, NOW - SETTLE_S, points=2),
         story(4, NOW - 60, points=40),
         story(5, NOW - 31 * DAY, points=50),  # before the first window
@@ -215,7 +217,7 @@ def test_a_refresh_reads_what_is_new_and_what_had_not_settled(services: Services
     assert lake.names("state", "watermarks") == ["00000001.json", "00000002.json"]
 
     services.asked.clear()
-    refresh(tmp_path, "s1", ["hn:"], services, now=NOW + 2 * DAY)  # done; nothing moves back
+    refresh(tmp_path, "s1", ["hn:"], services, now=NOW + 2 * DAY)  # done; no watermark moves back
     assert services.asked == []
     assert watermarks.read(lake) == {"hn:": NOW + DAY - SETTLE_S}
 
@@ -233,7 +235,7 @@ def test_a_run_that_failed_keeps_its_window_and_moves_no_watermark(services: Ser
     assert watermarks.read(Lake(tmp_path)) == {"hn:": NOW - SETTLE_S}
 
 
-def test_a_dry_run_reads_from_the_watermark_and_leaves_it(services: Services, tmp_path: Path) -> None:
+def test_a_dry_run_reads_from_the_watermark_without_moving_it(services: Services, tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     watermarks.advance(lake, "s0", {"hn:": NOW - DAY})
     services.stories = [story(1, NOW - 2 * DAY), story(2, NOW - 60)]
@@ -257,7 +259,7 @@ def test_watermarks_never_go_back(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- Firebase
 
 
-def test_items_by_number(services: Services, tmp_path: Path) -> None:
+def test_items_are_read_by_number(services: Services, tmp_path: Path) -> None:
     def item(number: int, **fields: Any) -> dict[str, Any]:
         return {"id": number, "type": "story", "by": "a", "time": NOV_1, "score": 8} | fields
 
@@ -323,7 +325,7 @@ def test_a_listing_that_ends_too_early_is_counted(services: Services, tmp_path: 
     assert (manifest.rows_in, manifest.extra["listings_cut"]) == (1_000, 1)
 
 
-def test_any_listing_by_its_url(services: Services, tmp_path: Path) -> None:
+def test_any_listing_is_read_by_its_url(services: Services, tmp_path: Path) -> None:
     services.listings["/r/all/top.json"] = [submission(n, 1_200_000_000.0 + n) for n in range(120)]
     url = f"{services.base}/r/all/top.json?t=month"
     manifest = refresh(tmp_path, "s", [url], services)
@@ -335,7 +337,7 @@ def test_any_listing_by_its_url(services: Services, tmp_path: Path) -> None:
     ]
 
 
-def test_a_listing_without_end_is_an_error(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_listing_is_an_error(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reddit, "MAX_PAGES", 3)
     services.listings["/r/news/new.json"] = [submission(n, NOW - 60.0 - n) for n in range(900)]
     with pytest.raises(InputError, match=r"the listing has no end \(after=t3_r299\)"):
@@ -345,7 +347,7 @@ def test_a_listing_without_end_is_an_error(services: Services, tmp_path: Path, m
         refresh(tmp_path, "t", [f"{services.base}/v0/item/1.json"], services)
 
 
-def test_a_saved_listing_is_a_dump(services: Services, tmp_path: Path) -> None:
+def test_a_saved_listing_is_read_as_a_dump(services: Services, tmp_path: Path) -> None:
     posts = [{"kind": "t3", "data": submission(n, NOW)} for n in range(3)]
     listing = {"kind": "Listing", "data": {"after": None, "children": [*posts, {"kind": "more", "data": {}}]}}
     (tmp_path / "top.json").write_bytes(orjson.dumps(listing))
@@ -360,7 +362,7 @@ def test_the_latest_score_of_a_submission_and_the_highest_of_a_url_count(service
     looks = [
         submission(1, 1.0, 50, url="http://a.example/", retrieved_on=1_600_000_000),
         submission(1, 1.0, 7, url="http://a.example/", retrieved_on=1_700_000_000),  # votes were taken back
-        submission(1, 1.0, 90, url="http://a.example/"),  # nobody knows when
+        submission(1, 1.0, 90, url="http://a.example/"),  # the score's time is unknown
         submission(2, 1.0, 5, url="http://a.example/", retrieved_on=1_800_000_000),
     ]
     (tmp_path / "dump.ndjson").write_bytes(b"".join(orjson.dumps(look) + b"\n" for look in looks))
@@ -373,7 +375,7 @@ def test_the_latest_score_of_a_submission_and_the_highest_of_a_url_count(service
 # ---------------------------------------------------------------------------------------------------- settings
 
 
-def test_settings_of_the_services_do_not_decide_the_result() -> None:
+def test_settings_of_the_services_do_not_affect_the_result() -> None:
     from data.config import content_settings
 
     assert content_settings(LinksConfig(reddit_url="http://a.example", workers=7)) == content_settings(LinksConfig())

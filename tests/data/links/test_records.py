@@ -98,7 +98,7 @@ _HOSTS = st.one_of(
     st.lists(st.one_of(_PIECES, st.text(max_size=4)), max_size=6),
 )
 @settings(max_examples=700, deadline=None)
-def test_a_url_that_is_plain_is_its_own_canonical_one(scheme: str, host: str, pieces: list[str]) -> None:
+def test_a_plain_url_is_its_own_canonical_url(scheme: str, host: str, pieces: list[str]) -> None:
     url = scheme + host + "".join(["/", *pieces] if pieces else [])
     found = plain_url(url)
     if found is not None:
@@ -133,7 +133,7 @@ def test_a_url_that_is_plain_is_its_own_canonical_one(scheme: str, host: str, pi
         (f"http://{'a.' * 130}com/", False),
     ],
 )
-def test_which_urls_are_plain(url: str, is_plain: bool) -> None:
+def test_plain_urls_are_recognised(url: str, is_plain: bool) -> None:
     found = plain_url(url)
     assert (found is not None) is is_plain
     if found is not None:
@@ -189,7 +189,7 @@ _LINES = st.one_of(
 
 @given(st.lists(_LINES, min_size=1, max_size=6), st.booleans())
 @settings(max_examples=400, deadline=None)
-def test_every_line_is_classified_as_the_exact_way_does(lines: list[bytes], ends_with_newline: bool) -> None:
+def test_the_fast_path_classifies_every_line_like_the_exact_path(lines: list[bytes], ends_with_newline: bool) -> None:
     block = b"\n".join(lines) + b"\n" * (ends_with_newline or not lines[-1])
     same(classify_dump(block, "x"), lines)
 
@@ -197,14 +197,14 @@ def test_every_line_is_classified_as_the_exact_way_does(lines: list[bytes], ends
 @pytest.mark.parametrize(
     "lines",
     [
-        [b'{"url":', b'"http://a.example/"}{"a":1}'],  # two objects on two lines, but not one a line
+        [b'{"url":', b'"http://a.example/"}{"a":1}'],  # two objects on two lines, but not one per line
         [b"{}{}", b""],
         [b'{"a":[{}', b"{}]}"],
         [b'{"created_utc":1,"is_self":false,"url":"http://a.example/"}', b""],
         [b'{"kind":"Listing","data":{"children":[{"kind":"t3","data":{"url":"http://a.example/","score":4}},7]}}'],
     ],
 )
-def test_lines_that_are_not_single_objects(lines: list[bytes]) -> None:
+def test_lines_that_are_not_one_object_are_malformed(lines: list[bytes]) -> None:
     same(classify_dump(b"".join(line + b"\n" for line in lines), "x"), lines)
 
 
@@ -216,7 +216,7 @@ def test_malformed_lines_keep_their_numbers() -> None:
     assert (records.n_read, records.blank) == (5, 1)
 
 
-def test_real_dumps_are_classified_as_the_exact_way_does() -> None:
+def test_the_fast_path_classifies_real_dumps_like_the_exact_path() -> None:
     path = SHARED_LINKS / "RS_v2_2005-07.xz"
     if not path.exists():
         pytest.skip("RS_v2_2005-07.xz is not at ../shared/data/links")
@@ -265,14 +265,14 @@ def _children() -> list[psutil.Process]:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_children_give_the_same_records_in_the_same_order(tmp_path: Path) -> None:
+def test_children_return_the_same_records_in_the_same_order(tmp_path: Path) -> None:
     path = _many(tmp_path / "dump.ndjson", 80_000)
     n_seen = 0
     here, there = list(_records(path, tmp_path, 1)), []
     for records in _records(path, tmp_path, 3):
         there.append(records)
         n_seen = max(n_seen, len(_children()))
-        time.sleep(0.005)  # so that the children come up while there are blocks left
+        time.sleep(0.005)  # so that the children start while blocks remain
     assert n_seen == 2
     assert len(here) == len(there) > 300
     for one, other in zip(here, there, strict=True):
@@ -284,7 +284,7 @@ def test_children_give_the_same_records_in_the_same_order(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_children_end_with_a_reader_that_stops_early(tmp_path: Path) -> None:
+def test_children_exit_when_the_reader_stops_early(tmp_path: Path) -> None:
     records = _records(_many(tmp_path / "dump.ndjson", 20_000), tmp_path, 2)
     for _ in range(workers.FEW_BLOCKS + 2):
         next(records)

@@ -1,4 +1,4 @@
-"""Files of links: every compression, damaged and changing files, and names that no source has."""
+"""Files of links: every compression, damaged and changing files, and invalid source names."""
 
 import gzip
 import io
@@ -31,7 +31,7 @@ def test_every_compression_gives_the_same_rows(suffix: str, tmp_path: Path) -> N
     assert sorted(row["karma_sum"] for row in rows_of(tmp_path / "lake")) == [10] * 300
 
 
-def test_zstd_with_pushshifts_window_of_2_gib(tmp_path: Path) -> None:
+def test_zstd_with_the_2_gib_window_of_pushshift_is_read(tmp_path: Path) -> None:
     params = zstandard.ZstdCompressionParameters.from_level(
         1, window_log=31, enable_ldm=True, hash_log=12, chain_log=12, ldm_hash_log=12
     )
@@ -53,7 +53,7 @@ def test_a_zstd_file_of_several_frames_is_read_to_its_end(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("suffix", [".zst", ".xz", ".bz2", ".gz"])
 @pytest.mark.parametrize("cut", [0.5, 0.9, -1])
-def test_a_cut_off_file_is_an_error_and_publishes_nothing(suffix: str, cut: float, tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error_and_publishes_nothing(suffix: str, cut: float, tmp_path: Path) -> None:
     rows = [post(number, title=str(partition_of(str(number)))) for number in range(9_000)]
     whole = COMPRESSORS[suffix](ndjson(rows))
     path = tmp_path / f"RS_2017-01{suffix}"
@@ -70,7 +70,7 @@ def test_a_cut_off_file_is_an_error_and_publishes_nothing(suffix: str, cut: floa
     assert build(tmp_path / "lake", [path]).rows_in == 9_000
 
 
-def test_a_cut_off_file_loses_nothing_that_was_sealed_before(tmp_path: Path) -> None:
+def test_a_truncated_file_keeps_the_parts_sealed_before(tmp_path: Path) -> None:
     first = dump(tmp_path / "a.ndjson", [post(1)])
     whole = zstd(ndjson([post(number) for number in range(5_000)]))
     (tmp_path / "b.zst").write_bytes(whole[:-3])
@@ -106,7 +106,7 @@ def test_damage_inside_a_file_is_an_error(tmp_path: Path) -> None:
         ("a.xz", gzip.compress(b"{}", mtime=0), "a.xz: named .xz but its content is gzip"),
     ],
 )
-def test_files_that_cannot_be_read(name: str, body: bytes | None, message: str, tmp_path: Path) -> None:
+def test_unreadable_files_are_errors(name: str, body: bytes | None, message: str, tmp_path: Path) -> None:
     if body is not None:
         (tmp_path / name).write_bytes(body)
     with pytest.raises(InputError, match=message):
@@ -116,7 +116,7 @@ def test_files_that_cannot_be_read(name: str, body: bytes | None, message: str, 
     assert dataset.sealed() == {}
 
 
-def test_a_wrong_source_is_refused_and_says_how_to_write_it(tmp_path: Path) -> None:
+def test_an_invalid_source_is_refused_and_the_error_shows_the_format(tmp_path: Path) -> None:
     for specs, message in (
         ([], r"no link source given; name one with --links: urls:FILE \(one URL per line"),
         ([tmp_path], "is a directory"),
@@ -152,7 +152,7 @@ def test_the_name_of_a_source_decides_its_kind(spec: str, form: str) -> None:
     assert kind_of(spec).form == form
 
 
-def test_the_help_of_the_command_line_names_every_kind() -> None:
+def test_the_command_line_help_names_every_kind_of_source() -> None:
     (option,) = options.Sources.__metadata__  # type: ignore[attr-defined]
     for kind in SOURCE_KINDS:
         assert kind.prefix in option.help or kind.prefix.startswith("http"), kind

@@ -1,4 +1,4 @@
-"""Links: the real dumps, merging, parts, interruption."""
+"""Links: real dumps, merging, parts, interruption."""
 
 import functools
 import lzma
@@ -34,14 +34,14 @@ def real(name: str) -> Path:
 # ---------------------------------------------------------------------------------------------------- real dumps
 
 
-def test_june_2005_gives_the_83_links_that_are_known(tmp_path: Path) -> None:
+def test_june_2005_gives_the_83_known_links(tmp_path: Path) -> None:
     manifest = build(tmp_path, [real("RS_v2_2005-06.xz")])
     assert manifest.rows_in == 103
     assert manifest.rows_out == 83
     assert manifest.counts["low_karma"] == 20
 
 
-def test_july_2005_gives_the_757_links_that_are_known_but_for_three(tmp_path: Path) -> None:
+def test_july_2005_gives_all_but_three_of_the_757_known_links(tmp_path: Path) -> None:
     """757 submissions of score >= 3: 754 links, one file, one page of the Wikimedia family, one URL posted twice."""
     manifest = build(tmp_path, [real("RS_v2_2005-07.xz")])
     assert manifest.rows_in == sum(manifest.counts.values()) == 1_079
@@ -115,7 +115,7 @@ def test_submissions_of_one_url_become_one_row(tmp_path: Path) -> None:
     assert manifest.counts["ok"] == 1
 
 
-def test_a_submission_that_stands_in_two_dumps_counts_once_in_the_sum(tmp_path: Path) -> None:
+def test_a_submission_in_two_dumps_counts_once_in_the_sum(tmp_path: Path) -> None:
     early = dump(tmp_path / "early.ndjson", [post(1, score=1), post(2, url=post(1)["url"], score=4)])
     late = dump(
         tmp_path / "late.ndjson", [post(1, score=9), {"id": "id1", "points": 5, "time": 1, "url": post(1)["url"]}]
@@ -123,7 +123,7 @@ def test_a_submission_that_stands_in_two_dumps_counts_once_in_the_sum(tmp_path: 
     manifest = build(tmp_path / "lake", [early, late])
     (row,) = rows_of(tmp_path / "lake")
     assert row["karma"] == 9
-    assert row["karma_sum"] == 9 + 4 + 5  # ids of Hacker News are others
+    assert row["karma_sum"] == 9 + 4 + 5  # ids on Hacker News are a different series
     assert row["source"] == "late.ndjson"
     assert manifest.counts["merged"] == 3
 
@@ -153,7 +153,7 @@ def test_a_url_list_counts_as_voted_up(tmp_path: Path) -> None:
 
 
 def many(n: int, seed: int) -> list[dict[str, Any] | bytes]:
-    """Posts on few domains with repeated URLs, and now and then a malformed line."""
+    """Posts on few domains with repeated URLs, and an occasional malformed line."""
     rows: list[dict[str, Any] | bytes] = []
     for number in range(n):
         mixed = partition_of(f"{seed}-{number}")
@@ -177,7 +177,7 @@ def test_rows_add_up_and_parts_hold_whole_domains(two_dumps: list[str], tmp_path
     n_lines = sum(Path(path).read_bytes().count(b"\n") for path in two_dumps)
     assert manifest.rows_in == n_lines == sum(manifest.counts.values()) == manifest.extra["lines"]
     parts = [part for part in manifest.parts if part.name.startswith("part-")]
-    assert len(parts) == 8  # 1,600 submissions / 200, up to a power of two
+    assert len(parts) == 8  # 1,600 submissions / 200, rounded up to a power of two
     assert sum(part.rows_in for part in parts) == manifest.extra["outbound"] == 1_600
     seen: set[str] = set()
     dataset = Lake(tmp_path / "lake").dataset("links", "demo")
@@ -193,7 +193,7 @@ def test_rows_add_up_and_parts_hold_whole_domains(two_dumps: list[str], tmp_path
     assert len(seen) == 41
 
 
-def test_rows_equal_a_plain_computation(two_dumps: list[str], tmp_path: Path) -> None:
+def test_rows_equal_a_naive_computation(two_dumps: list[str], tmp_path: Path) -> None:
     build(tmp_path / "lake", two_dumps, SMALL)
     expected: dict[str, list[dict[str, Any]]] = {}
     for path in two_dumps:
@@ -213,7 +213,7 @@ def test_rows_equal_a_plain_computation(two_dumps: list[str], tmp_path: Path) ->
         assert row["domain"] == domain_of(row["canonical_url"])
 
 
-def test_order_of_sources_directory_and_memory_do_not_matter(two_dumps: list[str], tmp_path: Path) -> None:
+def test_order_of_sources_and_directory_and_memory_do_not_matter(two_dumps: list[str], tmp_path: Path) -> None:
     first = build(tmp_path / "one", two_dumps, SMALL)
     moved = [dump(tmp_path / "elsewhere" / Path(path).name, [Path(path).read_bytes()[:-1]]) for path in two_dumps]
     config = LinksConfig(part_links=200, spill_rows=100_000)
@@ -230,7 +230,7 @@ def test_order_of_sources_directory_and_memory_do_not_matter(two_dumps: list[str
     assert rows_of(tmp_path / "one") == rows_of(tmp_path / "two")
 
 
-def test_other_rows_give_another_digest(tmp_path: Path) -> None:
+def test_different_rows_give_different_digests(tmp_path: Path) -> None:
     digests = set()
     for number, score in enumerate((9, 10)):
         path = dump(tmp_path / str(number) / "a.ndjson", [post(1, score=score)])
@@ -238,7 +238,7 @@ def test_other_rows_give_another_digest(tmp_path: Path) -> None:
     assert len(digests) == 2
 
 
-def test_files_of_one_name_get_labels_of_their_own_in_any_order(tmp_path: Path) -> None:
+def test_files_with_the_same_name_get_distinct_labels_in_any_order(tmp_path: Path) -> None:
     one = dump(tmp_path / "x" / "RS.ndjson", [post(1)])
     two = dump(tmp_path / "y" / "RS.ndjson", [post(2)])
     first, second = build(tmp_path / "one", [one, two]), build(tmp_path / "two", [two, one])
@@ -267,14 +267,14 @@ def test_interrupted_anywhere_and_resumed_equals_uninterrupted(two_dumps: list[s
             build(tmp_path / "cut", two_dumps, SMALL, mapper=functools.partial(stop_before, last))
         assert Lake(tmp_path / "cut").dataset("links", "demo").manifest() is None
     resumed = build(tmp_path / "cut", two_dumps, SMALL, mapper=functools.partial(stop_before, ""))
-    assert made == names  # each once
+    assert made == names  # each exactly once
     assert resumed.digest == expected.digest
     again = links.run(Lake(tmp_path / "cut"), "demo", two_dumps[::-1], SMALL)
     assert again.skipped
     assert again.manifest.digest == expected.digest
 
 
-def test_find_link_by_any_spelling_and_in_every_part(two_dumps: list[str], tmp_path: Path) -> None:
+def test_find_link_accepts_any_spelling_and_searches_every_part(two_dumps: list[str], tmp_path: Path) -> None:
     build(tmp_path / "lake", two_dumps, SMALL)
     lake = Lake(tmp_path / "lake")
     for row in rows_of(tmp_path / "lake")[::60]:
@@ -287,15 +287,17 @@ def test_find_link_by_any_spelling_and_in_every_part(two_dumps: list[str], tmp_p
         links.find_link(lake, "other", "https://site1.example/")
 
 
-def test_find_link_reads_the_part_of_the_domain_only(
+def test_find_link_reads_only_the_part_of_the_domain(
     two_dumps: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(tmp_path / "lake", two_dumps, SMALL)
     lake = Lake(tmp_path / "lake")
     row = rows_of(tmp_path / "lake")[-1]
-    url = f"https://www.google.com/amp/s/{row['canonical_url'].removeprefix('https://')}"  # its domain is another
+    url = (
+        f"https://www.google.com/amp/s/{row['canonical_url'].removeprefix('https://')}"  # it belongs to another domain
+    )
     assert len(files_read(monkeypatch, lambda: links.find_link(lake, "demo", url))) == 1
-    monkeypatch.setattr(links, "PUBLIC_SUFFIX_LIST", "a later list")  # so the domains of the lake may be others
+    monkeypatch.setattr(links, "PUBLIC_SUFFIX_LIST", "a later list")  # so the domains of the lake may differ
     assert links.find_link(lake, "demo", url) == row
     nowhere = "https://nowhere.example/"
     assert len(files_read(monkeypatch, lambda: links.find_link(lake, "demo", nowhere))) == 8
@@ -339,7 +341,7 @@ def test_sources_without_any_outbound_link_give_one_empty_part(tmp_path: Path) -
     assert links.find_link(Lake(tmp_path / "lake"), "demo", "https://site1.example/") is None
 
 
-def test_min_karma_and_block_domains(tmp_path: Path) -> None:
+def test_min_karma_and_block_domains_drop_links(tmp_path: Path) -> None:
     config = LinksConfig(min_karma=11, block_domains=("site2.example",))
     path = dump(tmp_path / "a.ndjson", [post(1), post(2, score=50), post(3, score=11)])
     build(tmp_path / "lake", [path], config)
@@ -356,7 +358,7 @@ def test_bad_settings_are_refused_before_anything_is_read(tmp_path: Path) -> Non
         build(tmp_path / "lake", [tmp_path / "missing"], LinksConfig(profile="x"))
 
 
-def test_a_damaged_published_dataset_is_not_begun_anew(tmp_path: Path) -> None:
+def test_a_damaged_published_dataset_is_not_rebuilt(tmp_path: Path) -> None:
     path = dump(tmp_path / "a.ndjson", [post(1)])
     build(tmp_path / "lake", [path])
     part = tmp_path / "lake" / "links" / "demo" / "part-00000.parquet"

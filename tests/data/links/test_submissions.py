@@ -74,11 +74,11 @@ def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:
         (b"[" * 100_000, "malformed_line"),
     ],
 )
-def test_each_line_ends_in_one_status(line: dict[str, Any] | bytes, status: str, tmp_path: Path) -> None:
+def test_each_line_gets_one_status(line: dict[str, Any] | bytes, status: str, tmp_path: Path) -> None:
     assert only_count(tmp_path, line) == status
 
 
-def test_fields_of_a_row(tmp_path: Path) -> None:
+def test_a_row_has_the_fields_of_its_submission(tmp_path: Path) -> None:
     row = one_link(
         tmp_path,
         [
@@ -91,7 +91,7 @@ def test_fields_of_a_row(tmp_path: Path) -> None:
         ],
     )
     assert row == {
-        "url": "HTTPS://Www.Site1.Example/a?utm_source=x&id=1#top",  # Reddit's escape is undone, no more
+        "url": "HTTPS://Www.Site1.Example/a?utm_source=x&id=1#top",  # only Reddit's own escaping is undone
         "canonical_url": "https://www.site1.example/a?id=1",
         "domain": "site1.example",
         "source": "dump.ndjson",
@@ -108,7 +108,7 @@ def test_fields_of_a_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("created", [1_500_000_000.0, 1_500_000_000, "1500000000", "1500000000.0"])
-def test_created_utc_in_all_its_types(created: Any, tmp_path: Path) -> None:
+def test_created_utc_is_read_in_every_type(created: Any, tmp_path: Path) -> None:
     row = one_link(tmp_path, [post(created_utc=created, subreddit=None, subreddit_id=None, retrieved_on=...)])
     assert row["submitted_at"] == datetime.fromtimestamp(1_500_000_000, UTC)
     assert row["score_observed_at"] is None
@@ -120,12 +120,12 @@ def test_an_invalid_time_is_null(created: Any, tmp_path: Path) -> None:
     assert one_link(tmp_path, [post(created_utc=created)])["submitted_at"] is None
 
 
-def test_the_second_look_of_arctic_shift_is_the_time_of_the_score(tmp_path: Path) -> None:
+def test_the_second_retrieval_of_arctic_shift_dates_the_score(tmp_path: Path) -> None:
     row = one_link(tmp_path, [post(_meta={"retrieved_2nd_on": 1_520_000_000})])
     assert row["score_observed_at"] == datetime.fromtimestamp(1_520_000_000, UTC)
 
 
-def test_malformed_lines_are_counted_and_the_first_hundred_named(tmp_path: Path) -> None:
+def test_malformed_lines_are_counted_and_the_first_hundred_listed(tmp_path: Path) -> None:
     bad = [b'{"id": "cut', b"17", b"", b"   ", b'{"a": "\xff"}']
     rows = [post(0), *bad, post(1), *[b"{"] * 120, post(2)]
     manifest = build(tmp_path / "lake", [dump(tmp_path / "dump.ndjson", rows)])

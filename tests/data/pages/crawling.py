@@ -31,7 +31,7 @@ URL = "http://www.site.example/page"
 
 
 class Steady(random.Random):
-    """Without chance: pauses are what they are before their random factor."""
+    """No randomness: pauses equal their values before the random factor."""
 
     def uniform(self, a: float, b: float) -> float:
         return (a + b) / 2
@@ -39,7 +39,7 @@ class Steady(random.Random):
 
 @dataclass
 class Fetched:
-    """What a part gave, sorted by link."""
+    """The outcome of a part, sorted by link."""
 
     rows: list[dict[str, Any]]
     handoffs: list[dict[str, Any]]
@@ -58,7 +58,7 @@ class Fetched:
 
 @dataclass
 class Crawler:
-    """Fetches links from the server; every call is a part."""
+    """Fetches links from the server; every call is one part."""
 
     web: Web
     folder: Path
@@ -134,7 +134,7 @@ LINK_SETTINGS = {"profile": "webtext", "block_domains": ["blocked.example"], "mi
 
 
 def publish_links(lake: Lake, parts: Sequence[Sequence[str]], snapshot: str = "s1") -> Manifest:
-    """A published links dataset: the URLs of each part with status ok, one that was dropped, and a source's part."""
+    """A published links dataset: the URLs of each part with status ok, one dropped link, and a part of a source."""
     dataset = lake.dataset("links", snapshot)
     dataset.begin(LINK_SETTINGS, {})
     with lake.scratch() as folder:
@@ -157,7 +157,7 @@ def host_urls(*hosts: str, n: int = 1) -> list[str]:
 
 
 def fill(web: Web, urls: Sequence[str], handler: Handler) -> Sequence[str]:
-    """Let all of them be answered alike."""
+    """Serve the same answer for all of them."""
     for url in urls:
         web[url] = handler
     return urls
@@ -165,7 +165,7 @@ def fill(web: Web, urls: Sequence[str], handler: Handler) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class Case:
-    """What the server has (by URL, or by path of URL's host), and what must become of ``url``."""
+    """What the server serves (by URL, or by path on the URL's host), and the expected outcome of `url`."""
 
     name: str
     pages: dict[str, Handler]
@@ -174,4 +174,4 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     url: str = URL
-    body: bytes | None = None  # that is kept; None: any
+    body: bytes | None = None  # the page that is kept; None: any

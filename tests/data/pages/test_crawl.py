@@ -1,4 +1,4 @@
-"""What fetching a part gives: rows, handoffs, WARC records; and what it takes."""
+"""What a fetched part contains (rows, handoffs, WARC records), and which resources it uses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.data.pages.crawling import URL, Crawler, as_link, fill, host_urls
 
 
 def _records(crawl: Crawler, kind: str) -> list[tuple[dict[str, str], dict[str, str], bytes]]:
-    """WARC headers, HTTP headers and body of the records of a kind, as another reader sees them."""
+    """WARC headers, HTTP headers and body of the records of one type, read by an independent reader."""
     found = []
     for path in sorted((crawl.folder / "lake" / "pages" / "s1").glob("*.warc.gz")):
         with path.open("rb") as file:
@@ -40,7 +40,7 @@ def _records(crawl: Crawler, kind: str) -> list[tuple[dict[str, str], dict[str, 
     return found
 
 
-def test_row_and_records_of_a_page(web: Web, crawl: Crawler) -> None:
+def test_a_page_gives_a_row_and_records(web: Web, crawl: Crawler) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     web[URL] = reply(gzip.compress(PAGE), content_encoding="gzip", etag='"v1"', last_modified="yesterday")
     row = crawl.one()
@@ -70,7 +70,7 @@ def test_row_and_records_of_a_page(web: Web, crawl: Crawler) -> None:
 
 
 def test_same_payload_is_written_once(web: Web, crawl: Crawler) -> None:
-    """Of other hosts too; the records that refer to it say to which."""
+    """Pages of other hosts count too. The records that refer to the payload name its page."""
     urls = fill(web, host_urls("www.site.example", "www.other.example", n=2), reply())
     web["www.site.example/1"] = reply(PAGE + b"!")
     fetched = crawl(*urls)
@@ -88,8 +88,8 @@ def test_same_payload_is_written_once(web: Web, crawl: Crawler) -> None:
     assert [crawl.body(row) for row in fetched.rows].count(PAGE) == 3
 
 
-def test_same_payload_is_written_once_whatever_its_encoding(web: Web, crawl: Crawler) -> None:
-    """The payload is decoded in the record that has it, so no record that refers to it says that it is encoded."""
+def test_same_payload_in_another_encoding_is_written_once(web: Web, crawl: Crawler) -> None:
+    """The payload is stored decoded, so records that refer to it do not claim an encoding."""
     web["www.site.example/0"] = reply(brotli.compress(PAGE), content_encoding="br")
     web["www.site.example/1"] = reply(gzip.compress(PAGE), content_encoding="gzip")
     web["www.site.example/2"] = reply(brotli.compress(PAGE), content_encoding="br")
@@ -106,8 +106,8 @@ KNOWN = Known(
 )
 
 
-def test_page_that_has_not_changed(web: Web, crawl: Crawler) -> None:
-    """304 to a conditional request: the row points to what the earlier refresh has."""
+def test_unchanged_page_points_to_the_earlier_refresh(web: Web, crawl: Crawler) -> None:
+    """After a 304 to a conditional request, the row points to the record of the earlier refresh."""
     web[URL] = raw(b'HTTP/1.1 304 Not Modified\r\nETag: "v1"\r\n\r\n')
     row = crawl.one(known={URL: KNOWN})
     asked = web.requests("www.site.example")[-1].headers
@@ -123,7 +123,7 @@ def test_page_that_has_not_changed(web: Web, crawl: Crawler) -> None:
     assert _records(crawl, "response") == []
 
 
-def test_page_that_has_changed(web: Web, crawl: Crawler) -> None:
+def test_changed_page_is_written_again(web: Web, crawl: Crawler) -> None:
     web[URL] = reply(etag='"v2"')
     row = crawl.one(known={URL: KNOWN._replace(last_modified="Tue, 14 Nov 2023 22:13:20 GMT")})
     assert web.requests("www.site.example")[-1].headers["if-modified-since"] == "Tue, 14 Nov 2023 22:13:20 GMT"
@@ -140,14 +140,16 @@ def test_page_that_has_changed(web: Web, crawl: Crawler) -> None:
     ],
     ids=["gone", "opted_out_since", "redirect"],
 )
-def test_known_page_that_is_no_more(web: Web, crawl: Crawler, answer: Any, status: str, http_status: int) -> None:
+def test_known_page_that_is_gone_or_moved_gets_its_new_status(
+    web: Web, crawl: Crawler, answer: Any, status: str, http_status: int
+) -> None:
     web[URL] = answer
     row = crawl.one(known={URL: KNOWN})
     assert (row["status"], row["http_status"], row["warc_file"]) == (status, http_status, None)
 
 
-def test_conditions_are_sent_for_the_url_they_are_of(web: Web, crawl: Crawler) -> None:
-    """A redirect's target is asked for with its own conditions, the URL before it without."""
+def test_conditions_are_sent_only_for_their_own_url(web: Web, crawl: Crawler) -> None:
+    """The request for a redirect's target carries the target's own conditions. The request before it carries none."""
     web["www.site.example/old"] = redirect(URL)
     web[URL] = raw(b"HTTP/1.1 304 Not Modified\r\n\r\n")
     row = crawl.one("http://www.site.example/old", known={URL: KNOWN})
@@ -155,7 +157,7 @@ def test_conditions_are_sent_for_the_url_they_are_of(web: Web, crawl: Crawler) -
     assert ["if-none-match" in request.headers for request in web.log[2:]] == [False, True]
 
 
-def test_handoff_carries_the_way(web: Web, crawl: Crawler) -> None:
+def test_handoff_carries_the_redirect_chain(web: Web, crawl: Crawler) -> None:
     web[URL] = redirect("/two")
     web["www.site.example/two"] = redirect("http://short.example/x#part")
     fetched = crawl(URL)
@@ -169,25 +171,25 @@ def test_handoff_carries_the_way(web: Web, crawl: Crawler) -> None:
     }
     assert web.asked("short.example") == []
     web["short.example/x"] = redirect(URL)
-    assert crawl.one(as_link(handoff))["status"] == "redirect_loop"  # back to what it has seen in another part
+    assert crawl.one(as_link(handoff))["status"] == "redirect_loop"  # back to a URL seen in another part
     web["short.example/x"] = redirect("/y")
     assert crawl.one(as_link(handoff), max_redirects=2)["status"] == "redirect_limit"
 
 
-def test_request_says_who_we_are(web: Web, crawl: Crawler) -> None:
+def test_request_identifies_the_crawler(web: Web, crawl: Crawler) -> None:
     web[URL] = reply()
     crawl(URL, contact="https://us.example/bot")
     assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/page"]
     for request in web.log:
         assert request.headers["user-agent"].startswith("WebTextBot/")
         assert request.headers["user-agent"].endswith(" (+https://us.example/bot)")
-        assert request.headers["host"] == "www.site.example"  # the name, not where it was connected to
-        assert request.headers["accept-encoding"] == "gzip, deflate, br"  # what is decoded within bounds
+        assert request.headers["host"] == "www.site.example"  # the name, not the address it resolved to
+        assert request.headers["accept-encoding"] == "gzip, deflate, br"  # encodings that we decode with bounded memory
         assert request.headers["accept"] == "text/html,application/xhtml+xml"
 
 
-def test_one_connection_a_host(web: Web, crawl: Crawler) -> None:
-    """It is kept from one request to the next, over the delay."""
+def test_one_connection_per_host(web: Web, crawl: Crawler) -> None:
+    """The connection stays open between requests, through the delay."""
     urls = fill(web, host_urls("www.site.example", "www.other.example", n=5), reply())
     crawl(*urls, host_delay_s=0.02)
     for host in ("www.site.example", "www.other.example"):
@@ -195,22 +197,22 @@ def test_one_connection_a_host(web: Web, crawl: Crawler) -> None:
     assert len(web.opened) == 2
 
 
-def test_connection_that_the_server_ends_is_not_used(web: Web, crawl: Crawler) -> None:
+def test_connection_that_the_server_closes_is_not_reused(web: Web, crawl: Crawler) -> None:
     urls = fill(web, host_urls("www.site.example", n=4), reply(connection="close"))
     crawl(*urls)
-    assert len({request.connection for request in web.log}) == 4  # the first is robots.txt's and tdmrep.json's too
+    assert len({request.connection for request in web.log}) == 4  # the first also serves robots.txt and tdmrep.json
     assert len(web.log) == 6
 
 
-def test_links_of_a_host_are_asked_in_their_order(web: Web, crawl: Crawler) -> None:
+def test_links_of_a_host_are_fetched_in_order(web: Web, crawl: Crawler) -> None:
     urls = fill(web, host_urls("www.site.example", n=8), reply())
     order = [urls[n] for n in (5, 0, 7, 2, 1, 6, 4, 3)]
     crawl(*order)
     assert web.asked("www.site.example")[2:] == ["/" + url[-1] for url in order]
 
 
-def test_bodies_beyond_memory_are_whole(web: Web, crawl: Crawler) -> None:
-    """Bodies larger than what is held in memory, at the same time, of hosts that interleave."""
+def test_bodies_too_large_for_memory_are_complete(web: Web, crawl: Crawler) -> None:
+    """Bodies larger than the memory limit, from several hosts at the same time."""
     bodies = {f"http://h{n}.site{n}.example/x": b"<p>" + bytes([65 + n]) * 700_000 for n in range(5)}
     for url, body in bodies.items():
         web[url] = reply(gzip.compress(body), content_encoding="gzip")
@@ -218,8 +220,8 @@ def test_bodies_beyond_memory_are_whole(web: Web, crawl: Crawler) -> None:
     assert {row["canonical_url"]: crawl.body(row) for row in fetched.rows} == bodies
 
 
-def test_same_rows_twice(web: Web, crawl: Crawler) -> None:
-    """Rows are in the order of the links and equal up to what is volatile, whatever order the answers came in."""
+def test_two_crawls_give_the_same_rows(web: Web, crawl: Crawler) -> None:
+    """Rows follow the order of the links and differ only in volatile columns, whatever order the answers arrive in."""
     for n in range(20):
         web[f"h{n % 7}.site.example/{n}"] = reply(b"<p>%d" % n) if n % 3 else redirect("http://else.example/")
     urls = [f"http://h{n % 7}.site.example/{n}" for n in range(22)]
@@ -231,8 +233,8 @@ def test_same_rows_twice(web: Web, crawl: Crawler) -> None:
     assert len(rows[0]) + len(runs[0].handoffs) == 22
 
 
-def test_full_disk_is_not_an_outcome(web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends the part with its own error, not blamed on the page; what was sealed before stays."""
+def test_full_disk_is_an_error_and_not_a_status(web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part ends with the original error, no page is blamed, and sealed segments stay."""
     urls = fill(web, host_urls("www.site.example", n=6), reply())
     write, n_written = Segments.page, 0
 
@@ -253,10 +255,10 @@ def test_full_disk_is_not_an_outcome(web: Web, crawl: Crawler, monkeypatch: pyte
     assert crawl.dataset.verify(list(sealed.values())) is None
 
 
-def test_full_disk_while_a_segment_is_sealed(
+def test_full_disk_while_sealing_a_segment_ends_the_part(
     web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It happens in a thread; the part ends with it all the same, and says it once."""
+    """The error happens in a thread. It still ends the part, and is reported once."""
     gc.collect()
     caplog.clear()
     urls = fill(web, host_urls("www.site.example", n=6), reply())
@@ -272,7 +274,9 @@ def test_full_disk_while_a_segment_is_sealed(
     assert [record.getMessage() for record in caplog.records] == []
 
 
-def test_too_many_open_files_is_not_an_outcome(web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_open_files_is_an_error_and_not_a_status(
+    web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> socket.socket:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -281,8 +285,8 @@ def test_too_many_open_files_is_not_an_outcome(web: Web, crawl: Crawler, monkeyp
         crawl.one()
 
 
-def test_memory_of_bombs_is_bounded(web: Web, crawl: Crawler) -> None:
-    """Twenty bombs at once, each decoded up to 5 MB, are held on disk."""
+def test_decompression_bombs_use_bounded_memory(web: Web, crawl: Crawler) -> None:
+    """Twenty bombs at once, each decoded up to 5 MB, are kept on disk."""
     bomb = gzip.compress(bytes(20_000_000))
     urls = fill(web, host_urls(*(f"h{n}.site{n}.example" for n in range(20))), reply(bomb, content_encoding="gzip"))
     fetched, peak_bytes = _peak_bytes(crawl, urls, max_decoded_bytes=5_000_000)
@@ -291,8 +295,8 @@ def test_memory_of_bombs_is_bounded(web: Web, crawl: Crawler) -> None:
 
 
 @pytest.mark.parametrize("what", ["trailer", "header", "chunk_extension", "reason"])
-def test_memory_of_what_is_no_body_is_bounded(web: Web, crawl: Crawler, what: str) -> None:
-    """An element of an answer that does not end, 100 MB of it: less than that is held."""
+def test_endless_parts_of_a_response_use_bounded_memory(web: Web, crawl: Crawler, what: str) -> None:
+    """A trailer, header, chunk extension or reason of 100 MB is not held in memory."""
     chunked = HTML + b"Transfer-Encoding: chunked\r\n\r\n"
     begin = {
         "trailer": chunked + b"3\r\n<p>\r\n0\r\nX: ",
@@ -315,13 +319,13 @@ def _peak_bytes(crawl: Crawler, urls: Sequence[str], **settings: Any) -> tuple[l
         tracemalloc.stop()
 
 
-def test_nothing_to_fetch(crawl: Crawler) -> None:
+def test_a_part_without_links_fetches_nothing(crawl: Crawler) -> None:
     fetched = crawl()
     assert (fetched.rows, fetched.handoffs) == ([], [])
 
 
-def test_cancelled_by_an_error_leaves_no_tasks(web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While other exchanges are under way: all are ended, their connections closed, and the error comes out."""
+def test_an_error_leaves_no_tasks_running(web: Web, crawl: Crawler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other exchanges in flight end, their connections close, and the error is raised."""
 
     async def later(request: Request, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.3)

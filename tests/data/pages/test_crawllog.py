@@ -1,4 +1,4 @@
-"""The crawl's log: whole lines from many writers, right numbers, bounded, without secrets."""
+"""The crawl's log: whole lines from many writers, correct numbers, bounded size, no secrets."""
 
 import json
 import multiprocessing
@@ -34,7 +34,7 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_line_says_who_when_and_all_numbers(tmp_path: Path) -> None:
+def test_a_line_has_the_task_the_time_and_all_numbers(tmp_path: Path) -> None:
     log, clock = opened(tmp_path / "logs" / "crawl.jsonl")
     stats = CrawlStats("part-00001", links=100, hosts_active=3, hosts_left=9)
     log.event(stats, "begin")
@@ -60,7 +60,7 @@ def test_a_line_says_who_when_and_all_numbers(tmp_path: Path) -> None:
     }
 
 
-def test_what_the_first_line_holds_says_nothing_of_the_rate(tmp_path: Path) -> None:
+def test_numbers_of_the_first_line_do_not_count_in_the_rate(tmp_path: Path) -> None:
     log, clock = opened(tmp_path / "log")
     stats = CrawlStats("part-00000", links=1000, settled=900, pages=800, wire_bytes=10**9)
     log.event(stats, "begin")
@@ -71,7 +71,7 @@ def test_what_the_first_line_holds_says_nothing_of_the_rate(tmp_path: Path) -> N
     assert (last["pages_per_s"], last["bytes_per_s"], last["seconds_left"]) == (1.0, 100.0, 95.0)
 
 
-def test_the_rate_of_links_forgets_what_is_more_than_a_minute_old(tmp_path: Path) -> None:
+def test_the_rate_of_links_covers_the_last_minute(tmp_path: Path) -> None:
     log, clock = opened(tmp_path / "log")
     stats = CrawlStats("part-00000", links=100_000)
     log.event(stats, "begin")
@@ -84,7 +84,7 @@ def test_the_rate_of_links_forgets_what_is_more_than_a_minute_old(tmp_path: Path
     assert last["seconds_left"] == pytest.approx((100_000 - 6240) / 2)
 
 
-def test_nothing_left_takes_no_time_and_a_standstill_is_unknown(tmp_path: Path) -> None:
+def test_time_left_is_zero_when_done_and_unknown_at_a_standstill(tmp_path: Path) -> None:
     log, clock = opened(tmp_path / "log")
     stats = CrawlStats("part-00000", links=10, settled=4)
     log.event(stats, "begin")
@@ -97,7 +97,7 @@ def test_nothing_left_takes_no_time_and_a_standstill_is_unknown(tmp_path: Path) 
     assert end["seconds_left"] == 0.0
 
 
-def test_progress_comes_once_a_second_and_later_every_five(tmp_path: Path) -> None:
+def test_progress_is_written_every_second_and_later_every_five(tmp_path: Path) -> None:
     log, clock = opened(tmp_path / "log")
     stats = CrawlStats("part-00000", links=10)
 
@@ -113,7 +113,7 @@ def test_progress_comes_once_a_second_and_later_every_five(tmp_path: Path) -> No
     assert 19 <= written_in(100) <= 20
 
 
-def test_events_of_one_kind_are_bounded_and_the_rest_is_counted(tmp_path: Path) -> None:
+def test_events_of_one_kind_are_limited_and_the_rest_counted(tmp_path: Path) -> None:
     log, _ = opened(tmp_path / "log")
     stats = CrawlStats("part-00000")
     log.event(stats, "begin")
@@ -148,7 +148,7 @@ def test_events_of_one_kind_are_bounded_and_the_rest_is_counted(tmp_path: Path) 
         ("é" * 100_000, "é" * (crawllog.MAX_TEXT - 3) + "..."),
     ],
 )
-def test_texts_are_short_valid_and_without_what_urls_hide(tmp_path: Path, text: str, written: str) -> None:
+def test_texts_are_short_and_valid_and_without_secrets_of_urls(tmp_path: Path, text: str, written: str) -> None:
     log, _ = opened(tmp_path / "log")
     log.event(CrawlStats("part-00000"), "host_deferred", host="a.example", reason=text)
     [line] = lines(tmp_path / "log")
@@ -169,7 +169,7 @@ def write_many(path: Path, part: str, n_lines: int) -> None:
         stats = CrawlStats(part, by_status=Counter(dict.fromkeys(PageStatus, 10**12)))
         for number in range(n_lines):
             stats.settled = number
-            log._write("progress", stats, stats.numbers())  # as fast as it can be
+            log._write("progress", stats, stats.numbers())  # as fast as possible
 
 
 def test_threads_and_processes_write_whole_lines_to_one_file(tmp_path: Path) -> None:
@@ -188,13 +188,13 @@ def test_threads_and_processes_write_whole_lines_to_one_file(tmp_path: Path) -> 
     assert len(settled) == 6
 
 
-def test_a_full_disk_stops_nothing_and_the_next_line_says_what_is_lost(
+def test_a_full_disk_stops_nothing_and_the_next_line_counts_the_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, _ = opened(tmp_path / "log")
     stats = CrawlStats("part-00000")
     write = os.write
-    room = iter([100, 0, 10**6])  # a torn line, none at all, then there is room again
+    room = iter([100, 0, 10**6])  # a torn line, then no line at all, then there is room again
 
     def scarce(file: int, data: bytes) -> int:
         left = next(room)

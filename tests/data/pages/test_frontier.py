@@ -1,4 +1,4 @@
-"""Which host is asked next, and when."""
+"""Which host comes next, and when."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _ask(frontier: Frontier, host: Host, now: float) -> str:
     return link.url
 
 
-def test_nobody_before_its_time() -> None:
+def test_no_host_is_ready_before_its_time() -> None:
     frontier = _frontier()
     host = _fill(frontier, "a.one", 1, free_at=5.0)
     assert frontier.take(4.99) is None
@@ -43,7 +43,7 @@ def test_nobody_before_its_time() -> None:
     assert frontier.take(99.0) is None  # it is busy
 
 
-def test_links_of_a_host_in_their_order() -> None:
+def test_links_of_a_host_keep_their_order() -> None:
     frontier = _frontier()
     host = _fill(frontier, "a.one", 3)
     asked = []
@@ -55,8 +55,8 @@ def test_links_of_a_host_in_their_order() -> None:
     assert (frontier.n_links, frontier.hosts, frontier.domains) == (0, {}, {})
 
 
-def test_hosts_with_more_left_first() -> None:
-    """By powers of two: the exact number would make large hosts take turns for no reason."""
+def test_hosts_with_more_links_left_come_first() -> None:
+    """The order uses powers of two: exact numbers would make large hosts alternate for no reason."""
     frontier = _frontier()
     for name, n in (("a.one", 1), ("a.two", 40), ("a.three", 5), ("a.four", 7)):
         _fill(frontier, name, n)
@@ -64,20 +64,20 @@ def test_hosts_with_more_left_first() -> None:
     assert [host.name for host in taken if host] == ["a.two", "a.three", "a.four", "a.one"]
 
 
-def test_hosts_of_a_domain_at_once() -> None:
+def test_hosts_of_a_domain_at_once_are_limited() -> None:
     frontier = _frontier(max_hosts_per_domain=2)
     first, second, third = (_fill(frontier, f"{name}.one", 2) for name in "abc")
     other = _fill(frontier, "a.two", 1)
     taken = [frontier.take(0.0) for _ in range(4)]
     assert taken == [first, second, other, None]
-    _ask(frontier, first, 0.0)  # it has another link, and keeps its place
+    _ask(frontier, first, 0.0)  # it has another link and keeps its place
     assert frontier.take(0.0) is None
     assert frontier.take(1.0) is first
-    _ask(frontier, first, 1.0)  # it has none left: the third is next
+    _ask(frontier, first, 1.0)  # it has no link left: the third is next
     assert frontier.take(1.0) is third
 
 
-def test_hosts_of_all_domains_at_once() -> None:
+def test_hosts_at_once_are_limited() -> None:
     frontier = _frontier(max_hosts=2)
     small, large, middle = _fill(frontier, "a.one", 1), _fill(frontier, "a.two", 64), _fill(frontier, "a.three", 8)
     assert {frontier.take(0.0), frontier.take(0.0), frontier.take(0.0)} == {small, large, None}
@@ -85,7 +85,7 @@ def test_hosts_of_all_domains_at_once() -> None:
     assert frontier.take(0.0) is middle
 
 
-def test_a_parked_host_leaves_its_place() -> None:
+def test_a_parked_host_frees_its_place() -> None:
     frontier = _frontier(max_hosts=1, max_hosts_per_domain=1)
     waits, next_one = _fill(frontier, "a.one", 2), _fill(frontier, "b.one", 1)
     assert frontier.take(0.0) is waits
@@ -98,7 +98,7 @@ def test_a_parked_host_leaves_its_place() -> None:
     assert frontier.take(100.0) is waits
 
 
-def test_a_link_that_is_put_back_comes_first() -> None:
+def test_a_link_put_back_comes_first() -> None:
     frontier = _frontier()
     host = _fill(frontier, "a.one", 3)
     assert frontier.take(0.0) is host
@@ -110,8 +110,8 @@ def test_a_link_that_is_put_back_comes_first() -> None:
     assert frontier.n_links == 3
 
 
-def test_a_redirect_to_another_host_of_the_domain() -> None:
-    """That host is known as long as the domain has links, so that its delay is kept."""
+def test_a_redirect_target_in_the_domain_keeps_its_delay() -> None:
+    """The host stays known while the domain has links, so that its delay is kept."""
     frontier = _frontier()
     host = _fill(frontier, "a.one", 2)
     assert frontier.take(0.0) is host
@@ -129,8 +129,8 @@ def test_a_redirect_to_another_host_of_the_domain() -> None:
     assert frontier.hosts == {}
 
 
-def test_drained_of_what_is_queued() -> None:
-    """Links of hosts that are ready, waiting, pending and busy; those on their way come back later."""
+def test_draining_returns_all_queued_links() -> None:
+    """Links of ready, waiting, pending and busy hosts are returned. Links in flight come back later."""
     frontier = _frontier(max_hosts_per_domain=1)
     busy = _fill(frontier, "a.one", 2)
     _fill(frontier, "b.one", 2)
@@ -154,9 +154,10 @@ def test_drained_of_what_is_queued() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_whatever_happens_each_link_is_asked_once_in_time(seed: int) -> None:
-    """Hosts come back early or late, parked or not, links are put back or go to other hosts: nothing is lost, nobody is
-    asked before its time, and never are too many at it."""
+def test_any_sequence_of_events_serves_each_link_once_and_in_time(seed: int) -> None:
+    """Hosts come back early or late, parked or not, and links are put back or move to other hosts. No link is lost, no
+    host is used before its time, and the limits on hosts at once hold.
+    """
     rng = random.Random(seed)
     max_hosts, max_per_domain = rng.randint(1, 6), rng.randint(1, 3)
     frontier = _frontier(max_hosts, max_per_domain)

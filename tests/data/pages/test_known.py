@@ -1,4 +1,4 @@
-"""Pages of earlier refreshes: asked for with conditions, and kept where they are."""
+"""Pages of earlier refreshes: fetched conditionally, and kept where they are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.data.pages.crawling import fill, host_urls, publish_links
 
 
 def _tagged(body: bytes, tag: str) -> Handler:
-    """A page that says 304 to whoever has it."""
+    """A page that answers 304 to conditional requests."""
 
     async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
         if request.headers.get("if-none-match") == tag:
@@ -54,8 +54,8 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "lake")
 
 
-def test_three_refreshes_of_the_same_links(web: Web, lake: Lake) -> None:
-    """What has not changed is fetched once, and every refresh has it; what has changed is fetched."""
+def test_unchanged_pages_are_kept_over_three_refreshes(web: Web, lake: Lake) -> None:
+    """Unchanged pages are fetched once and belong to every refresh. Changed pages are fetched again."""
     web["a.example/0"] = _tagged(b"<p>same", '"1"')
     web["a.example/1"] = _tagged(b"<p>old", '"1"')
     web["a.example/2"] = reply(b"<p>untagged")
@@ -82,7 +82,7 @@ def test_three_refreshes_of_the_same_links(web: Web, lake: Lake) -> None:
     assert sorted(third.inputs) == ["known:s1", "known:s2", "links"]
 
 
-def test_history_is_what_the_caller_says(web: Web, lake: Lake) -> None:
+def test_the_caller_chooses_the_history(web: Web, lake: Lake) -> None:
     web["a.example/0"] = _tagged(b"<p>same", '"1"')
     urls = ["http://a.example/0"]
     _run(web, lake, "s1", urls)
@@ -92,8 +92,8 @@ def test_history_is_what_the_caller_says(web: Web, lake: Lake) -> None:
     assert _rows(lake, named)["a.example/0"]["warc_file"].startswith("s1/")
 
 
-def test_a_resumed_refresh_has_the_history_it_began_with(web: Web, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though other refreshes were published meanwhile."""
+def test_a_resumed_refresh_keeps_its_history(web: Web, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refreshes published meanwhile do not matter."""
     web["a.example/0"] = _tagged(b"<p>same", '"1"')
     urls = ["http://a.example/0"]
     _run(web, lake, "s1", urls)
@@ -111,8 +111,8 @@ def test_a_resumed_refresh_has_the_history_it_began_with(web: Web, lake: Lake, m
     assert sorted(run(lake, "s3", config).manifest.inputs) == ["known:s1", "links"]
 
 
-def test_only_what_can_be_asked_about_is_known(web: Web, lake: Lake) -> None:
-    """Pages with a tag or a date, received whole, of the domains that are asked for."""
+def test_only_complete_pages_with_a_validator_are_known(web: Web, lake: Lake) -> None:
+    """Only complete pages with an ETag or a Last-Modified date, of the requested domains."""
     web["a.example/0"] = _tagged(b"<p>0", '"1"')
     web["a.example/1"] = reply(b"<p>1", last_modified="Mon, 23 Nov 2026 12:00:00 GMT")
     web["a.example/2"] = reply(b"<p>2")
@@ -127,8 +127,8 @@ def test_only_what_can_be_asked_about_is_known(web: Web, lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(("n_then", "n_now"), [(1, 5), (5, 1), (3, 4), (4, 3)])
-def test_known_pages_are_found_whatever_the_number_of_parts(web: Web, tmp_path: Path, n_then: int, n_now: int) -> None:
-    """Parts are ranges of hashes of the domain, in each refresh as many as it has links for."""
+def test_known_pages_are_found_for_any_number_of_parts(web: Web, tmp_path: Path, n_then: int, n_now: int) -> None:
+    """Parts are ranges of the domain's hash. Each refresh has as many parts as its links need."""
     from data.urls.canonical import domain_of, partition_of
 
     lake = Lake(tmp_path / "lake")

@@ -1,4 +1,4 @@
-"""What headers, markup and tdmrep.json say against a page's use, and that no bytes make it slow to find out."""
+"""Opt-outs in headers, markup and tdmrep.json, and that hostile bytes cannot make reading them slow."""
 
 import gzip
 from datetime import UTC, datetime
@@ -54,14 +54,14 @@ def _tag(*values: str) -> str | None:
         (["otherbot: noindex, webtextbot: noai"], "noai"),
         (["webtextbot: nofollow, otherbot: noindex"], None),
         (["noindex, otherbot: nofollow"], "noindex"),
-        (["otherbot: none", "noindex"], "noindex"),  # a robot's name holds for its header only
+        (["otherbot: none", "noindex"], "noindex"),  # a robot's name applies only to its own header
         (["otherbot: max-snippet: 5, noindex"], None),
         (["max-snippet: 5, noindex"], "noindex"),
         (["webtextbotx: noindex"], None),
         (["webtext: noindex"], None),
     ],
 )
-def test_x_robots_tag(values: list[str], word: str | None) -> None:
+def test_x_robots_tag_is_read(values: list[str], word: str | None) -> None:
     assert _tag(*values) == word
 
 
@@ -85,11 +85,11 @@ def test_x_robots_tag(values: list[str], word: str | None) -> None:
         ("unavailable_after: 99999999999999999999", False),
     ],
 )
-def test_unavailable_after(value: str, is_past: bool) -> None:
+def test_unavailable_after_refuses_once_the_date_has_passed(value: str, is_past: bool) -> None:
     assert _tag(value) == ("unavailable_after" if is_past else None)
 
 
-def test_unavailable_after_goes_by_the_clock_of_this_machine_by_default() -> None:
+def test_unavailable_after_uses_the_system_clock_by_default() -> None:
     headers = CIMultiDictProxy(CIMultiDict({"X-Robots-Tag": "unavailable_after: 2001-01-01"}))
     assert header_opt_out(headers, BOT) == (PageStatus.OPT_OUT_X_ROBOTS_TAG, "unavailable_after")
 
@@ -114,7 +114,7 @@ def test_unavailable_after_goes_by_the_clock_of_this_machine_by_default() -> Non
         ([], None),
     ],
 )  # fmt: skip
-def test_other_headers(fields: list[tuple[str, str]], outcome: tuple[str, str] | None) -> None:
+def test_other_headers_are_read(fields: list[tuple[str, str]], outcome: tuple[str, str] | None) -> None:
     assert _header(*fields) == outcome
 
 
@@ -126,8 +126,8 @@ def test_other_headers(fields: list[tuple[str, str]], outcome: tuple[str, str] |
         ("ai-train=yes", True),
         ("ai-train=yes, ai-train=no", False),
         ("train-ai=n;x=1, search=y", False),
-        ("ai=n", False),  # an earlier draft's word, which covers training
-        ("ai=n, train-ai=y", True),  # the narrower word holds
+        ("ai=n", False),  # a word from an earlier draft, which covers training
+        ("ai=n, train-ai=y", True),  # the narrower word wins
         ("tdm=n", False),
         ("search=no", None),
         ("ai-input=no", None),
@@ -137,7 +137,7 @@ def test_other_headers(fields: list[tuple[str, str]], outcome: tuple[str, str] |
         ("", None),
     ],
 )
-def test_allows_training(value: str, allowed: bool | None) -> None:
+def test_training_directives_are_read(value: str, allowed: bool | None) -> None:
     assert allows_training(value) is allowed
 
 
@@ -163,10 +163,13 @@ def _page(head: str) -> str:
         ('<meta name="robots" content="index"><meta name="robots" content="noindex">', "noindex"),
         ('<meta name="robots" content="no&#105;ndex noindex">', "noindex"),
         ('<meta name="description" content="it\'s about > robots"><meta name="robots" content="noindex">', "noindex"),
-        ('<noscript><meta name="robots" content="noindex"></noscript>', "noindex"),  # we run no scripts
+        ('<noscript><meta name="robots" content="noindex"></noscript>', "noindex"),  # we do not run scripts
         ('<script>document.write("<body>")</script><meta name="robots" content="noindex">', "noindex"),
         ('<!-- <body> --><meta name="robots" content="noindex">', "noindex"),
-        ('<div><custom-element></div><meta name="robots" content="noindex">', "noindex"),  # a body to a parser
+        (
+            '<div><custom-element></div><meta name="robots" content="noindex">',
+            "noindex",
+        ),  # the parser opens a body here
         ('<meta name="robots" content="unavailable_after: 2010-06-25">', "unavailable_after"),
         ('<meta name="robots" content="unavailable_after: 2030-06-25">', None),
         ('<meta name="robots" content="index, follow, max-image-preview:large, max-snippet:-1">', None),
@@ -186,7 +189,7 @@ def _page(head: str) -> str:
         ("<metadata name=robots content=noindex>", None),
     ],
 )
-def test_meta_robots(head: str, word: str | None) -> None:
+def test_meta_robots_is_read(head: str, word: str | None) -> None:
     assert _meta(_page(head)) == (word and ("opt_out_meta_robots", word))
 
 
@@ -200,15 +203,15 @@ def test_meta_robots(head: str, word: str | None) -> None:
         ('<!--<meta name="tdm-reservation" content="1">-->', False),
     ],
 )
-def test_meta_tdm_reservation(head: str, is_reserved: bool) -> None:
+def test_meta_tdm_reservation_is_read(head: str, is_reserved: bool) -> None:
     assert _meta(_page(head)) == (("opt_out_tdm", "meta") if is_reserved else None)
 
 
-def test_what_is_in_the_body_is_the_text_of_the_page() -> None:
+def test_meta_elements_in_the_body_are_ignored() -> None:
     element = '<meta name="robots" content="noindex">'
     assert _meta(_page("").replace("<p>", f"<p>{element}")) is None
     assert _meta(_page("").replace("<body>", f'<BODY class="a">{element}').replace("</body>", "</BODY>")) is None
-    assert _meta(f"<p>{element}") is not None  # without a body element nobody says where the head ends
+    assert _meta(f"<p>{element}") is not None  # without a body element, nothing marks the end of the head
 
 
 def test_a_page_needs_neither_head_nor_end_nor_a_known_encoding() -> None:
@@ -223,7 +226,7 @@ def test_a_page_needs_neither_head_nor_end_nor_a_known_encoding() -> None:
     assert _meta(b"\x00\x00robots noindex <meta") is None
 
 
-def test_what_is_beyond_the_first_bytes_is_not_looked_at() -> None:
+def test_markup_beyond_the_first_bytes_is_ignored() -> None:
     element = b'<meta name="robots" content="noindex">'
     assert _meta(b"<head>".ljust(HEAD_BYTES - len(element)) + element) is not None
     assert _meta(b"<head>".ljust(HEAD_BYTES) + element) is None
@@ -251,10 +254,10 @@ _HOSTILE = {
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("name", sorted(_HOSTILE))
 @pytest.mark.parametrize("start", [b"", b"<meta name=robots content=index noindex "], ids=["", "in a meta"])
-def test_hostile_pages_are_parsed_once_at_most_and_never_beyond_the_first_bytes(
+def test_hostile_pages_are_parsed_at_most_once_and_only_their_first_bytes(
     name: str, start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page of 1 MB costs what its first HEAD_BYTES cost: the parser gets no more, and that once."""
+    """A page of 1 MB costs what its first HEAD_BYTES cost: the parser gets only those, and only once."""
     unit = _HOSTILE[name]
     count = 1_000_000 // len(unit)
     page = start + (b"".join(unit % n for n in range(count)) if b"%d" in unit else unit * count)
@@ -263,7 +266,7 @@ def test_hostile_pages_are_parsed_once_at_most_and_never_beyond_the_first_bytes(
     monkeypatch.setattr(
         optout.lxml.html, "document_fromstring", lambda head: (parsed.append(len(head)), parse(head))[1]
     )
-    for _ in range(20):  # 20 of them in the time limit: a quadratic look at 128 kB would take minutes
+    for _ in range(20):  # 20 of them within the time limit: a quadratic scan of 128 kB would take minutes
         meta_opt_out(page, BOT, now=NOW)
     assert len(parsed) in (0, 20)
     assert all(size <= HEAD_BYTES for size in parsed)
@@ -274,7 +277,7 @@ def test_hostile_pages_are_parsed_once_at_most_and_never_beyond_the_first_bytes(
     "unit", ["a:", "a : ", "noindexx ", ",", "unavailable_after:", "unavailable_after: 1,", "9", " "]
 )
 def test_hostile_values_are_read_in_linear_time(unit: str) -> None:
-    """60 values of the size of a page's head; quadratic, one of them would take seconds."""
+    """60 values as large as a page's head. With a quadratic scan, one of them would take seconds."""
     value = unit * (HEAD_BYTES // len(unit) - 100)
     for _ in range(20):
         assert _tag(value) is None
@@ -323,15 +326,15 @@ _PIECES = [
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(_PIECES), max_size=40).map("".join), st.binary(max_size=20))
-def test_any_bytes_give_an_outcome(markup: str, rest: bytes) -> None:
+def test_arbitrary_bytes_never_raise(markup: str, rest: bytes) -> None:
     for page in (markup.encode() + rest, markup.encode("utf-16"), rest):
         found = meta_opt_out(page, BOT, now=NOW)
         assert found is None or found[0] in (PageStatus.OPT_OUT_META_ROBOTS, PageStatus.OPT_OUT_TDM)
     header_opt_out(CIMultiDictProxy(CIMultiDict({"X-Robots-Tag": markup, "Content-Signal": markup})), BOT, now=NOW)
 
 
-def test_of_real_news_pages_two_are_refused() -> None:
-    """Both have a plain <meta name="robots" content="noindex">; most others have one that says something else."""
+def test_two_real_news_pages_are_refused() -> None:
+    """Both have a plain <meta name="robots" content="noindex">. Most others have one with other words."""
     if not SHARED_PAGES.exists():
         pytest.skip("the pages are not at ../shared/data/pages")
     pages = [gzip.decompress(path.read_bytes()) for path in sorted(SHARED_PAGES.glob("*.gz"))]
@@ -368,13 +371,13 @@ def test_of_real_news_pages_two_are_refused() -> None:
         ("/caf%c3%a9", "/caf%C3%A9", True),
     ],
 )
-def test_tdmrep_locations(location: str, path: str, is_reserved: bool) -> None:
+def test_tdmrep_location_patterns_are_matched(location: str, path: str, is_reserved: bool) -> None:
     rules = parse_tdmrep(f'[{{"location": "{location}", "tdm-reservation": 1}}]'.encode())
     assert len(rules) == 1
     assert tdmrep_opt_out(rules, path) == ((PageStatus.OPT_OUT_TDM, "tdmrep.json") if is_reserved else None)
 
 
-def test_tdmrep_takes_the_first_rule_that_matches() -> None:
+def test_tdmrep_uses_the_first_matching_rule() -> None:
     rules = parse_tdmrep(
         b"""[{"location": "/images/*.jpg", "tdm-reservation": 0},
              {"location": "/images/", "tdm-reservation": 1, "tdm-policy": "https://e.example/p.json"},
@@ -396,7 +399,7 @@ def test_tdmrep_takes_the_first_rule_that_matches() -> None:
         (b"1", 0),
         (b"[" * 100_000, 0),
         (b"\xff\xfe[]", 0),
-        (b'{"location": "/", "tdm-reservation": 1}', 1),  # one rule without the array that should be around it
+        (b'{"location": "/", "tdm-reservation": 1}', 1),  # one rule without the enclosing array
         (b'\xef\xbb\xbf[{"location": "/", "tdm-reservation": 1}]', 1),
         (b'[{"location": "/", "tdm-reservation": 2}, {"location": "/", "tdm-reservation": null}]', 0),
         (
@@ -406,12 +409,12 @@ def test_tdmrep_takes_the_first_rule_that_matches() -> None:
         (b'[7, "x", [], {"location": "/a", "tdm-reservation": 1}]', 1),
     ],
 )
-def test_tdmrep_files(body: bytes, rules: int) -> None:
+def test_tdmrep_files_are_parsed(body: bytes, rules: int) -> None:
     assert len(parse_tdmrep(body)) == rules
 
 
 @pytest.mark.timeout(20)
-def test_tdmrep_with_many_asterisks_is_linear() -> None:
+def test_tdmrep_with_many_asterisks_is_matched_in_linear_time() -> None:
     rules = parse_tdmrep(f'[{{"location": "/{"*a" * 5_000}*b$", "tdm-reservation": 1}}]'.encode())
     for _ in range(100):
         assert tdmrep_opt_out(rules, "/" + "a" * 8_000) is None

@@ -1,4 +1,4 @@
-"""Our own network or theirs: who is to blame for hosts that are not reached."""
+"""Tells an outage of our own network from hosts that are unreachable."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _working(*reachable: str) -> Outage:
     return outage
 
 
-def test_nothing_is_held_before_two_domains_have_answered() -> None:
-    """Before that, a dead host looks the same as a dead network."""
+def test_no_failure_is_held_before_two_domains_have_answered() -> None:
+    """Until then, a dead host looks like a dead network."""
     outage = _outage()
     assert not outage.hold(DEAD, _failure(), 2.0)
     outage.answered("a.example", "http://www.a.example", 1.0)
@@ -54,7 +54,7 @@ def test_nothing_is_held_before_two_domains_have_answered() -> None:
     assert MIN_GOOD == 2
 
 
-def test_only_failures_that_our_network_may_have_caused_are_held() -> None:
+def test_only_failures_that_our_network_can_cause_are_held() -> None:
     outage = _working()
     assert not outage.hold(DEAD, _failure(PageStatus.NOT_FOUND), 2.0)
     assert not outage.hold(DEAD, _failure(PageStatus.TLS_FAILURE), 2.0)
@@ -69,7 +69,7 @@ def test_only_failures_that_our_network_may_have_caused_are_held() -> None:
         assert outage.hold(DEAD, failure, 2.0)
 
 
-def test_answer_releases_the_failures_from_before_its_request() -> None:
+def test_an_answer_releases_failures_older_than_its_request() -> None:
     outage = _working()
     outage.hold(DEAD, _failure(), 2.0)
     outage.hold(DEAD, _failure(PageStatus.TIMEOUT), 4.0)
@@ -83,7 +83,7 @@ def test_answer_releases_the_failures_from_before_its_request() -> None:
     assert outage.held_for_s(5.0) == 0.0
 
 
-def test_failure_is_held_only_once() -> None:
+def test_a_failure_is_held_only_once() -> None:
     outage = _working()
     assert outage.hold(DEAD, _failure(), 2.0)
     ((host, failure),) = outage.release()
@@ -100,7 +100,7 @@ def test_many_failures_in_a_row_are_suspicious() -> None:
     assert outage.is_suspicious
 
 
-async def test_the_network_is_down_if_none_of_the_good_hosts_is_reached() -> None:
+async def test_the_network_is_down_if_no_good_host_is_reachable() -> None:
     outage = _outage("http://b.example")
     for name in "abc":
         outage.answered(f"{name}.example", f"http://{name}.example", 1.0)
@@ -111,7 +111,7 @@ async def test_the_network_is_down_if_none_of_the_good_hosts_is_reached() -> Non
     assert await outage.is_network_down()
 
 
-async def test_those_that_answered_last_are_asked() -> None:
+async def test_the_hosts_that_answered_last_are_probed() -> None:
     outage = _outage("http://h0.example")
     for n in range(40):
         outage.answered(f"h{n}.example", f"http://h{n}.example", 1.0)
@@ -134,7 +134,7 @@ def test_pauses_grow_up_to_the_limit(limit_s: float) -> None:
     ("addresses", "connects"),
     [
         (ADDRESSES[:1], True),
-        (("127.1.9.9", ADDRESSES[0]), True),  # the first of two is dead
+        (("127.1.9.9", ADDRESSES[0]), True),  # the first of two addresses is dead
         (("2001:db8::1", ADDRESSES[0]), True),  # a machine without IPv6
         (("127.1.9.9",), False),
         (("127.0.0.1",), False),  # not allowed
@@ -142,8 +142,10 @@ def test_pauses_grow_up_to_the_limit(limit_s: float) -> None:
     ],
     ids=["alive", "second_alive", "no_ipv6", "dead", "forbidden", "no_address"],
 )
-async def test_connects(web: Web, tmp_path: Path, addresses: tuple[str, ...], connects: bool) -> None:
-    """What the look for good hosts does: a connection, and no request."""
+async def test_connects_tells_whether_a_host_accepts_connections(
+    web: Web, tmp_path: Path, addresses: tuple[str, ...], connects: bool
+) -> None:
+    """A probe of a good host opens a connection and sends no request."""
     config = PagesConfig(allow_net=(NET,), connect_timeout_s=2.0)
     names = Names(web, {"www.good.example": [addresses]}, at_server=True)
     client = Client(Network.of(config, tmp_path, names))
@@ -154,9 +156,9 @@ async def test_connects(web: Web, tmp_path: Path, addresses: tuple[str, ...], co
     assert web.log == []
 
 
-async def test_connects_within_its_time(web: Web, tmp_path: Path) -> None:
+async def test_connects_keeps_its_time_limit(web: Web, tmp_path: Path) -> None:
     names = Names(web, {"www.silent.example": [None], "www.full.example": [["127.1.0.200"]]})
-    with socket.socket() as full:  # its queue of connections is full: silence
+    with socket.socket() as full:  # its accept queue is full, so it stays silent
         full.bind(("127.1.0.200", 0))
         full.listen(0)
         others = [socket.socket() for _ in range(4)]
@@ -173,7 +175,7 @@ async def test_connects_within_its_time(web: Web, tmp_path: Path) -> None:
             other.close()
 
 
-async def test_tls_is_not_needed_to_look(web: Web, tmp_path: Path) -> None:
+async def test_probing_a_host_needs_no_tls(web: Web, tmp_path: Path) -> None:
     client = Client(Network.of(PagesConfig(allow_net=(NET,)), tmp_path, Names(web)))
     web.tls_port = web.port
     assert await client.connects("https://www.site.example")

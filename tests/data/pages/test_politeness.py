@@ -1,4 +1,6 @@
-"""When hosts are asked, and how often: proved by what the server saw. Beyond a kill: test_politeness_killed.py."""
+"""When and how often the crawler contacts hosts, proved by what the server saw. For kills see
+test_politeness_killed.py.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def _events(path: Path, *kinds: str) -> list[dict[str, Any]]:
 # Delays
 
 
-def test_delay_and_one_connection_under_concurrency(web: Web, crawl: Crawler) -> None:
+def test_a_host_gets_one_request_at_a_time_with_its_delay(web: Web, crawl: Crawler) -> None:
     """Six hosts of one domain that all redirect to a seventh, and a host of another domain."""
     hosts = [f"h{n}.site.example" for n in range(6)]
     for host in hosts:
@@ -57,11 +59,11 @@ def test_delay_and_one_connection_under_concurrency(web: Web, crawl: Crawler) ->
     assert fetched.statuses() == ["ok"] * 21
     assert web.log[0].started - started >= 0.05  # a part begins with a delay
     prove_polite(web, 0.05)
-    assert len(web.asked("www.site.example")) == 20  # its robots.txt and tdmrep.json once
+    assert len(web.asked("www.site.example")) == 20  # robots.txt and tdmrep.json, once
 
 
-def test_crawl_delays(web: Web, crawl: Crawler) -> None:
-    """Each host's own; ours where it asks for less."""
+def test_each_host_gets_its_own_crawl_delay(web: Web, crawl: Crawler) -> None:
+    """Each host's own delay, or ours if the host wants less."""
     delays_s = {"two.example": 2.5, "zero.example": 0.0, "small.example": 0.01, "none.example": 0.0}
     web["none.example/robots.txt"] = rules("User-agent: *\nAllow: /")
     for host, delay_s in delays_s.items():
@@ -82,8 +84,8 @@ def test_crawl_delay_of_a_day_costs_one_request(web: Web, crawl: Crawler) -> Non
     assert web.asked("www.site.example") == ["/robots.txt"]
 
 
-def test_hosts_at_once(web: Web, crawl: Crawler) -> None:
-    """Of one domain two hosts are worked on at once, of all domains three."""
+def test_hosts_at_once_are_bounded_per_domain_and_overall(web: Web, crawl: Crawler) -> None:
+    """At most two hosts of one domain at once, and three overall."""
     active = most = 0
     active_sites, most_sites = Counter[str](), 0
 
@@ -104,14 +106,14 @@ def test_hosts_at_once(web: Web, crawl: Crawler) -> None:
     assert (most, most_sites) == (3, 2)
 
 
-def test_connections_are_bounded_busy_and_idle(web: Web, crawl: Crawler) -> None:
+def test_busy_and_idle_connections_are_bounded(web: Web, crawl: Crawler) -> None:
     seen: list[int] = []
     busy: list[int] = [0]
 
     async def counting(request: Request, writer: asyncio.StreamWriter) -> None:
         busy.append(busy[-1] + 1)
         await asyncio.sleep(0.05)
-        for _ in range(200):  # the server notices the ends of connections when it comes to it
+        for _ in range(200):  # the server notices a closed connection only when it gets to it
             if web.n_open <= 4:
                 break
             await asyncio.sleep(0.02)
@@ -126,8 +128,8 @@ def test_connections_are_bounded_busy_and_idle(web: Web, crawl: Crawler) -> None
     assert max(busy) == 4
 
 
-def test_slow_hosts_hold_up_no_others(web: Web, crawl: Crawler) -> None:
-    """Three hosts at a byte a time, in a task of four connections: the fourth serves all the others meanwhile."""
+def test_slow_hosts_do_not_hold_up_others(web: Web, crawl: Crawler) -> None:
+    """Three hosts send a byte at a time, in a task with four connections. The fourth serves all others meanwhile."""
     slow = fill(
         web, host_urls(*(f"www.slow{n}.example" for n in range(3))), drip(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.05)
     )
@@ -140,11 +142,11 @@ def test_slow_hosts_hold_up_no_others(web: Web, crawl: Crawler) -> None:
     assert last - begun < 2.0 <= took_s
 
 
-# Requests beside those of pages
+# Requests other than pages
 
 
-def test_many_robots_that_redirect_to_one_host(web: Web, crawl: Crawler) -> None:
-    """It is asked no more often than any other, nor two at a time."""
+def test_many_robots_txt_redirecting_to_one_host_respect_its_delay(web: Web, crawl: Crawler) -> None:
+    """The host gets no more requests than any other, and never two at a time."""
 
     async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.15)
@@ -160,7 +162,7 @@ def test_many_robots_that_redirect_to_one_host(web: Web, crawl: Crawler) -> None
     assert min(gaps_s(web.requests("cdn.other.example"))) >= 0.1
 
 
-def test_robots_that_redirects_to_a_host_of_the_same_task(web: Web, crawl: Crawler) -> None:
+def test_robots_txt_may_redirect_to_a_host_of_the_same_task(web: Web, crawl: Crawler) -> None:
     """site.example/robots.txt redirects to www.site.example/robots.txt, and both have links."""
     web["www.site.example/robots.txt"] = rules("")
     hosts = ["site.example", "a.site.example", "b.site.example"]
@@ -173,8 +175,10 @@ def test_robots_that_redirects_to_a_host_of_the_same_task(web: Web, crawl: Crawl
     assert web.most_by_host["www.site.example"] == 1
 
 
-def test_side_requests_wait_like_pages(web: Web, crawl: Crawler) -> None:
-    """robots.txt with redirects within the host, tdmrep.json, a page with redirects: one delay between any two."""
+def test_side_requests_respect_the_delay(web: Web, crawl: Crawler) -> None:
+    """robots.txt with redirects within the host, tdmrep.json, a page with redirects: one delay between any two
+    requests.
+    """
     web["www.site.example/robots.txt"] = redirect("/r1")
     web["www.site.example/r1"] = redirect("/r2")
     web["www.site.example/r2"] = rules("")
@@ -185,8 +189,8 @@ def test_side_requests_wait_like_pages(web: Web, crawl: Crawler) -> None:
     assert min(gaps_s(web.log)) >= 0.1
 
 
-def test_robots_before_every_origin(web: Web, crawl: Crawler) -> None:
-    """Of a host's other scheme too, and of hosts that only redirects lead to."""
+def test_robots_txt_comes_before_the_pages_of_every_origin(web: Web, crawl: Crawler) -> None:
+    """This includes the host's other scheme and hosts reached only by redirects."""
     web[URL] = redirect("http://old.site.example/x")
     web["old.site.example/robots.txt"] = rules("User-agent: *\nDisallow: /x")
     web["old.site.example/x"] = reply()
@@ -194,8 +198,8 @@ def test_robots_before_every_origin(web: Web, crawl: Crawler) -> None:
     assert web.asked("old.site.example") == ["/robots.txt"]
 
 
-def test_robots_that_expired_is_asked_for_again(web: Web, crawl: Crawler) -> None:
-    """In between pages of the host; the new rules hold for the rest."""
+def test_expired_robots_txt_is_fetched_again(web: Web, crawl: Crawler) -> None:
+    """It is fetched between pages of the host. The new rules apply to the rest."""
     urls = fill(web, host_urls("www.site.example", n=8), reply())
     web["www.site.example/robots.txt"] = in_turn(rules(""), rules("User-agent: *\nDisallow: /"))
     fetched = crawl(*urls, host_delay_s=0.1, robots_lifetime_s=0.45)
@@ -205,7 +209,7 @@ def test_robots_that_expired_is_asked_for_again(web: Web, crawl: Crawler) -> Non
     assert len(web.log) == 3 + found["ok"]
 
 
-# What a host asks for
+# Retry-After
 
 
 def _date(seconds: float) -> str:
@@ -214,8 +218,8 @@ def _date(seconds: float) -> str:
 
 @pytest.mark.parametrize("where", ["/page", "/robots.txt", TDMREP])
 @pytest.mark.parametrize("status", [BUSY, "429 Too Many Requests"])
-def test_retry_after_in_seconds(web: Web, crawl: Crawler, where: str, status: str) -> None:
-    """Whatever was asked for, nothing else is asked of the host meanwhile."""
+def test_retry_after_in_seconds_is_honoured(web: Web, crawl: Crawler, where: str, status: str) -> None:
+    """No request of any kind reaches the host meanwhile."""
     web[URL] = reply()
     later = reply(b"", status, retry_after="1")
     web["www.site.example" + where] = in_turn(
@@ -233,7 +237,7 @@ def test_retry_after_in_seconds(web: Web, crawl: Crawler, where: str, status: st
         ("0", 0.0, 0.5),
         (_date(-3600), 0.0, 0.5),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0, 0.5),
-        ("-5", 0.6, 5.0),  # what says nothing is followed by our own back-off
+        ("-5", 0.6, 5.0),  # without a usable value, our own back-off applies
         ("1.5", 0.6, 5.0),
         ("soon", 0.6, 5.0),
         ("", 0.6, 5.0),
@@ -244,13 +248,15 @@ def test_retry_after_in_seconds(web: Web, crawl: Crawler, where: str, status: st
     ],
     ids="zero past long_past negative fraction word empty superscript year_99999 huge_zone list".split(),
 )
-def test_retry_after_that_says_little(web: Web, crawl: Crawler, header: str, least_s: float, most_s: float) -> None:
+def test_unusable_retry_after_falls_back_to_our_back_off(
+    web: Web, crawl: Crawler, header: str, least_s: float, most_s: float
+) -> None:
     web[URL] = in_turn(reply(b"", BUSY, retry_after=header), reply())
     assert crawl.one(backoff_s=0.6)["status"] == "ok"
     assert least_s <= gaps_s(web.log)[-1] < most_s
 
 
-def test_retry_after_as_a_date(web: Web, crawl: Crawler) -> None:
+def test_retry_after_as_a_date_is_honoured(web: Web, crawl: Crawler) -> None:
     async def later(request: Request, writer: asyncio.StreamWriter) -> None:
         await reply(b"", BUSY, retry_after=_date(2.0))(request, writer)
 
@@ -262,8 +268,8 @@ def test_retry_after_as_a_date(web: Web, crawl: Crawler) -> None:
 @pytest.mark.parametrize(
     "header", ["601", "999999999999999999999999", "Fri, 31 Dec 2999 23:59:59 GMT"], ids=["above", "huge", "date"]
 )
-def test_retry_after_beyond_our_patience(web: Web, crawl: Crawler, header: str) -> None:
-    """All links of the host are for the next refresh; it is not asked before by the tasks after this one either."""
+def test_retry_after_beyond_the_limit_defers_the_links_of_the_host(web: Web, crawl: Crawler, header: str) -> None:
+    """All links of the host wait for the next refresh. Later tasks of this refresh leave the host alone too."""
     urls = fill(web, host_urls("www.site.example", n=4), reply())
     web["www.site.example/1"] = reply(b"", BUSY, retry_after=header)
     fetched = crawl(*urls)
@@ -278,7 +284,7 @@ def test_retry_after_beyond_our_patience(web: Web, crawl: Crawler, header: str) 
     assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/0", "/1"]
 
 
-def test_retry_after_does_not_hold_up_others(web: Web, crawl: Crawler) -> None:
+def test_retry_after_does_not_hold_up_other_hosts(web: Web, crawl: Crawler) -> None:
     urls = fill(web, host_urls("www.site.example", "www.other.example", "www.third.example", n=3), reply())
     web["www.site.example/0"] = in_turn(reply(b"", BUSY, retry_after="2"), reply())
     fetched = crawl(*urls, max_connections=1)
@@ -287,8 +293,8 @@ def test_retry_after_does_not_hold_up_others(web: Web, crawl: Crawler) -> None:
     assert all(request.started < resumed for request in web.log if request.host != "www.site.example")
 
 
-def test_retry_after_of_an_earlier_task_holds_for_redirects(web: Web, crawl: Crawler) -> None:
-    """A host that only a redirect leads to is as free as it asked to be."""
+def test_retry_after_from_an_earlier_task_applies_to_redirects(web: Web, crawl: Crawler) -> None:
+    """A host reached only by a redirect gets the pause it wants too."""
     web["old.site.example/x"] = redirect("http://www.site.example/x")
     web["www.site.example/x"] = in_turn(reply(b"", BUSY, retry_after="1"), reply())
     crawl("http://old.site.example/x", budget=Budget(deadline_s=0.5))
@@ -297,8 +303,8 @@ def test_retry_after_of_an_earlier_task_holds_for_redirects(web: Web, crawl: Cra
     assert gaps_s(web.requests("www.site.example"))[2] >= 1.0
 
 
-def test_retry_after_of_an_earlier_task_is_counted_from_when_it_is_read(web: Web, crawl: Crawler) -> None:
-    """A task that takes its time to queue its links asks no sooner for it."""
+def test_retry_after_from_an_earlier_task_counts_from_when_it_is_read(web: Web, crawl: Crawler) -> None:
+    """A task that is slow to queue its links does not contact the host sooner."""
 
     def slow_clock() -> float:
         time.sleep(0.3)
@@ -323,15 +329,17 @@ def test_back_off_grows(web: Web, crawl: Crawler) -> None:
         assert least_s <= gap_s < 2 * least_s + 0.5
 
 
-def test_lost_connection_is_asked_for_once_more_after_the_delay(web: Web, crawl: Crawler) -> None:
+def test_lost_connection_is_retried_once_after_the_delay(web: Web, crawl: Crawler) -> None:
     web[URL] = in_turn(raw(b"", then="close"), reply())
-    assert crawl.one(host_delay_s=0.1, backoff_s=5.0)["status"] == "ok"  # without back-off: as a rule it was idle
+    assert (
+        crawl.one(host_delay_s=0.1, backoff_s=5.0)["status"] == "ok"
+    )  # no back-off: usually the connection was only idle
     assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/page", "/page"]
     assert web.log[3].started - web.log[2].started >= 0.1
     web.log.clear()
     web[URL] = raw(b"", then="close")
     assert crawl.one(max_attempts=2)["status"] == "protocol_error"
-    assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/page", "/page"]  # no third time
+    assert web.asked("www.site.example") == ["/robots.txt", TDMREP, "/page", "/page"]  # no third attempt
 
 
 def _pages_asked(web: Web) -> list[str]:
@@ -339,7 +347,9 @@ def _pages_asked(web: Web) -> list[str]:
 
 
 def test_breaker_opens_and_gives_up(web: Web, crawl: Crawler, tmp_path: Path) -> None:
-    """Five failures in a row, a pause, one more: the host is left alone, and its other links say so."""
+    """After five failures in a row, a pause and one more failure, the crawler gives the host up and its other links say
+    so.
+    """
     urls = fill(web, host_urls("www.site.example", n=9), reply(b"", "500 Oops"))
     fetched = crawl(*urls, breaker_pause_s=0.8, log=tmp_path / "log")
     assert _pages_asked(web) == ["/0"] * 3 + ["/1"] * 3
@@ -353,7 +363,7 @@ def test_breaker_opens_and_gives_up(web: Web, crawl: Crawler, tmp_path: Path) ->
 
 
 def test_breaker_opens_and_recovers(web: Web, crawl: Crawler, tmp_path: Path) -> None:
-    """One good answer closes it, and the count begins anew."""
+    """One good answer closes the breaker and resets the count."""
     urls = fill(web, host_urls("www.site.example", n=9), reply())
     bad = reply(b"", "500 Oops")
     web["www.site.example/0"] = bad
@@ -370,13 +380,13 @@ def test_breaker_opens_and_recovers(web: Web, crawl: Crawler, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "status", ["404 No", "410 Gone", "403 Forbidden", "418 Teapot", "204 None", "304 Not Modified"]
 )
-def test_pages_that_are_no_failures_of_the_host(web: Web, crawl: Crawler, status: str) -> None:
+def test_failures_of_single_pages_do_not_count_against_the_host(web: Web, crawl: Crawler, status: str) -> None:
     urls = fill(web, host_urls("www.site.example", n=15), reply(b"", status))
     assert "host_failing" not in crawl(*urls).statuses()
     assert len(_pages_asked(web)) == 15
 
 
-def test_silence_counts_twice(web: Web, crawl: Crawler) -> None:
+def test_a_silent_connection_counts_twice(web: Web, crawl: Crawler) -> None:
     """A host that holds connections in silence is given up after four of them, not six."""
     urls = fill(web, host_urls("www.site.example", n=9), raw(b"", then="hang"))
     fetched = crawl(*urls, **SHORT | {"read_timeout_s": 0.2})
@@ -384,14 +394,14 @@ def test_silence_counts_twice(web: Web, crawl: Crawler) -> None:
     assert _pages_asked(web) == ["/0", "/1", "/2", "/3"]
 
 
-def test_breaker_of_one_host_is_its_own(web: Web, crawl: Crawler) -> None:
+def test_each_host_has_its_own_breaker(web: Web, crawl: Crawler) -> None:
     fill(web, host_urls("bad.site.example", n=9), reply(b"", "500 Oops"))
     fill(web, host_urls("www.site.example", n=9), reply())
     fetched = crawl(*host_urls("bad.site.example", "www.site.example", n=9))
     assert Counter(fetched.statuses()) == {"ok": 9, "host_failing": 7, "server_error": 2}
 
 
-def test_robots_that_fails_is_asked_three_times_for_all_links(web: Web, crawl: Crawler) -> None:
+def test_failing_robots_txt_is_tried_three_times_for_all_links(web: Web, crawl: Crawler) -> None:
     web["www.site.example/robots.txt"] = reply(b"", "500 Oops")
     fetched = crawl(*host_urls("www.site.example", n=50), backoff_s=0.1)
     assert set(fetched.statuses()) == {"robots_unreachable"}
@@ -402,15 +412,15 @@ def test_robots_that_fails_is_asked_three_times_for_all_links(web: Web, crawl: C
 # Budgets
 
 
-def test_links_per_host(web: Web, crawl: Crawler) -> None:
-    """Those that come last, which are of least karma, are for the next refresh."""
+def test_links_beyond_the_limit_per_host_are_deferred(web: Web, crawl: Crawler) -> None:
+    """The last links, which have the least karma, wait for the next refresh."""
     urls = fill(web, host_urls("www.site.example", "a.site.example", n=5), reply())
     fetched = crawl(*urls, max_links_per_host=3)
     assert fetched.by_status() == {"ok": ["/0", "/1", "/2"] * 2, "deferred": ["/3", "/4"] * 2}
     assert {row["reason"] for row in fetched.rows if row["status"] == "deferred"} == {"more than max_links_per_host"}
 
 
-def test_deadline_and_bytes_defer_the_rest(web: Web, crawl: Crawler) -> None:
+def test_deadline_and_byte_budget_defer_the_rest(web: Web, crawl: Crawler) -> None:
     urls = fill(web, host_urls("www.site.example", n=5), reply())
     fetched = crawl(*urls, budget=Budget(deadline_s=0.0))
     assert fetched.statuses() == ["deferred"] * 5
@@ -426,8 +436,8 @@ def test_deadline_and_bytes_defer_the_rest(web: Web, crawl: Crawler) -> None:
     assert whole // 2 <= fetched.stats.wire_bytes < whole
 
 
-def test_deadline_in_the_middle(web: Web, crawl: Crawler) -> None:
-    """What is under way is finished; what waits, backs off or is held in a breaker is deferred at once."""
+def test_deadline_during_a_task_lets_requests_in_flight_finish(web: Web, crawl: Crawler) -> None:
+    """Requests in flight finish. Links that wait, back off or sit behind a breaker are deferred at once."""
     urls = list(fill(web, host_urls(*(f"www.site{n}.example" for n in range(5)), n=40), reply()))
     urls += fill(web, host_urls("www.busy.example", n=3), reply(b"", BUSY, retry_after="300"))
     urls += fill(web, host_urls("www.bad.example", n=3), reply(b"", "500 Oops"))
@@ -440,19 +450,19 @@ def test_deadline_in_the_middle(web: Web, crawl: Crawler) -> None:
     assert {row["reason"] for row in fetched.rows if row["status"] == "deferred"} == {"the deadline"}
 
 
-# A network that dies
+# An outage of our network
 
 
 @pytest.fixture
 def hosts(web: Web) -> list[str]:
-    """Ten hosts of five domains, with ten pages each."""
+    """Ten hosts of five domains, ten pages each."""
     names = [f"h{n}.site{n % 5}.example" for n in range(10)]
     fill(web, host_urls(*names, n=10), reply())
     return names
 
 
 def _dies(web: Web, after_s: float | None) -> Handler:
-    """The whole network dies instead of an answer; and comes back."""
+    """The whole network goes down in place of an answer, and comes back later."""
 
     async def handler(_request: Request, _writer: asyncio.StreamWriter) -> None:
         await web.go_down()
@@ -463,8 +473,8 @@ def _dies(web: Web, after_s: float | None) -> Handler:
     return handler
 
 
-def test_network_that_comes_back(web: Web, crawl: Crawler, hosts: list[str], tmp_path: Path) -> None:
-    """The task pauses, and nothing is lost: each page is ok, none is asked for twice but those under way."""
+def test_crawl_resumes_when_the_network_comes_back(web: Web, crawl: Crawler, hosts: list[str], tmp_path: Path) -> None:
+    """The task pauses and loses nothing: each page is ok, and only those in flight are fetched twice."""
     web["h0.site0.example/5"] = in_turn(_dies(web, 1.5), reply())
     fetched = crawl(
         *host_urls(*hosts, n=10), host_delay_s=0.05, breaker_pause_s=30.0, backoff_s=30.0, log=tmp_path / "log"
@@ -476,8 +486,8 @@ def test_network_that_comes_back(web: Web, crawl: Crawler, hosts: list[str], tmp
     assert min(min(gaps_s([r for r in web.requests(host) if r.ended])) for host in hosts) >= 0.05
 
 
-def test_network_that_stays_away(web: Web, crawl: Crawler, hosts: list[str]) -> None:
-    """After the longest pause the rest is deferred: no host is blamed."""
+def test_links_are_deferred_when_the_network_stays_down(web: Web, crawl: Crawler, hosts: list[str]) -> None:
+    """After the longest pause the rest is deferred. No host is blamed."""
     web["h0.site0.example/5"] = _dies(web, None)
     begun = time.monotonic()
     fetched = crawl(*host_urls(*hosts, n=10), host_delay_s=0.05, network_pause_s=1.5)
@@ -491,7 +501,7 @@ def test_network_that_stays_away(web: Web, crawl: Crawler, hosts: list[str]) -> 
     assert 1.5 <= time.monotonic() - begun < 15.0
 
 
-def test_name_servers_that_die_and_come_back(web: Web, crawl: Crawler, hosts: list[str]) -> None:
+def test_crawl_resumes_when_the_name_servers_come_back(web: Web, crawl: Crawler, hosts: list[str]) -> None:
     names = Names(web)
 
     async def dies(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -508,8 +518,8 @@ def test_name_servers_that_die_and_come_back(web: Web, crawl: Crawler, hosts: li
     assert Counter(fetched.statuses()) == {"ok": 100}
 
 
-def test_network_that_never_worked(web: Web, crawl: Crawler, hosts: list[str]) -> None:
-    """No outage: typed at once, with one attempt a host."""
+def test_failures_are_typed_when_the_network_never_worked(web: Web, crawl: Crawler, hosts: list[str]) -> None:
+    """This is not an outage: each failure gets its status at once, with one attempt per host."""
     names = Names(web)
     names.is_down = True
     begun = time.monotonic()
@@ -519,8 +529,8 @@ def test_network_that_never_worked(web: Web, crawl: Crawler, hosts: list[str]) -
     assert time.monotonic() - begun < 5.0
 
 
-def test_hosts_that_die_in_a_network_that_lives(web: Web, crawl: Crawler, hosts: list[str]) -> None:
-    """Their links get what happened, and nobody waits for them."""
+def test_dead_hosts_are_not_an_outage(web: Web, crawl: Crawler, hosts: list[str]) -> None:
+    """Their links get the actual failure, and nobody waits for them."""
     dead = {f"www.dead{n}.example": [["127.1.9.9"]] for n in range(12)}
     begun = time.monotonic()
     fetched = crawl(*host_urls(*hosts, n=10), *host_urls(*dead, n=3), resolver=Names(web, dead), host_delay_s=0.02)
@@ -532,8 +542,8 @@ def test_hosts_that_die_in_a_network_that_lives(web: Web, crawl: Crawler, hosts:
 
 
 @pytest.mark.parametrize("jump_s", [-400 * 86_400.0, 400 * 86_400.0], ids=["back", "forward"])
-def test_clock_that_jumps(web: Web, crawl: Crawler, jump_s: float) -> None:
-    """In the middle of the task. Delays and Retry-After in seconds are as they were; every link has its row."""
+def test_a_clock_that_jumps_does_not_change_delays(web: Web, crawl: Crawler, jump_s: float) -> None:
+    """It jumps in the middle of a task. Delays and Retry-After in seconds stay the same, and every link has its row."""
     shift_s = 0.0
 
     async def jumps(request: Request, writer: asyncio.StreamWriter) -> None:

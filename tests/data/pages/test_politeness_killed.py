@@ -1,4 +1,4 @@
-"""Hosts are asked no sooner and no more often for a crawl that was killed (kill -9) and begun again."""
+"""A crawl that was killed (kill -9) and resumed contacts no host sooner or more often."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Crawling:
-    """The pages stage in a process of its own, over a lake with these links."""
+    """Runs the pages stage in a separate process, over a lake with these links."""
 
     def __init__(self, web: Web, lake: Lake, urls: list[str], **settings: Any) -> None:
         self.web, self.lake = web, lake
@@ -50,7 +50,7 @@ class Crawling:
         self.process.communicate()
 
     def digest(self) -> str:
-        """Of the pages, at the end."""
+        """The digest of the pages at the end."""
         assert self.process is not None
         output = self.process.communicate(timeout=60)[0]
         assert self.process.returncode == 0
@@ -87,9 +87,10 @@ def _wait_for(condition: Any, what: str, limit_s: float = 30.0) -> None:
         time.sleep(0.005)
 
 
-def test_killed_again_and_again(web: Web, tmp_path: Path, crawling: list[Crawling]) -> None:
-    """Two kills at different moments. Over all runs: the delays, robots.txt before pages, no forbidden path, nothing
-    twice that was durable, each host left alone for one delay at first; and the same digest as without."""
+def test_killed_crawl_resumes_politely_with_the_same_digest(web: Web, tmp_path: Path, crawling: list[Crawling]) -> None:
+    """Two kills at different moments. Over all runs: delays hold, robots.txt comes before pages, no forbidden path and
+    nothing durable is fetched again, and each host first rests for one delay. The digest is that of an undisturbed run.
+    """
     names = [f"h{n}.site{n % 3}.example" for n in range(6)]
     urls = [url for url in host_urls(*names, n=12) if not url.startswith("http://h2.") or url[-1] in "678"]
     fill(web, urls, reply())
@@ -135,7 +136,7 @@ def test_killed_again_and_again(web: Web, tmp_path: Path, crawling: list[Crawlin
 
 
 def test_retry_after_is_honoured_after_a_kill(web: Web, tmp_path: Path, crawling: list[Crawling]) -> None:
-    """Of a host with links, and of one that only a redirect leads to."""
+    """This holds for a host with links and for one reached only by a redirect."""
     urls = list(fill(web, host_urls("www.site.example", n=15), reply()))
     busy = ["www.later.example", "www.moved.example"]
     for host in busy:

@@ -1,4 +1,4 @@
-"""What a failure means, in numbers; and what is remembered of a host."""
+"""How failures are counted, and what is remembered about a host."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CONFIG = PagesConfig()
         ("\udcff\0", None),
     ],
 )
-def test_retry_after(header: str | None, seconds: float | None) -> None:
+def test_retry_after_is_parsed(header: str | None, seconds: float | None) -> None:
     found = retry_after_s(header, NOW)
     if header is not None and "9999 23" in header:
         assert found is not None
@@ -66,14 +66,14 @@ def test_retry_after(header: str | None, seconds: float | None) -> None:
         assert found == seconds
 
 
-def test_back_off_doubles_and_is_spread() -> None:
-    """Between half and one and a half of backoff_s x 2**n; so two hosts that failed together come apart."""
+def test_back_off_doubles_with_a_random_spread() -> None:
+    """Between half and one and a half times backoff_s x 2**n, so that two hosts that failed together drift apart."""
     rng = random.Random(1)
     for attempt, least_s in ((1, 2.5), (2, 5.0), (3, 10.0), (4, 20.0)):
         found = [backoff_s(attempt, CONFIG, rng) for _ in range(500)]
         assert least_s <= min(found) < 1.05 * least_s
         assert 2.95 * least_s < max(found) <= 3 * least_s
-    assert backoff_s(10_000, CONFIG, rng) < 5.0 * 2**17  # and does not overflow
+    assert backoff_s(10_000, CONFIG, rng) < 5.0 * 2**17  # no overflow
 
 
 def _host() -> Host:
@@ -85,7 +85,7 @@ def _notes(*statuses: PageStatus) -> list[str]:
     return [note_failure(host, status, CONFIG) for status in statuses]
 
 
-def test_breaker_opens_at_five_failures_and_gives_up_at_the_next() -> None:
+def test_breaker_opens_after_five_failures_and_gives_up_after_the_next() -> None:
     error = PageStatus.SERVER_ERROR
     assert _notes(*[error] * 6) == ["closed"] * 4 + ["opened", "given_up"]
 
@@ -102,7 +102,7 @@ def test_failure_of_a_single_page_resets_the_count(status: PageStatus) -> None:
     assert _notes(*[error] * 5, status, *[error] * 5) == ["closed"] * 4 + ["opened"] + ["closed"] * 5 + ["opened"]
 
 
-def test_success_says_whether_it_closed_the_breaker() -> None:
+def test_success_reports_whether_it_closed_the_breaker() -> None:
     host = _host()
     assert not host.breaker.succeed()
     for _ in range(5):
@@ -113,7 +113,7 @@ def test_success_says_whether_it_closed_the_breaker() -> None:
 
 
 class Clock:
-    """Of the wall; it may be set."""
+    """A wall clock that can be set."""
 
     def __init__(self) -> None:
         self.at = 1_800_000_000.0
@@ -130,7 +130,7 @@ def lake(tmp_path: Path) -> Lake:
 FILE = ("state", "hosts", "s1", "part-00000.json")
 
 
-async def test_a_wait_is_durable_when_it_is_noted(lake: Lake) -> None:
+async def test_a_noted_wait_is_durable(lake: Lake) -> None:
     clock = Clock()
     memory = HostMemory(lake, "s1", "part-00000", clock)
     await memory.note_wait("a.example", 120.0)
@@ -141,7 +141,7 @@ async def test_a_wait_is_durable_when_it_is_noted(lake: Lake) -> None:
     assert again.wait_s("b.example") == 0.0
 
 
-async def test_waits_that_come_together_share_a_file(lake: Lake) -> None:
+async def test_simultaneous_waits_share_a_file(lake: Lake) -> None:
     writes = 0
     publish = lake.publish_json
 
@@ -157,7 +157,7 @@ async def test_waits_that_come_together_share_a_file(lake: Lake) -> None:
     assert len(lake.read_json(*FILE)) == 200
 
 
-async def test_what_is_noted_while_a_file_is_written_is_in_the_next(lake: Lake) -> None:
+async def test_a_wait_noted_during_a_write_goes_into_the_next_file(lake: Lake) -> None:
     memory = HostMemory(lake, "s1", "part-00000", Clock())
 
     async def note(n: int) -> None:
@@ -169,7 +169,7 @@ async def test_what_is_noted_while_a_file_is_written_is_in_the_next(lake: Lake) 
 
 
 @pytest.mark.parametrize(("jump_s", "left_s"), [(-1e9, 120.0), (-1.0, 120.0), (60.0, 60.0), (1e9, 0.0)])
-async def test_a_clock_that_jumps_makes_no_wait_longer(lake: Lake, jump_s: float, left_s: float) -> None:
+async def test_a_clock_that_jumps_does_not_lengthen_a_wait(lake: Lake, jump_s: float, left_s: float) -> None:
     clock = Clock()
     memory = HostMemory(lake, "s1", "part-00000", clock)
     await memory.note_wait("a.example", 120.0)
@@ -177,13 +177,13 @@ async def test_a_clock_that_jumps_makes_no_wait_longer(lake: Lake, jump_s: float
     assert memory.wait_s("a.example") == left_s
 
 
-async def test_no_wait_is_remembered_for_more_than_a_month(lake: Lake) -> None:
+async def test_waits_are_remembered_for_a_month_at_most(lake: Lake) -> None:
     memory = HostMemory(lake, "s1", "part-00000", Clock())
     await memory.note_wait("a.example", 1e15)
     assert memory.wait_s("a.example") == 30 * 86_400.0
 
 
-async def test_crawl_delays_are_of_the_task_and_waits_of_everybody(lake: Lake) -> None:
+async def test_crawl_delays_belong_to_a_task_and_waits_to_all_tasks(lake: Lake) -> None:
     clock = Clock()
     first = HostMemory(lake, "s1", "part-00000", clock)
     first.note_delay("a.example", 5.0)
@@ -193,15 +193,15 @@ async def test_crawl_delays_are_of_the_task_and_waits_of_everybody(lake: Lake) -
         assert (other.delay_s("a.example"), other.wait_s("b.example")) == (0.0, 60.0)
 
 
-async def test_of_several_waits_the_longest_counts(lake: Lake) -> None:
-    """Whatever the names of the tasks that noted them."""
+async def test_the_longest_of_several_waits_counts(lake: Lake) -> None:
+    """The names of the tasks that noted them do not matter."""
     clock = Clock()
     await HostMemory(lake, "s1", "part-00000", clock).note_wait("a.example", 500.0)
     await HostMemory(lake, "s1", "part-00001", clock).note_wait("a.example", 20.0)
     assert HostMemory(lake, "s2", "part-00000", clock).wait_s("a.example") == 500.0
 
 
-async def test_a_task_that_is_done_leaves_what_is_not_over(lake: Lake) -> None:
+async def test_a_finished_task_keeps_the_waits_that_have_not_ended(lake: Lake) -> None:
     clock = Clock()
     memory = HostMemory(lake, "s1", "part-00000", clock)
     memory.note_delay("a.example", 5.0)
@@ -216,7 +216,7 @@ async def test_a_task_that_is_done_leaves_what_is_not_over(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("body", ["[]", '{"a": 1}', '{"a": {"until": "x"}}', '{"a": {"until": 5}}', "{", ""])
-def test_a_damaged_file_is_named(lake: Lake, body: str) -> None:
+def test_an_error_names_the_damaged_file(lake: Lake, body: str) -> None:
     path = Path(lake.path(*FILE))
     path.parent.mkdir(parents=True)
     path.write_text(body)

@@ -1,4 +1,6 @@
-"""The archive round of pages, over real sockets: dead links out of web archives, and what becomes of the others."""
+"""The archive round of pages, over real sockets: dead links are revived from web archives, other links stay as they
+are.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,7 @@ def _rows(lake: Lake, manifest: Manifest) -> dict[str, dict[str, Any]]:
     return {row["canonical_url"]: row for table in tables for row in table.to_pylist()}
 
 
-def test_dead_links_are_looked_up_and_others_are_not(archives: ArchiveServer, tmp_path: Path) -> None:
+def test_only_dead_links_are_looked_up(archives: ArchiveServer, tmp_path: Path) -> None:
     lake = _lake(tmp_path / "lake", [FOUND, OPTED_OUT, UNKNOWN, PRIVATE])
     manifest = run(lake, "s1", _config(archives)).manifest
     rows = _rows(lake, manifest)
@@ -112,7 +114,7 @@ def test_without_archives_nothing_is_looked_up(archives: ArchiveServer, tmp_path
     assert (row["status"], row["reason"], archives.log) == ("connect_failure", "ECONNREFUSED", [])
 
 
-def test_an_archive_that_cannot_be_asked_is_said(archives: ArchiveServer, tmp_path: Path) -> None:
+def test_an_unreachable_archive_is_reported(archives: ArchiveServer, tmp_path: Path) -> None:
     lake = _lake(tmp_path / "lake", [FOUND])
     connect_to = ("*.example=127.0.0.1:1",)
     row = _rows(lake, run(lake, "s1", _config(archives, connect_to=connect_to, max_attempts=1)).manifest)[FOUND]
@@ -120,8 +122,10 @@ def test_an_archive_that_cannot_be_asked_is_said(archives: ArchiveServer, tmp_pa
     assert row["reason"].startswith("ECONNREFUSED; archives: ")
 
 
-def test_interrupted_and_run_again(archives: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was looked up in a sealed segment is not asked for again, and the digest is that of a run undisturbed."""
+def test_interrupted_look_up_resumes_without_asking_again(
+    archives: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links in sealed segments are not looked up again, and the digest is that of an undisturbed run."""
     urls = [FOUND, OPTED_OUT, UNKNOWN]
     whole = _lake(tmp_path / "whole", urls)
     expected = run(whole, "s1", _config(archives)).manifest.digest

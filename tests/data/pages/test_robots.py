@@ -1,4 +1,4 @@
-"""robots.txt by RFC 9309, on what a server may answer."""
+"""robots.txt by RFC 9309, and everything a server may answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _answer(url: str, code: int, body: bytes | None = None, location: str | None
 
 
 class Web:
-    """Answers by URL: what is listed, else 404; notes what it was asked."""
+    """Answers by URL, or 404 for any other; records its requests."""
 
     def __init__(self, answers: Mapping[str, Answer | FetchError]) -> None:
         self.answers, self.asked = answers, list[str]()
@@ -68,7 +68,7 @@ def _verdict(robots: Robots, path: str = "/page") -> str:
         (599, "robots_unreachable"),
     ],
 )
-async def test_status(code: int, verdict: str) -> None:
+async def test_the_status_decides_whether_fetching_is_allowed(code: int, verdict: str) -> None:
     body = DENY if 200 <= code < 300 else None
     robots = await _robots({f"{ORIGIN}/robots.txt": _answer(ORIGIN, code, body)})
     assert _verdict(robots) == verdict
@@ -81,7 +81,7 @@ async def test_retry_after_is_passed_on(code: int, kept: str | None) -> None:
     assert (await _robots({f"{ORIGIN}/robots.txt": answer})).retry_after == kept
 
 
-async def test_retry_after_of_another_host_is_not_ours() -> None:
+async def test_retry_after_of_a_redirect_target_is_not_passed_on() -> None:
     first, other = f"{ORIGIN}/robots.txt", "http://b.example/r"
     answers = {first: _answer(first, 301, location=other), other: _answer(other, 503, **{"Retry-After": "120"})}
     robots = await _robots(answers)
@@ -101,8 +101,8 @@ async def test_retry_after_of_another_host_is_not_ours() -> None:
         (PageStatus.BAD_ENCODING, "robots_unreachable"),
     ],
 )
-async def test_no_answer(status: PageStatus, verdict: str) -> None:
-    """The host's own failure is said as it is; behind a redirect it is a robots.txt that cannot be had."""
+async def test_a_missing_answer_is_a_failure(status: PageStatus, verdict: str) -> None:
+    """The host's own failure is reported as it is. A failure behind a redirect makes robots.txt unreachable."""
     first, other = f"{ORIGIN}/robots.txt", "http://b.example/r"
     assert _verdict(await _robots({first: FetchError(status, "why")})) == verdict
     answers = {first: _answer(first, 301, location=other), other: FetchError(status, "why")}
@@ -112,7 +112,7 @@ async def test_no_answer(status: PageStatus, verdict: str) -> None:
 
 
 @pytest.mark.parametrize(("hops", "verdict"), [(1, "robots_disallowed"), (5, "robots_disallowed"), (6, "ok")])
-async def test_redirects(hops: int, verdict: str) -> None:
+async def test_redirects_are_followed(hops: int, verdict: str) -> None:
     urls = [f"{ORIGIN}/robots.txt", *(f"http://h{n}.example/r{n}" for n in range(hops))]
     answers = {a: _answer(a, 302, location=b) for a, b in itertools.pairwise(urls)}
     web = Web(answers | {urls[-1]: _answer(urls[-1], 200, DENY)})
@@ -121,8 +121,8 @@ async def test_redirects(hops: int, verdict: str) -> None:
 
 
 @pytest.mark.parametrize("location", [None, "", "ftp://a.example/robots.txt", "http://u:p@a.example/"])
-async def test_redirect_to_nowhere(location: str | None) -> None:
-    """An empty Location is the URL itself: a loop, which ends as more than five redirects."""
+async def test_an_empty_location_is_a_redirect_loop(location: str | None) -> None:
+    """An empty Location is the URL itself: a loop, which ends after more than five redirects."""
     first = f"{ORIGIN}/robots.txt"
     assert _verdict(await _robots({first: _answer(first, 302, location=location)})) == "ok"
 
@@ -153,7 +153,7 @@ async def test_redirect_to_nowhere(location: str | None) -> None:
         ("User-agent: *\nDisallow: /" + "*a" * 5000 + "b", "/" + "a" * 5000, "ok"),
     ],
 )  # fmt: skip
-def test_rules(text: str, path: str, verdict: str) -> None:
+def test_rules_are_matched(text: str, path: str, verdict: str) -> None:
     assert _verdict(parse_robots(text.encode(), CONFIG), path) == verdict
 
 
@@ -170,7 +170,7 @@ def test_rules(text: str, path: str, verdict: str) -> None:
         ("soon", 0.0, "ok"),
     ],
 )
-def test_crawl_delay(delay: str, seconds: float, verdict: str) -> None:
+def test_crawl_delay_is_parsed(delay: str, seconds: float, verdict: str) -> None:
     robots = parse_robots(f"User-agent: *\nCrawl-delay: {delay}\nDisallow: /private".encode(), CONFIG)
     assert robots.crawl_delay_s == seconds
     assert _verdict(robots) == verdict
@@ -199,14 +199,14 @@ def test_crawl_delay(delay: str, seconds: float, verdict: str) -> None:
         ("", "ok"),
     ],
 )
-def test_a_group_is_ours_by_its_exact_product_token(agent: str, verdict: str) -> None:
+def test_a_group_applies_only_by_its_exact_product_token(agent: str, verdict: str) -> None:
     assert _verdict(parse_robots(f"User-agent: {agent}\nDisallow: /page".encode(), CONFIG)) == verdict
 
 
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
-        # our group holds instead of the one for all, whichever comes first
+        # our group replaces the one for all robots, in either order
         ("User-agent: *\nDisallow: /\nUser-agent: WebTextBot\nDisallow: /x", "ok"),
         ("User-agent: WebTextBot\nDisallow: /x\n\nUser-agent: *\nDisallow: /", "ok"),
         ("User-agent: WebTextBot\nDisallow:\n\nUser-agent: *\nDisallow: /", "ok"),
@@ -214,7 +214,7 @@ def test_a_group_is_ours_by_its_exact_product_token(agent: str, verdict: str) ->
         ("User-agent: WebText\nAllow: /\n\nUser-agent: *\nDisallow: /", "robots_disallowed"),
         ("User-agent: *\nDisallow: /a\n\nUser-agent: x\nDisallow: /\n\nUser-agent: *\nDisallow: /p",
          "robots_disallowed"),
-        # groups of several, and lines between that are no rules (section 2.2.4)
+        # groups with several names, and lines in between that are not rules (section 2.2.4)
         ("User-agent: a\n\n\nUser-agent: *\n\nDisallow: /page", "robots_disallowed"),
         ("User-agent: WebTextBot\nSitemap: http://a.example/s\nHost: a\nUser-agent: b\nDisallow: /page",
          "robots_disallowed"),
@@ -230,18 +230,18 @@ def test_a_group_is_ours_by_its_exact_product_token(agent: str, verdict: str) ->
         ("User-agents: *\nDisallow: /page", "ok"),
     ],
 )  # fmt: skip
-def test_groups(text: str, verdict: str) -> None:
+def test_the_group_for_our_robot_is_chosen(text: str, verdict: str) -> None:
     assert _verdict(parse_robots(text.encode(), CONFIG)) == verdict
 
 
-def test_what_was_cut_in_the_middle_of_a_line_is_no_rule() -> None:
+def test_a_line_that_was_cut_off_is_not_a_rule() -> None:
     config = PagesConfig(max_robots_bytes=40)
     whole = b"User-agent: *\nDisallow: /a\nDisallow: /page/private"
     assert len(whole) > 40
     robots = parse_robots(whole[:40], config)  # ends in "Disallow: /p"
     assert _verdict(robots) == "ok"
     assert _verdict(robots, "/a") == "robots_disallowed"
-    assert _verdict(parse_robots(whole[:39], config)) == "robots_disallowed"  # whole as far as we know
+    assert _verdict(parse_robots(whole[:39], config)) == "robots_disallowed"  # complete, as far as we can tell
 
 
 @pytest.mark.parametrize(
@@ -253,18 +253,18 @@ def test_what_was_cut_in_the_middle_of_a_line_is_no_rule() -> None:
         ("User-agent: *\nContent-Signal: ai-train=yes, ai-input=no", "/x", "ok"),
         ("User-agent: *\nContent-Signal: ai-train=maybe", "/x", "ok"),
         ("# Content-Signal: ai-train=no\nUser-agent: *\nDisallow:", "/x", "ok"),
-        ("Content-Signal: ai-train=no\n\nUser-agent: *\nAllow: /", "/x", "opt_out_content_signal"),  # outside of groups
+        ("Content-Signal: ai-train=no\n\nUser-agent: *\nAllow: /", "/x", "opt_out_content_signal"),  # outside any group
         ("User-agent: GPTBot\nContent-Signal: ai-train=no\n\nUser-agent: *\nAllow: /", "/x", "ok"),
         ("User-agent: *\nContent-Signal: ai-train=no\n\nUser-agent: GPTBot\nDisallow: /", "/x",
          "opt_out_content_signal"),
-        # ours first; where ours says nothing of training, what is said to all holds
+        # ours first; if ours says nothing about training, the statement for all applies
         ("User-agent: *\nContent-Signal: ai-train=no\n\nUser-agent: WebTextBot\nContent-Signal: ai-train=yes", "/x",
          "ok"),
         ("User-agent: *\nContent-Signal: ai-train=yes\n\nUser-agent: webtextbot\nContent-Signal: ai-train=no", "/x",
          "opt_out_content_signal"),
         ("User-agent: *\nContent-Signal: ai-train=no\n\nUser-agent: WebTextBot\nDisallow: /y", "/x",
          "opt_out_content_signal"),
-        # by path, the longest one; of two for one path the refusal
+        # by path, the longest wins; of two for the same path, the refusal wins
         ("User-agent: *\nContent-Signal: /blog/ ai-train=no, search=yes", "/blog/1", "opt_out_content_signal"),
         ("User-agent: *\nContent-Signal: /blog/ ai-train=no, search=yes", "/x", "ok"),
         ("User-agent: *\nContent-Signal: ai-train=no\nContent-Signal: /open/ ai-train=yes", "/open/1", "ok"),
@@ -274,16 +274,16 @@ def test_what_was_cut_in_the_middle_of_a_line_is_no_rule() -> None:
         ("User-agent: *\nContent-Usage: / train-ai=n\nContent-Usage: /ai-ok/ train-ai=y", "/ai-ok/x", "ok"),
         ("User-agent: *\nContent-Usage: /*.html$ train-ai=n", "/a.html", "opt_out_content_signal"),
         ("User-agent: *\nContent-Usage: search=n", "/x", "ok"),
-        # what may not be fetched at all is said first
+        # a path that may not be fetched is reported first
         ("User-agent: *\nContent-Signal: ai-train=no\nDisallow: /x", "/x", "robots_disallowed"),
         ("User-agent: *\nContent-Signal: ai-train=no\nCrawl-delay: 99", "/x", "crawl_delay_too_long"),
     ],
 )  # fmt: skip
-def test_content_signals(text: str, path: str, verdict: str) -> None:
+def test_content_signals_are_read(text: str, path: str, verdict: str) -> None:
     assert _verdict(parse_robots(text.encode(), CONFIG), path) == verdict
 
 
-def test_a_megabyte_of_rules_is_read_and_its_size_is_about_its_memory() -> None:
+def test_a_megabyte_of_rules_is_read_and_its_size_estimates_its_memory() -> None:
     rules = "".join(f"Disallow: /some/path/{n}/\n" for n in range(40_000))
     for text in (rules, rules[:2_000], "Disallow: /*.php$\nDisallow: /*?s=*\nDisallow: /cgi-bin/\n"):
         body = f"User-agent: *\n{text}".encode()
@@ -296,12 +296,14 @@ def test_a_megabyte_of_rules_is_read_and_its_size_is_about_its_memory() -> None:
         finally:
             tracemalloc.stop()
         assert taken / 3 < robots.size_bytes + ENTRY_BYTES < taken * 3
-    assert parse_robots(b"User-agent: x\n" + rules.encode(), CONFIG).size_bytes == 0  # other robots' rules are not kept
+    assert (
+        parse_robots(b"User-agent: x\n" + rules.encode(), CONFIG).size_bytes == 0
+    )  # rules for other robots are dropped
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("agent", ["a", "*", "WebTextBot"])
-def test_many_names_of_a_group_with_many_rules_cost_their_sum(agent: str) -> None:
+def test_a_group_with_many_names_and_many_rules_costs_their_sum(agent: str) -> None:
     text = f"User-agent: {agent}\n" * 18_000 + "Disallow: /p\nContent-Signal: ai-train=no\n" * 8_000
     robots = parse_robots(text.encode(), PagesConfig(max_robots_bytes=10_000_000))
     assert _verdict(robots) == ("ok" if agent == "a" else "robots_disallowed")
@@ -309,7 +311,7 @@ def test_many_names_of_a_group_with_many_rules_cost_their_sum(agent: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["", "WebTextBot/1.0", "Web Text", "WebTextBot2", "*", "bot\nHost: x"])
-def test_a_user_agent_that_no_group_could_name_is_refused(name: str) -> None:
+def test_a_user_agent_that_is_not_a_product_token_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="user_agent must be letters"):
         PagesConfig(user_agent=name)
 
@@ -326,7 +328,7 @@ def test_the_cache_forgets_after_a_day_and_failures_sooner() -> None:
     clock = Clock()
     cache = RobotsCache(PagesConfig(robots_lifetime_s=3_600, robots_failure_lifetime_s=60), clock)
     good, failed = Robots(), Robots((PageStatus.ROBOTS_UNREACHABLE, "robots.txt: 503"), is_failure=True)
-    slow = parse_robots(b"User-agent: *\nCrawl-delay: 99", PagesConfig())  # refuses all, but was read
+    slow = parse_robots(b"User-agent: *\nCrawl-delay: 99", PagesConfig())  # refuses everything, but was read
     for origin, robots in (("good", good), ("failed", failed), ("slow", slow)):
         cache.put(origin, robots)
     clock.now += 59.9
@@ -334,7 +336,7 @@ def test_the_cache_forgets_after_a_day_and_failures_sooner() -> None:
     clock.now += 0.1
     assert (cache.get("good"), cache.get("failed"), cache.get("slow")) == (good, None, slow)
     clock.now += 3_539.9
-    assert cache.get("good") is good  # asking does not make it live longer
+    assert cache.get("good") is good  # a look-up does not extend its life
     clock.now += 0.1
     assert cache.get("good") is None
     assert cache.get("slow") is None
@@ -342,7 +344,7 @@ def test_the_cache_forgets_after_a_day_and_failures_sooner() -> None:
     assert cache.get("never") is None
 
 
-def test_the_cache_is_bounded_and_forgets_what_was_asked_for_longest_ago() -> None:
+def test_the_cache_is_bounded_and_evicts_the_least_recently_used() -> None:
     config = PagesConfig(robots_cache_bytes=3 * (ENTRY_BYTES + 500))
     cache = RobotsCache(config, Clock())
     for origin in "abc":
@@ -354,7 +356,7 @@ def test_the_cache_is_bounded_and_forgets_what_was_asked_for_longest_ago() -> No
         cache.put(f"o{n}", Robots(size_bytes=n))
         assert cache.size_bytes <= config.robots_cache_bytes
     cache.put("large", Robots(size_bytes=10**9))
-    assert cache.get("large") is not None  # what was put last is there to be asked
+    assert cache.get("large") is not None  # the last entry is still there
     assert len(cache) == 1
     cache.put("large", Robots(size_bytes=7))
     assert cache.size_bytes == ENTRY_BYTES + 7

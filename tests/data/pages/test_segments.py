@@ -1,4 +1,4 @@
-"""What a crawl task has settled survives whatever ends it."""
+"""What a crawl task has settled survives every kind of interruption."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def _body(dataset: Dataset, row: dict[str, Any]) -> bytes:
         return read_payload(file, row["warc_offset"])[1]
 
 
-async def test_sealed_by_number_of_links(dataset: Dataset, tmp_path: Path) -> None:
-    """Rows and handoffs count alike; a part is the sorted sum of its segments."""
+async def test_segments_are_sealed_by_number_of_links(dataset: Dataset, tmp_path: Path) -> None:
+    """Rows and handoffs both count. A part is the sorted union of its segments."""
     with _open(dataset, tmp_path, segment_rows=2) as segments:
         for n, name in enumerate("dbace"):
             _page(segments, f"http://{name}.example/", b"<p>%d" % n)
@@ -85,7 +85,7 @@ async def test_sealed_by_number_of_links(dataset: Dataset, tmp_path: Path) -> No
     dataset.verify([part])
 
 
-async def test_sealed_by_size_and_by_age(dataset: Dataset, tmp_path: Path) -> None:
+async def test_segments_are_sealed_by_size_and_by_age(dataset: Dataset, tmp_path: Path) -> None:
     with _open(dataset, tmp_path, segment_bytes=3_000) as segments:
         _page(segments, "http://a.example/", b"<p>small")
         assert not segments.is_due()
@@ -102,7 +102,7 @@ async def test_sealed_by_size_and_by_age(dataset: Dataset, tmp_path: Path) -> No
 
 
 async def test_the_same_payload_is_written_once(dataset: Dataset, tmp_path: Path) -> None:
-    """In a later segment of the task too."""
+    """This holds for later segments of the task too."""
     with _open(dataset, tmp_path, segment_rows=1) as segments:
         for name in "ab":
             _page(segments, f"http://{name}.example/", PAGE)
@@ -125,12 +125,12 @@ def _unzipped(dataset: Dataset, name: str) -> bytes:
         return gzip.decompress(file.read())
 
 
-async def test_payloads_that_are_remembered_are_bounded(
+async def test_remembered_payloads_are_bounded(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments_module, "PAYLOADS", 3)
     with _open(dataset, tmp_path) as segments:
-        for n, body in enumerate([b"a", b"b", b"c", b"a", b"d", b"b"]):  # b is forgotten for d; a was met again
+        for n, body in enumerate([b"a", b"b", b"c", b"a", b"d", b"b"]):  # d pushed out b; a was seen again
             _page(segments, f"http://{n}.example/", b"<p>" + body)
             assert len(segments.payloads) <= 3
         await segments.settle_all()
@@ -140,7 +140,7 @@ async def test_payloads_that_are_remembered_are_bounded(
     assert rows[1]["warc_offset"] != rows[5]["warc_offset"]
 
 
-async def test_goes_on_after_the_last_sealed_segment(dataset: Dataset, tmp_path: Path) -> None:
+async def test_crawl_resumes_after_the_last_sealed_segment(dataset: Dataset, tmp_path: Path) -> None:
     with _open(dataset, tmp_path) as segments:
         _page(segments, "http://a.example/", b"<p>a")
         segments.hand_off(Link("http://b.example/", "http://x.example/", 3, ("http://b.example/",)))
@@ -160,10 +160,10 @@ async def test_goes_on_after_the_last_sealed_segment(dataset: Dataset, tmp_path:
     assert part.extra["wire_bytes"] == 75
 
 
-async def test_a_segment_is_not_durable_before_those_it_refers_to(
+async def test_a_segment_is_durable_only_after_the_segments_it_refers_to(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its revisit records and rows point into earlier WARC files; the first one takes long to be written."""
+    """Its revisit records and rows point into earlier WARC files. Writing the first of them takes long."""
     publish, done = Lake.publish, list[str]()
 
     def slow_first(self: Lake, local: Path, *names: str) -> None:
@@ -183,8 +183,10 @@ async def test_a_segment_is_not_durable_before_those_it_refers_to(
 
 
 @pytest.mark.parametrize("torn", [0, 1])
-async def test_a_torn_segment_takes_those_with_it_that_refer_to_it(dataset: Dataset, tmp_path: Path, torn: int) -> None:
-    """What points into a WARC file that is no more is no page."""
+async def test_a_torn_segment_invalidates_the_segments_that_refer_to_it(
+    dataset: Dataset, tmp_path: Path, torn: int
+) -> None:
+    """A row that points into a lost WARC file is not a page."""
     with _open(dataset, tmp_path) as segments:
         for name, body in (("a", PAGE), ("b", PAGE + b"!"), ("c", PAGE)):
             _page(segments, f"http://{name}.example/", body)
@@ -215,7 +217,7 @@ async def test_segments_of_another_part_are_left_alone(dataset: Dataset, tmp_pat
     assert sorted(dataset.sealed()) == ["part-00000", "segment-part-00001-00000", "segment-part-1-00000-00000"]
 
 
-async def test_what_goes_wrong_in_sealing_comes_out(
+async def test_an_error_while_sealing_is_raised(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -230,7 +232,7 @@ async def test_what_goes_wrong_in_sealing_comes_out(
     assert dataset.sealed() == {}
 
 
-async def test_rows_of_a_status_go_to_a_file_for_the_archives(dataset: Dataset, tmp_path: Path) -> None:
+async def test_rows_with_a_revivable_status_go_to_a_file_for_the_archives(dataset: Dataset, tmp_path: Path) -> None:
     with _open(dataset, tmp_path) as segments:
         _page(segments, "http://a.example/", b"<p>a")
         _page(segments, "http://b.example/", b"<p>b", status="not_found")
@@ -240,7 +242,7 @@ async def test_rows_of_a_status_go_to_a_file_for_the_archives(dataset: Dataset, 
     assert dataset.read("dead/part-00000.parquet")["canonical_url"].to_pylist() == ["http://b.example/"]
 
 
-async def test_a_part_without_links(dataset: Dataset, tmp_path: Path) -> None:
+async def test_a_part_without_links_is_sealed(dataset: Dataset, tmp_path: Path) -> None:
     with _open(dataset, tmp_path) as segments:
         await segments.settle_all()
         assert segments.rotate() is None
@@ -248,11 +250,11 @@ async def test_a_part_without_links(dataset: Dataset, tmp_path: Path) -> None:
     assert (part.rows_in, len(dataset.read("part-00000.parquet"))) == (0, 0)
 
 
-# The whole stage, ended at every step of its publishing
+# The whole stage, stopped at every step of publishing
 
 
 class Killed(BaseException):
-    """Nothing is done after it: as if the process were no more."""
+    """Nothing runs after this error, as after a kill."""
 
 
 N_HOSTS, N_PAGES = 4, 5
@@ -273,9 +275,12 @@ def _run(web: Web, lake: Lake, **settings: Any) -> Manifest:
     return run(lake, "s1", config).manifest
 
 
-def test_ended_at_any_step_of_publishing(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each run gets a few steps further than the one before it; the last ends in the digest of a run that was left
-    alone, and no page was asked for after it was durable."""
+def test_a_run_killed_at_any_step_of_publishing_resumes(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run gets a few steps further than the one before. The last one has the digest of an undisturbed run, and no
+    page was fetched again after it was durable.
+    """
     urls = _urls(web)
     whole, broken = Lake(tmp_path / "whole"), Lake(tmp_path / "broken")
     for lake in (whole, broken):
@@ -314,7 +319,7 @@ def test_ended_at_any_step_of_publishing(web: Web, tmp_path: Path, monkeypatch: 
 
 
 def _prove_payloads(lake: Lake, manifest: Manifest) -> None:
-    """Each page is where its row says, and it is the one that was received."""
+    """Each page is where its row says, and has the bytes that the server sent."""
     for row in _rows(lake, manifest):
         if row["status"] == "ok":
             body = _body(lake.dataset("pages", "s1"), row)
@@ -332,7 +337,7 @@ def _settled(dataset: Dataset) -> set[str]:
 
 @pytest.fixture
 def half(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    """A lake whose run ended when three segments were sealed."""
+    """A lake whose run stopped after it sealed three segments."""
     lake = Lake(tmp_path / "half")
     publish_links(lake, [_urls(web)])
     seal, n_sealed = Dataset.seal, 0
@@ -354,8 +359,8 @@ def half(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
 
 
 @pytest.mark.parametrize("ending", [".warc.gz", ".parquet", ".handoff.parquet"])
-def test_torn_file_costs_its_segment(web: Web, tmp_path: Path, half: Lake, ending: str) -> None:
-    """Power was lost before it reached the disk: the segment is as if it had not been sealed."""
+def test_a_torn_file_loses_only_its_segment(web: Web, tmp_path: Path, half: Lake, ending: str) -> None:
+    """Power failed before the file reached the disk: the segment counts as not sealed."""
     folder = Path(half.path("pages", "s1"))
     paths = sorted(path for path in folder.rglob(f"part-00000-00001{ending}"))
     with paths[0].open("rb+") as file:
@@ -373,8 +378,8 @@ def test_torn_file_costs_its_segment(web: Web, tmp_path: Path, half: Lake, endin
     half.dataset("pages", "s1").verify()
 
 
-def test_damaged_file_is_named(web: Web, half: Lake) -> None:
-    """Of the same size, so that only its hash tells."""
+def test_an_error_names_the_damaged_file(web: Web, half: Lake) -> None:
+    """The size is the same, so only the hash tells."""
     path = Path(half.path("pages", "s1", "part-00000-00001.warc.gz"))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -385,15 +390,15 @@ def test_damaged_file_is_named(web: Web, half: Lake) -> None:
     assert len(web.log) == n_requests
 
 
-def test_torn_record_is_named(web: Web, half: Lake) -> None:
+def test_an_error_names_the_torn_record(web: Web, half: Lake) -> None:
     path = Path(half.path("pages", "s1", "_parts", "segment-part-00000-00001.json"))
     path.write_text(path.read_text()[:50])
     with pytest.raises(InputError, match=r"segment-part-00000-00001\.json: not JSON"):
         _run(web, half)
 
 
-def test_what_a_kill_left_behind_is_removed(web: Web, half: Lake) -> None:
-    """Files of the segment that was being sealed, which no record names: overwritten or left out, in no manifest."""
+def test_leftover_files_of_a_killed_run_are_removed(web: Web, half: Lake) -> None:
+    """Files of an unsealed segment, which no record names, are overwritten or ignored and in no manifest."""
     orphan = Path(half.path("pages", "s1", "part-00000-00003.warc.gz"))
     orphan.write_bytes(b"half of a file")
     manifest = _run(web, half)
@@ -406,7 +411,7 @@ def _rows(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
     return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
-def test_a_kill_before_the_records_of_segments_are_removed(
+def test_a_run_killed_before_it_removes_the_segment_records_resumes(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = Lake(tmp_path / "lake")
@@ -426,16 +431,16 @@ def test_a_kill_before_the_records_of_segments_are_removed(
     assert remove_segments(lake.dataset("pages", "s1"), []) is None
 
 
-def test_bytes_of_killed_runs_are_of_the_budget(web: Web, half: Lake) -> None:
-    """What the run before took is not to be had twice."""
+def test_bytes_of_killed_runs_count_against_the_budget(web: Web, half: Lake) -> None:
+    """Bytes that an earlier run received are spent."""
     spent = sum(part.extra["wire_bytes"] for part in half.dataset("pages", "s1").sealed().values())
     assert spent > 0
     manifest = _run(web, half, max_bytes=spent)
-    assert manifest.counts == {"ok": 11, "deferred": 9}  # one of the twelve that were settled was handed off
+    assert manifest.counts == {"ok": 11, "deferred": 9}  # one of the twelve settled links was handed off
 
 
-def test_rows_are_due_by_age_while_a_host_is_slow(web: Web, tmp_path: Path) -> None:
-    """Nothing waits for the last host of a task to become durable."""
+def test_rows_are_sealed_by_age_while_a_host_is_slow(web: Web, tmp_path: Path) -> None:
+    """Rows become durable without waiting for the slowest host of a task."""
     lake = Lake(tmp_path / "lake")
     urls = [*fill(web, host_urls("www.fast.example", n=2), reply()), *host_urls("www.slow.example")]
     seen: list[int] = []

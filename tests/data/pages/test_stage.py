@@ -101,7 +101,7 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "lake")
 
 
-def test_each_link_has_one_row_over_all_rounds(web: Web, lake: Lake) -> None:
+def test_each_link_has_one_row_across_all_rounds(web: Web, lake: Lake) -> None:
     _fill(web)
     links = publish_links(lake, LINK_PARTS)
     outcome = run(lake, "s1", _config(web))
@@ -117,12 +117,12 @@ def test_each_link_has_one_row_over_all_rounds(web: Web, lake: Lake) -> None:
     karma = {row["canonical_url"]: row["karma"] for row in rows}
     assert (karma["http://b.example/1"], karma["http://b.example/2"]) == (3, 4)
     domains = {row["canonical_url"]: row["domain"] for row in rows}
-    assert domains["http://go.short.example/b"] == "b.example"  # of the page, not of the link
+    assert domains["http://go.short.example/b"] == "b.example"  # the page's, not the link's
     assert domains["http://www.a.example/1"] == "a.example"
     assert len(web.asked("blocked.example")) == 0
 
 
-def test_files_of_a_part(web: Web, lake: Lake) -> None:
+def test_a_part_has_its_files(web: Web, lake: Lake) -> None:
     _fill(web)
     publish_links(lake, LINK_PARTS)
     manifest = run(lake, "s1", _config(web)).manifest
@@ -152,7 +152,7 @@ def test_files_of_a_part(web: Web, lake: Lake) -> None:
     assert not list((Path(lake.base) / "tmp").iterdir())
 
 
-def test_second_run_does_nothing(web: Web, lake: Lake) -> None:
+def test_a_second_run_does_nothing(web: Web, lake: Lake) -> None:
     _fill(web)
     publish_links(lake, LINK_PARTS)
     first = run(lake, "s1", _config(web))
@@ -166,8 +166,8 @@ def test_second_run_does_nothing(web: Web, lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("dies_at", range(6))
-def test_killed_and_run_again(web: Web, tmp_path: Path, dies_at: int) -> None:
-    """Dying in the n-th part, after it was fetched and before it is sealed, costs that part only."""
+def test_a_killed_run_resumes_and_loses_one_part(web: Web, tmp_path: Path, dies_at: int) -> None:
+    """A crash in the n-th part, after fetching and before sealing, loses only that part."""
     _fill(web)
     whole, killed = Lake(tmp_path / "whole"), Lake(tmp_path / "killed")
     for lake in (whole, killed):
@@ -211,7 +211,7 @@ def _raise(error: BaseException) -> Any:
     return raising
 
 
-def test_parts_in_threads_and_out_of_order(web: Web, tmp_path: Path) -> None:
+def test_parts_may_run_in_threads_and_out_of_order(web: Web, tmp_path: Path) -> None:
     threads_before = threading.active_count()
     _fill(web)
     digests = []
@@ -230,7 +230,7 @@ def test_parts_in_threads_and_out_of_order(web: Web, tmp_path: Path) -> None:
 
 
 def test_rounds_are_partitioned_by_domain(web: Web, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Later rounds have parts too; each target domain is in one of them, each handoff is fetched once."""
+    """Later rounds have parts too. Each target domain is in one of them, and each handoff is fetched once."""
     monkeypatch.setattr(pages, "ROUND_PART_LINKS", 5)
     urls = [f"http://go.short.example/{n}" for n in range(40)]
     for n, url in enumerate(urls):
@@ -247,7 +247,7 @@ def test_rounds_are_partitioned_by_domain(web: Web, lake: Lake, monkeypatch: pyt
     assert sorted(row["canonical_url"] for row in _rows(lake, manifest)) == sorted(urls)
 
 
-def test_a_part_that_was_lost_after_others_were_made_from_it(web: Web, lake: Lake) -> None:
+def test_a_lost_part_that_later_parts_depend_on_is_an_error(web: Web, lake: Lake) -> None:
     _fill(web)
     publish_links(lake, LINK_PARTS)
     run(lake, "s1", _config(web))
@@ -258,19 +258,19 @@ def test_a_part_that_was_lost_after_others_were_made_from_it(web: Web, lake: Lak
         run(lake, "s1", _config(web))
 
 
-def test_bytes_of_the_whole_refresh(web: Web, lake: Lake) -> None:
-    """What sealed parts took counts against the parts after them."""
+def test_the_byte_budget_covers_the_whole_refresh(web: Web, lake: Lake) -> None:
+    """Bytes of sealed parts count against later parts."""
     body = b"<p>" + b"x" * 997
     parts = [[f"http://h{part}.example/{n}" for n in range(3)] for part in range(3)]
     for url in itertools.chain(*parts):
         web[url] = reply(body)
     publish_links(lake, parts)
     manifest = run(lake, "s1", _config(web, max_bytes=4_500)).manifest
-    assert [part.counts for part in manifest.parts] == [{"deferred": 1, "ok": 2}] * 3  # each has a third of the bytes
+    assert [part.counts for part in manifest.parts] == [{"deferred": 1, "ok": 2}] * 3  # each gets a third of the bytes
     assert manifest.extra["wire_bytes"] == 6_000
 
 
-def test_deadline(web: Web, lake: Lake) -> None:
+def test_links_after_the_deadline_are_deferred(web: Web, lake: Lake) -> None:
     _fill(web)
     publish_links(lake, LINK_PARTS)
     manifest = run(lake, "s1", _config(web, deadline_s=0.0)).manifest
@@ -278,7 +278,7 @@ def test_deadline(web: Web, lake: Lake) -> None:
     assert web.log == []
 
 
-def test_no_network_gives_typed_outcomes(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_get_a_status_without_a_network(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", _raise(socket.gaierror(socket.EAI_AGAIN, "no name server")))
     urls = [f"http://host{n}.invalid/{k}" for n in range(100) for k in range(5)]
     publish_links(lake, [urls])
@@ -287,17 +287,17 @@ def test_no_network_gives_typed_outcomes(lake: Lake, monkeypatch: pytest.MonkeyP
     assert manifest.extra["requests"] == 100
 
 
-def test_bad_input(web: Web, lake: Lake) -> None:
+def test_bad_input_is_refused(web: Web, lake: Lake) -> None:
     with pytest.raises(InputError, match="links/s1: no such dataset"):
         run(lake, "s1", _config(web))
     publish_links(lake, [["http://a.example/"]])
     with pytest.raises(InputError, match="--connect-to"):
         run(lake, "s1", _config(web, connect_to=("nonsense",)))
-    assert lake.dataset("pages", "s1").begun() is None  # nothing was begun
+    assert lake.dataset("pages", "s1").begun() is None  # nothing was started
 
 
-def test_part_in_flight_is_dropped_when_interrupted(web: Web, lake: Lake) -> None:
-    """Ctrl-C while a body is on its way: it comes out as it is, and nothing of the part is left."""
+def test_an_interrupt_drops_the_part_in_flight(web: Web, lake: Lake) -> None:
+    """On Ctrl-C while a body arrives, KeyboardInterrupt is raised unchanged and nothing of the part remains."""
 
     async def interrupt(_request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>")

@@ -38,7 +38,7 @@ def exact_jaccard(a: list[str], b: list[str]) -> float:
 
 
 def drop(texts: list[str], n_kept: int = 0) -> dict[int, tuple[int, bool]]:
-    """The whole way, with survivor order as given: dropped -> (duplicate of, whether exact)."""
+    """The complete method, given the survivor order: dropped -> (duplicate of, whether exact)."""
     signatures = sign(texts)
     exact = np.frombuffer(b"".join(map(minhash.exact_hash, texts)), "V16")
     bands = minhash.band_hashes(signatures, CONFIG.bands)
@@ -61,7 +61,7 @@ def test_equal_rows_estimate_the_exact_jaccard_similarity() -> None:
         assert estimate == pytest.approx(exact, abs=4 * error + 0.005)
 
 
-def test_planted_near_copies_are_found_and_others_are_not() -> None:
+def test_only_planted_near_copies_are_found() -> None:
     rng = np.random.default_rng(2)
     near = []
     far = []
@@ -92,13 +92,15 @@ def test_a_chain_is_not_followed() -> None:
     assert drop([texts[1], texts[0], texts[2]]) == {1: (0, False), 2: (0, False)}
 
 
-def test_case_and_space_make_no_difference_and_are_exact() -> None:
+def test_texts_that_differ_in_case_and_space_are_exact_duplicates() -> None:
     text = " ".join(some_text(np.random.default_rng(4)))
     assert drop([text, text.upper().replace(" ", "\n\t ")]) == {1: (0, True)}
-    assert drop([text, text.replace(" ", ", ")]) == {1: (0, False)}  # punctuation: other text, same words
+    assert drop([text, text.replace(" ", ", ")]) == {
+        1: (0, False)
+    }  # punctuation makes another text with the same words
 
 
-def test_short_texts_and_texts_without_words_are_told_apart() -> None:
+def test_short_texts_and_texts_without_words_are_distinguished() -> None:
     texts = ["one", "two", "one two", "two one", "!?", "...", "one two three four five"]
     assert drop(texts) == {}
     assert drop([*texts, "One", "! ?"]) == {7: (0, True)}
@@ -106,14 +108,14 @@ def test_short_texts_and_texts_without_words_are_told_apart() -> None:
     assert minhash.shingles("a b c d e f", 5).shape == (2,)
 
 
-def test_the_signature_of_a_long_text_is_the_minimum_over_its_pieces() -> None:
+def test_a_long_texts_signature_is_the_minimum_over_its_pieces() -> None:
     words = [str(n) for n in range(3 * 4_096)]
     cuts = [0, 4_096, 8_192, len(words)]
     pieces = [" ".join(words[start : stop + CONFIG.ngram - 1]) for start, stop in itertools.pairwise(cuts)]
     assert np.array_equal(sign([" ".join(words)])[0], sign(pieces).min(axis=0))
 
 
-def test_a_band_hash_is_equal_when_all_its_rows_are() -> None:
+def test_band_hashes_are_equal_if_all_their_rows_are() -> None:
     rng = np.random.default_rng(5)
     signatures = rng.integers(0, 2**32, (2_000, 112), dtype=np.uint32)
     signatures[1_000:] = signatures[:1_000]
@@ -125,7 +127,7 @@ def test_a_band_hash_is_equal_when_all_its_rows_are() -> None:
     assert len(np.unique(hashes)) == 13 * 1_000 + 2_000
 
 
-def test_survivor_order_is_age_then_karma_then_id() -> None:
+def test_survivors_are_ordered_by_age_then_karma_then_id() -> None:
     ids = np.frombuffer(
         b"".join(
             bytes([first]) + bytes(14) + bytes([last]) for first, last in [(200, 0), (1, 9), (1, 2), (3, 0), (3, 0)]
@@ -160,7 +162,7 @@ def brute_force(signatures: minhash.U32, exact: list[bytes], bands: int, n_kept:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 70), st.integers(0, 30), st.sampled_from([0.5, 0.75, 1.0]))
-def test_duplicates_are_the_same_as_by_brute_force(seed: int, n: int, n_kept: int, threshold: float) -> None:
+def test_duplicates_match_brute_force(seed: int, n: int, n_kept: int, threshold: float) -> None:
     rng = np.random.default_rng(seed)
     n_kept = min(n, n_kept)
     signatures = rng.integers(0, 2, (n, 8), dtype=np.uint32)  # few values, so that many share a bucket
@@ -178,7 +180,7 @@ def test_duplicates_are_the_same_as_by_brute_force(seed: int, n: int, n_kept: in
         assert d.similarity == np.mean(signatures[c[d.candidate]] == signatures[c[d.of]])
 
 
-def test_copies_are_compared_with_the_kept_one_only() -> None:
+def test_copies_are_compared_only_with_the_kept_document() -> None:
     n = 6_000
     signatures = np.tile(np.arange(112, dtype=np.uint32), (n, 1))
     exact = np.frombuffer(np.arange(2 * n, dtype=np.uint64).tobytes(), "V16")  # near, not exact
@@ -196,7 +198,9 @@ def test_copies_are_compared_with_the_kept_one_only() -> None:
         tracemalloc.stop()
     assert first.of == 0
     assert of == {0: n - 2}
-    assert peak < 100 * signatures[0].nbytes  # each copy is compared with the kept one, not with all copies before it
+    assert (
+        peak < 100 * signatures[0].nbytes
+    )  # each copy is compared with the kept document, not with every copy before it
 
 
 def test_memory_is_below_60_bytes_per_document() -> None:

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 def prose(seed: int, n_words: int = 300, edits: int = 0) -> str:
-    """Text of that seed, with single words changed."""
+    """Text generated from that seed, with some words changed."""
     words = np.random.default_rng(seed).choice(WORDS, n_words)
     words[np.random.default_rng(seed + 1_000_000 * edits).choice(n_words, edits, replace=False)] = "changed"
     return " ".join(words.tolist())
@@ -57,7 +57,7 @@ def verdicts(lake: Lake, snapshot: str) -> dict[bytes, Row]:
     return {r["doc_id"]: r for name in names for r in dataset.read(f"{name}.parquet").to_pylist()}
 
 
-def test_each_filter_drops_with_its_status_and_reason_and_rows_stay_aligned(tmp_path: Path) -> None:
+def test_filters_drop_with_their_status_and_reason_and_rows_stay_aligned(tmp_path: Path) -> None:
     good = prose(1)
     signed = minhash.signatures([good, prose(1, edits=3)], ngram=5, permutations=112, seed=1)
     similar = f"{np.mean(signed[0] == signed[1]):.3f} of the signature is equal"
@@ -112,7 +112,7 @@ def test_the_better_document_survives_in_any_order_of_parts(tmp_path: Path) -> N
         assert {r["duplicate_of"] for r in found} == {None, best["doc_id"]}
 
 
-def test_history_drops_copies_and_its_record_is_used_again(tmp_path: Path) -> None:
+def test_history_drops_copies_and_its_record_is_reused(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     first = row(prose(1), "first", karma=3)
     second = row(prose(2), "second", karma=3)
@@ -123,7 +123,7 @@ def test_history_drops_copies_and_its_record_is_used_again(tmp_path: Path) -> No
     select.run(lake, "2026-01", None, CONFIG)
     select.run(lake, "2026-02", None, CONFIG)
     february = list(verdicts(lake, "2026-02").values())
-    assert [r["status"] for r in february] == ["near_duplicate", "ok"]  # higher karma does not outlive an earlier one
+    assert [r["status"] for r in february] == ["near_duplicate", "ok"]  # higher karma does not beat an earlier document
     assert february[0]["duplicate_of"] == first["doc_id"]
 
     manifest = select.run(lake, "2026-03", None, CONFIG).manifest
@@ -134,14 +134,14 @@ def test_history_drops_copies_and_its_record_is_used_again(tmp_path: Path) -> No
 
     add_text(lake, "2026-04", {"part-00000": [row(prose(5), "f")]})
     select.run(lake, "2026-04", None, CONFIG)
-    again = select.run(lake, "2026-03", None, CONFIG)  # as begun, though another one is published now
+    again = select.run(lake, "2026-03", None, CONFIG)  # with its original history, though another one is published now
     assert again.skipped
     assert again.manifest.digest == manifest.digest
     with pytest.raises(InputError, match=r"made with other inputs \(history:2026-01: '\w+' -> '\(none\)'\)"):
         select.run(lake, "2026-03", ["2026-02"], CONFIG)
 
 
-def test_a_variant_has_the_base_texts_and_a_history_of_its_own(tmp_path: Path) -> None:
+def test_a_variant_shares_the_base_texts_and_has_its_own_history(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     body = prose(1, 100)
     for snapshot in ("2026-01", "2026-02"):
@@ -177,7 +177,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         select.run(lake, "2026-02", None, CONFIG)
 
 
-def test_no_documents_at_all(tmp_path: Path) -> None:
+def test_an_empty_text_dataset_is_published(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     add_text(lake, "a", {"part-00000": [row("too short")], "part-00001": []})
     add_text(lake, "b", {})
@@ -191,7 +191,7 @@ class KilledError(Exception):
     pass
 
 
-def test_killed_after_any_part_it_resumes_to_the_same_digest(tmp_path: Path) -> None:
+def test_a_run_killed_after_any_part_resumes_to_the_same_digest(tmp_path: Path) -> None:
     early = {"part-00000": [row(prose(k), f"h{k}") for k in range(5)]}
     now = {f"part-{p:05d}": [row(prose(k, edits=p), f"n{p}-{k}") for k in range(3, 9)] for p in range(2)}
 
@@ -222,12 +222,12 @@ def test_killed_after_any_part_it_resumes_to_the_same_digest(tmp_path: Path) -> 
 
         with pytest.raises(KilledError):
             select.run(lake, "2026-02", None, CONFIG, mapper)
-        left = 5 - allowed  # what is sealed is not made again
+        left = 5 - allowed  # sealed parts are not rebuilt
         assert select.run(lake, "2026-02", None, CONFIG, mapper).manifest.digest == whole.digest
         assert left == 0
 
 
-def test_later_snapshots_compare_with_kept_documents_only(tmp_path: Path) -> None:
+def test_later_snapshots_compare_only_with_kept_documents(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     rows = [row(prose(1), "a", karma=9), row(prose(1), "b"), row(prose(2), "c"), row("short", "d")]
     add_text(lake, "s", {"part-00000": rows})

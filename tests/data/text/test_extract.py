@@ -47,7 +47,7 @@ def page(text: str, charset: str = "") -> str:
 
 @pytest.mark.parametrize("declared", ["", "utf-8", "iso-8859-1", "windows-1251", "gb2312", "no-such-charset", "hex"])
 @pytest.mark.parametrize(("language", "charset"), TRUE_CHARSETS)
-def test_a_wrong_declaration_makes_no_mojibake(language: str, charset: str, declared: str) -> None:
+def test_a_wrong_declaration_causes_no_mojibake(language: str, charset: str, declared: str) -> None:
     body = page(PROSE[language], declared).encode(charset)
     text, _ = decode(body, None)
     assert text is not None
@@ -56,7 +56,7 @@ def test_a_wrong_declaration_makes_no_mojibake(language: str, charset: str, decl
 
 @pytest.mark.parametrize(("language", "charset"), [*TRUE_CHARSETS, ("ja", "iso-2022-jp")])
 @pytest.mark.parametrize("where", ["header", "meta", "xml"])
-def test_a_right_declaration_is_followed_without_a_note(language: str, charset: str, where: str) -> None:
+def test_a_correct_declaration_is_followed_without_a_note(language: str, charset: str, where: str) -> None:
     html = page(PROSE[language], charset if where == "meta" else "")
     if where == "xml":
         html = f'<?xml version="1.0" encoding="{charset}"?>\n{html}'
@@ -65,7 +65,7 @@ def test_a_right_declaration_is_followed_without_a_note(language: str, charset: 
 
 
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-def test_unicode_with_and_without_byte_order_mark(codec: str) -> None:
+def test_unicode_is_read_with_and_without_a_byte_order_mark(codec: str) -> None:
     text, _ = decode(page(PROSE["pl"]).encode(codec), "text/html; charset=iso-8859-1")
     assert text == page(PROSE["pl"])
 
@@ -78,14 +78,14 @@ def test_a_stray_nul_does_not_cost_a_page(language: str) -> None:
     assert PROSE[language] in text
 
 
-def test_an_overruled_declaration_is_noted() -> None:
+def test_an_overruled_declaration_is_recorded() -> None:
     _, note = decode(page(PROSE["ru"], "iso-8859-1").encode("cp1251"), None)
     assert note == "declared cp1252, read as cp1251"
     _, note = decode(page(PROSE["ru"], "iso-8859-1").encode(), None)
     assert note == "declared cp1252, read as utf-8"
 
 
-READ_AS = {  # Python's codec for what browsers read under a label
+READ_AS = {  # Python's codec for the encoding that browsers use for a label
     "cp1252": "ascii us-ascii latin-1 latin1 L1 iso-8859-1 ISO_8859-1 iso88591 x-cp1252",
     "cp1254": "iso-8859-9 latin5 iso88599",
     "cp874": "iso-8859-11 tis-620 windows-874 dos-874",
@@ -110,7 +110,7 @@ def test_a_label_is_read_as_browsers_read_it(label: str, codec: str) -> None:
 
 
 @pytest.mark.parametrize("label", ["no-such-charset", "replacement", "x-user-defined", "hex", "utf-7", "idna"])
-def test_a_label_without_a_charset_is_no_declaration(label: str) -> None:
+def test_an_unknown_label_is_not_a_declaration(label: str) -> None:
     _, note = decode(page(PROSE["ru"]).encode("cp1251"), f"text/html; charset={label}")
     assert note == "no charset declared, read as cp1251"
 
@@ -160,7 +160,7 @@ def test_an_article_is_extracted_without_its_surroundings() -> None:
 
 
 @pytest.mark.parametrize("start", ["", '<?xml version="1.0" encoding="windows-1251"?>\n'])
-def test_the_text_of_a_page_is_in_its_own_charset(start: str) -> None:
+def test_a_page_is_decoded_in_its_own_charset(start: str) -> None:
     body = start + page(f"{PROSE['ru']} {PROSE['ru']}", "windows-1251")
     outcome = extract(body.encode("windows-1251"), "text/html", "http://a.example/", "precision")
     assert (outcome.text, outcome.language) == (f"{PROSE['ru']} {PROSE['ru']}", "ru")
@@ -196,7 +196,7 @@ def test_signals_have_the_documented_values() -> None:
     assert signals.measure("") == signals.Signals(0, 0, 0.0, 0.0, 0.0, 0.0)
 
 
-def test_the_words_score_is_a_multiset_comparison() -> None:
+def test_the_word_score_compares_multisets() -> None:
     assert extraction.score("a a b x", "A b b c") == (2 / 4, 2 / 4, 0.5)
     assert extraction.score("", "a") == (0.0, 0.0, 0.0)
 

@@ -89,7 +89,7 @@ def workers() -> list[psutil.Process]:
     return [p for p in found if p.ppid() != os.getpid() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_one_row_for_each_fetched_page_in_the_order_of_pages(tmp_path: Path) -> None:
+def test_each_fetched_page_has_one_row_in_page_order(tmp_path: Path) -> None:
     by_url = {f"http://a.example/{n:02}": ("ok", article(n)) for n in range(30)}
     by_url["http://a.example/05"] = ("not_found", "")
     by_url["http://a.example/07"] = ("ok", "<html><body></body></html>")
@@ -134,7 +134,7 @@ def test_the_digest_does_not_depend_on_workers_or_interruption(tmp_path: Path) -
     assert again.manifest.snapshot == "s"
 
 
-def test_a_slow_page_times_out_and_the_others_do_not(tmp_path: Path) -> None:
+def test_only_the_slow_page_times_out(tmp_path: Path) -> None:
     by_url = {f"http://a.example/{n}": ("ok", SLOW if n == 3 else article(n)) for n in range(8)}
     lake = make_lake(tmp_path, {"part-00000": by_url})
     started = time.monotonic()
@@ -153,8 +153,8 @@ def test_a_page_whose_process_is_killed_is_crashed(tmp_path: Path) -> None:
         while time.monotonic() < deadline:
             time.sleep(0.2)
             for child in workers():
-                if child.cpu_times().user > 1.5:  # the others are done long before
-                    child.send_signal(signal.SIGKILL)  # as the kernel does when memory runs out
+                if child.cpu_times().user > 1.5:  # the others finish long before
+                    child.send_signal(signal.SIGKILL)  # like the kernel when memory runs out
                     return
 
     killer = threading.Thread(target=kill_the_busy_one)

@@ -1,4 +1,4 @@
-"""The links that the profiles and a user's own list drop, and the known bugs of earlier lists."""
+"""The links that the profiles and the user's list drop, and the known bugs of earlier lists."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def facts() -> dict[str, Any]:
         ("https://openai.ai", None, None),  # the host ends in .ai, the path does not
     ],
 )
-def test_block_reason(url: str, webtext: LinkStatus | None, openwebtext: LinkStatus | None) -> None:
+def test_each_blocked_url_has_its_reason(url: str, webtext: LinkStatus | None, openwebtext: LinkStatus | None) -> None:
     assert block_reason(url, WEBTEXT) == webtext
     assert block_reason(url, OPEN) == openwebtext
 
@@ -97,12 +97,12 @@ def test_every_known_bug_of_earlier_lists_has_a_test(facts: dict[str, Any]) -> N
     ]
 
 
-def test_openwebtext_lists_are_the_collected_ones(facts: dict[str, Any]) -> None:
+def test_openwebtext_lists_equal_the_collected_lists(facts: dict[str, Any]) -> None:
     assert set(facts["openwebtext_drop_registrable_domains"]) == OPENWEBTEXT.hosts
     assert set(facts["openwebtext_drop_extensions"]) == OPENWEBTEXT.extensions
 
 
-def test_openwebtext_drops_what_the_collected_lists_say_and_no_more(facts: dict[str, Any]) -> None:
+def test_openwebtext_drops_exactly_the_urls_on_the_collected_lists(facts: dict[str, Any]) -> None:
     for domain in facts["openwebtext_drop_registrable_domains"]:
         for host in (domain, f"www.{domain}", f"a.b.{domain}"):
             assert blocked_by(f"https://{host}/x", OPEN) == (DOMAIN, domain)
@@ -138,7 +138,7 @@ def test_wikipedia_is_dropped_in_all_languages_and_on_its_mobile_hosts(url: str,
     assert blocked_by(url, config) == (DOMAIN, "wikipedia.org")
 
 
-def test_block_domains_of_the_user() -> None:
+def test_block_domains_of_the_user_are_dropped() -> None:
     config = LinksConfig(block_domains=("Example.COM", "bücher.de"))
     assert block_reason("https://www.example.com/", config) is DOMAIN
     assert block_reason("https://xn--bcher-kva.de/", config) is DOMAIN
@@ -170,14 +170,14 @@ def test_a_block_list_is_read_from_a_file(tmp_path: Path) -> None:
     "line",
     ["https://example.com", "example.com/x", "a b.example", "*.example.com", "||ads.example^", "0.0.0.0 a.example"],
 )
-def test_a_line_that_is_not_a_domain_is_named(line: str, tmp_path: Path) -> None:
+def test_an_error_names_the_line_that_is_not_a_domain(line: str, tmp_path: Path) -> None:
     path = tmp_path / "block.txt"
     path.write_text(f"example.org\n# no\n{line}\n")
     with pytest.raises(InputError, match=r"block\.txt, line 3: '.*' is not a domain.*one domain per line"):
         read_block_list(path)
 
 
-def test_a_block_list_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_error_names_an_unreadable_block_list(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.txt: the block list cannot be read \(No such file"):
         read_block_list(tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes(b"b\xfccher.de\n")

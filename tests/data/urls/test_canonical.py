@@ -47,7 +47,7 @@ from data.urls.variants import may_be_rewritten
         ),
     ],
 )
-def test_canonical_url(url: str, expected: str) -> None:
+def test_urls_are_canonicalised(url: str, expected: str) -> None:
     assert canonical_url(url) == expected
     assert canonical_url(expected) == expected
 
@@ -91,7 +91,7 @@ def test_a_url_that_cannot_be_fetched_is_refused_with_a_reason(url: str, reason:
     [
         "b=2&a=1&b=1",  # the second b may be another element, or override the first
         "b=2&a=1&B=1",
-        "b=2&a",  # a name alone is read by its place on some sites
+        "b=2&a",  # some sites read a parameter without a value by its position
         "b=2&a=",
         "b=2&&a=1",
         "b=2&=1",
@@ -101,13 +101,13 @@ def test_a_url_that_cannot_be_fetched_is_refused_with_a_reason(url: str, reason:
         "url=http://f.example/?x=1&a=1",  # a may be a field of the inner URL
         "url=f.example/x&a=1",
         "q=x;y&a=1",
-        "b=2&a=1&sig=f00",  # may be over the query as it stands
+        "b=2&a=1&sig=f00",  # may sign the query as it stands
         "token=f00&a=1",
-        "resize=10&crop=5",  # in that order
+        "resize=10&crop=5",  # in this order
         "OpenDocument&b=1&a=2",
     ],
 )
-def test_parameters_keep_an_order_that_may_matter(query: str) -> None:
+def test_parameters_keep_their_order_if_it_may_matter(query: str) -> None:
     assert canonical_url(f"http://e.example/?{query}") == f"http://e.example/?{query}"
 
 
@@ -116,7 +116,7 @@ def test_parameters_keep_an_order_that_may_matter(query: str) -> None:
     st.dictionaries(st.sampled_from(["a", "id", "Page", "v_x", "q-y"]), st.text("aZ09%+ü", min_size=1), min_size=1),
     st.randoms(),
 )
-def test_plain_parameters_are_the_same_in_any_order(fields: dict[str, str], random: Random) -> None:
+def test_plain_parameters_give_the_same_url_in_any_order(fields: dict[str, str], random: Random) -> None:
     pairs = [f"{name}={value}" for name, value in fields.items()]
     expected = canonical_url("http://e.example/?" + "&".join(pairs))
     random.shuffle(pairs)
@@ -139,7 +139,10 @@ def test_plain_parameters_are_the_same_in_any_order(fields: dict[str, str], rand
         ("https://e-example.cdn.ampproject.org/v/s/e.example/?amp_js_v=0.1#referrer=x", "https://e.example/"),
         ("https://e-example.bing-amp.com/c/s/e.example/x", "https://e.example/x"),
         ("https://www.bing-amp.com/c/s/e.example/x", "https://e.example/x"),
-        ("https://www.google.com/amp/s/www.google.de/amp/s/e.example/x", "https://e.example/x"),  # one in another
+        (
+            "https://www.google.com/amp/s/www.google.de/amp/s/e.example/x",
+            "https://e.example/x",
+        ),  # one nested in another
         ("https://www.google.com/amp/s/en.m.wikipedia.org/wiki/X", "https://en.wikipedia.org/wiki/X"),
         ("https://en.m.wikipedia.org/wiki/GPT-2?action=history", "https://en.wikipedia.org/wiki/GPT-2?action=history"),
         ("https://zh-min-nan.m.wikipedia.org/wiki/X", "https://zh-min-nan.wikipedia.org/wiki/X"),
@@ -150,7 +153,7 @@ def test_plain_parameters_are_the_same_in_any_order(fields: dict[str, str], rand
         ("https://m.facebook.com/a/posts/1", "https://www.facebook.com/a/posts/1"),
     ],
 )
-def test_certain_amp_and_mobile_variants_are_rewritten(url: str, expected: str) -> None:
+def test_unambiguous_amp_and_mobile_variants_are_rewritten(url: str, expected: str) -> None:
     assert canonical_url(url) == expected
     assert canonical_url(expected) == expected
     assert may_be_rewritten(host_of(url), urlsplit(url).path)
@@ -159,15 +162,15 @@ def test_certain_amp_and_mobile_variants_are_rewritten(url: str, expected: str) 
 @pytest.mark.parametrize(
     "url",
     [
-        "https://www.example.com/amp/s/e.example/x",  # no cache of anyone's
-        "https://example.com/article/amp",  # the publisher's own: what its plain page is called is not known
+        "https://www.example.com/amp/s/e.example/x",  # not a known cache
+        "https://example.com/article/amp",  # the publisher's own; the name of its plain page is unknown
         "https://example.com/article?amp=1",
         "https://amp.example.com/x",
         "https://www.google.com/amp/s/",
         "https://www.google.com/amp/x",
         "https://www.google.com/amp/s/user:secret@e.example/x",
         "https://www.google.com/amp/s/e..example/x",
-        "https://www.google.com/amp/s/e.example/x?id=7",  # whose parameter it is is not known
+        "https://www.google.com/amp/s/e.example/x?id=7",  # the owner of this parameter is unknown
         "https://www.google.com/amp/s/e.example/x%3Fa%3D%2526",
         "https://www.google.com/amplifier/e.example",
         "https://www.google.com.evil.example/amp/s/e.example/x",
@@ -184,12 +187,12 @@ def test_certain_amp_and_mobile_variants_are_rewritten(url: str, expected: str) 
         "https://mobile.twitter.com:8443/x",
     ],
 )
-def test_uncertain_variants_are_kept(url: str) -> None:
+def test_ambiguous_variants_are_kept(url: str) -> None:
     assert canonical_url(url) == url
 
 
-def test_host_of_is_the_host_that_answers() -> None:
-    """Politeness is owed to the host that answers, not to the host of the canonical URL."""
+def test_host_of_returns_the_host_that_answers() -> None:
+    """The politeness delay applies to the host that answers, not to the host of the canonical URL."""
     url = "https://e-example.cdn.ampproject.org/c/s/www.e.example/x"
     assert (host_of(url), domain_of(url)) == ("e-example.cdn.ampproject.org", "ampproject.org")
     assert host_of("https://mobile.twitter.com/x") == "mobile.twitter.com"
@@ -269,7 +272,7 @@ def test_the_generated_urls_are_mostly_valid() -> None:
         ("user.github.io", "github.io"),
         ("foo.bar.example", "bar.example"),  # no known top-level domain
         ("localhost", "localhost"),
-        ("co.uk", "co.uk"),  # a public suffix itself
+        ("co.uk", "co.uk"),  # is itself a public suffix
         ("x.ck", "x.ck"),  # the wildcard rule *.ck
         ("www.ck", "www.ck"),  # and its exception
         ("www.bücher.de", "xn--bcher-kva.de"),
@@ -280,7 +283,7 @@ def test_the_generated_urls_are_mostly_valid() -> None:
         ("[2001:db8::1]", "2001:db8::1"),
     ],
 )
-def test_domain_of(host: str, domain: str) -> None:
+def test_domain_of_returns_the_registrable_domain(host: str, domain: str) -> None:
     assert domain_of(f"http://{host}/x") == domain
     assert domain_of(f"https://{host}:8443/x?y#z") == domain
 
@@ -299,7 +302,7 @@ def test_domain_of_needs_neither_network_nor_a_cache_directory(monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_host_of() -> None:
+def test_host_of_returns_the_host() -> None:
     assert host_of("https://Sub.Example.com:8080/x") == "sub.example.com"
     assert host_of("http://[::1]:80/") == "[::1]"
 
@@ -319,12 +322,12 @@ def test_parts_are_equal_ranges_of_the_hash() -> None:
 
 
 def test_the_public_suffix_list_is_pinned() -> None:
-    """Another tldextract brings another list, and with it other domains: then this fails, and so does every stage."""
+    """Another tldextract version brings another list with other domains. Then this test and every stage fail."""
     assert urls.installed_suffix_list() == PUBLIC_SUFFIX_LIST == LinksConfig().public_suffix_list
     assert content_settings(LinksConfig())["public_suffix_list"] == PUBLIC_SUFFIX_LIST
 
 
-def test_another_public_suffix_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_different_public_suffix_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="public_suffix_list '2030' is not the one"):
         urls.check_rules(LinksConfig(public_suffix_list="2030"))
     text = b"// VERSION: 2030-01-01\ncom\n"
