@@ -14,7 +14,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[dict[str, str]]:
-    """A real S3 protocol on loopback."""
+    """A server on loopback that speaks the real S3 protocol."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

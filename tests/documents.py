@@ -1,4 +1,4 @@
-"""The documents that a person follows, taken apart: their fenced blocks, commands and code spans."""
+"""The documents of the project, taken apart: fenced blocks, commands and code spans."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def inline_commands(name: str, program: str) -> list[str]:
 
 
 def paths(name: str) -> list[str]:
-    """Paths that the prose and the tables name."""
+    """Paths in the prose and the tables."""
     return sorted(set(re.findall(r"`((?:data|model|flows|tests|docs|benchmarks)/[\w./-]+)`", prose(name))))

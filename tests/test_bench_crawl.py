@@ -29,7 +29,7 @@ def _bench(scenario: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.crawl", "--quick", "--only", scenario, "--folder", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert list(folder.iterdir()) == []  # the lakes are gone
+    assert list(folder.iterdir()) == []  # the lakes are removed
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert result["bench"] == "crawl"
     assert result.keys() >= {"ratios", "ours", "peers", "peak_rss_mb", "machine"}
@@ -58,7 +58,7 @@ def test_memory_is_sampled_while_all_links_are_fetched(tmp_path: Path) -> None:
     assert result["ratios"].keys() == {"rss_at_100%_vs_25%"}
 
 
-def test_the_memory_curve_is_by_requests_and_not_by_time() -> None:
+def test_the_memory_curve_is_indexed_by_requests() -> None:
     samples = [(0, 10.0), (0, 20.0), (4, 30.0), (5, 40.0), (60, 50.0), (100, 60.0), (100, 90.0)]
     assert curve(samples) == {"5%": 40.0, "25%": 50.0, "50%": 50.0, "75%": 60.0, "100%": 60.0}
 
@@ -69,7 +69,7 @@ def test_queue_settles_every_link(tmp_path: Path) -> None:
     assert queue["counts"]["deferred"] > 0
 
 
-def test_slow_hosts_cost_their_own_links_only(tmp_path: Path) -> None:
+def test_slow_hosts_delay_only_their_own_links(tmp_path: Path) -> None:
     result = _bench("slow", tmp_path)
     n_all = QUICK.slow_all_hosts * QUICK.slow_links_per_host
     n_slow = QUICK.slow_hosts * QUICK.slow_links_per_host
@@ -110,7 +110,7 @@ def test_the_server_gives_every_address_its_own_pages() -> None:
         assert web.served() == 5
 
 
-def test_slow_addresses_get_one_byte_a_second() -> None:
+def test_slow_addresses_send_one_byte_per_second() -> None:
     with CrawlServer(1_000, "127.200.0.0/16") as web:
         started = time.monotonic()
         assert b"Disallow" in _ask(("127.200.0.2", web.port), "/robots.txt")  # an even address: only its pages are slow

@@ -56,7 +56,7 @@ class GPT(torch.nn.Module):
 """
 
 
-def test_ours_beside_its_peers(tmp_path: Path) -> None:
+def test_our_training_is_compared_with_its_peers(tmp_path: Path) -> None:
     """A stand-in for nanoGPT has modules with the names of our packages, so the peer must run in its folder."""
     (tmp_path / "model.py").write_text(NANOGPT)
     (tmp_path / "data").mkdir()
@@ -79,7 +79,7 @@ def test_a_folder_without_nanogpt_is_refused(tmp_path: Path) -> None:
     assert "no model.py there; name a checkout of nanoGPT" in done.stderr
 
 
-def test_recipes_and_the_tokens_that_each_takes(tmp_path: Path) -> None:
+def test_each_recipe_has_its_number_of_tokens(tmp_path: Path) -> None:
     plot = tmp_path / "recipe.svg"
     result = _bench("--tokens", "4000", "--seeds", "2", "--target", "10.7", "--to", str(plot), module="recipe")
     assert result["bench"] == "recipe"
@@ -101,7 +101,7 @@ def test_an_unknown_recipe_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_losses_of_the_precisions() -> None:
+def test_losses_of_the_precisions_are_compared() -> None:
     result = _bench("--mini", "--seeds", "2")
     assert result["ours"].keys() == {"float32", "bfloat16"}
     assert abs(result["ratios"]["bfloat16_minus_float32"]) < 0.05

@@ -1,4 +1,4 @@
-"""Numbers and names in the ADRs that the code can contradict."""
+"""Numbers and names in the ADRs, checked against the code."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_module_that_an_adr_names_exists(path) -> None:
     assert title.startswith(f"# {int(path.name[:4])}. ")
 
 
-def test_the_changelog_keeps_its_form() -> None:
+def test_the_changelog_follows_its_format() -> None:
     headings = re.findall(r"^(#+ .+)$", documents.read("CHANGELOG.md"), re.MULTILINE)
     assert headings[:2] == ["# Changelog", "## [Unreleased]"]
     kinds = {heading.removeprefix("### ") for heading in headings if heading.startswith("### ")}

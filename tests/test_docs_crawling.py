@@ -31,7 +31,7 @@ def test_every_setting_is_in_the_table_once() -> None:
 
 
 @pytest.mark.parametrize(("name", "default", "decides", "why"), ROWS)
-def test_a_setting_s_row_is_true(name: str, default: str, decides: str, why: str) -> None:
+def test_each_row_matches_its_setting(name: str, default: str, decides: str, why: str) -> None:
     real = FIELDS[name].default
     written = as_default(default, real)
     assert written == (list(dataclasses.astuple(real)) if dataclasses.is_dataclass(real) else real)
@@ -40,7 +40,7 @@ def test_a_setting_s_row_is_true(name: str, default: str, decides: str, why: str
     assert len(why) > 20
 
 
-def test_an_option_is_named_where_it_sets_a_setting() -> None:
+def test_the_row_of_a_setting_names_its_option() -> None:
     named = {name: found[0] for name, *_, why in ROWS if (found := re.findall(r"`(--[a-z-]+)`", why))}
     renamed = {"--archive": "archives", "--deadline": "deadline_s", "--host-delay": "host_delay_s"}
     expected = {renamed.get(option, name): option for option, name in OPTIONS.items()}
@@ -58,7 +58,7 @@ def test_every_command_parses(line: str) -> None:
     assert COMMAND.make_context(name, arguments).params["sources"]
 
 
-def test_every_opt_out_and_every_event_is_told() -> None:
+def test_every_opt_out_and_every_event_is_documented() -> None:
     opt_outs = {status.value for status in PageStatus if status.value.startswith("opt_out")}
     assert opt_outs | {"robots_disallowed"} == set(re.findall(r"\| `(\w+)` \|$", TEXT, re.MULTILINE))
     assert all(f"`{event}`" in TEXT for event in TASK_EVENTS | HOST_EVENTS)

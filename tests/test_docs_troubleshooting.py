@@ -37,7 +37,7 @@ def test_every_quoted_message_or_status_exists(quote: str) -> None:
     assert quote in statuses or quote in messages()
 
 
-def test_the_guide_quotes_and_no_symptom_is_told_twice() -> None:
+def test_the_guide_quotes_messages_and_lists_each_symptom_once() -> None:
     assert len(QUOTES) >= 30
     assert len(set(HEADINGS)) == len(HEADINGS)
 

@@ -1,4 +1,4 @@
-"""The import rules hold by rooms: a module that has no room, or a room that has no floor, fails the lint."""
+"""The import rules hold by rooms. A module without a room, or a room without a floor, fails the lint."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ def lint(tree: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_rules_are_kept(tree: Path) -> None:
+def test_the_import_rules_hold(tree: Path) -> None:
     assert lint(tree)[0] == 0
 
 
@@ -62,7 +62,7 @@ def test_an_import_that_breaks_a_rule_fails_the_lint(tree: Path, path: str, line
     assert line.removeprefix("import ") in output
 
 
-def test_the_model_may_import_only_the_rooms_that_are_named_here() -> None:
+def test_the_model_imports_only_the_rooms_listed_here() -> None:
     """A room that someone adds is forbidden to the model until this test is changed."""
     (floors,) = (contract["layers"] for contract in CONTRACTS if contract.get("containers") == ["data"])
     rooms = {f"data.{name}" for floor in floors for name in floor.split(" | ")}

@@ -98,7 +98,7 @@ def _part_of(dump: Path, site: Site, to: Path) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that uses the pipeline also pays for making it, which takes minutes on a busy machine."""
+    """The first test that uses the pipeline also waits for its creation, which takes minutes on a busy machine."""
     for item in items:
         if "pipeline" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(900))

@@ -1,4 +1,4 @@
-"""What the tests of flows/ share: the small pipeline, the real command, and questions to the real Prefect server."""
+"""Shared helpers for the tests of flows/: the small pipeline, the real command, queries to the real Prefect server."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def task_states(flow_name: str, of: str = "") -> dict[str, str]:
-    """The states of a flow's task runs whose name holds ``of``, by name, when all of them are final."""
+    """The final states, by name, of a flow's task runs whose name contains ``of``."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter
 

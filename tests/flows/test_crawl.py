@@ -1,4 +1,4 @@
-"""Around the crawl: open files, the operator's contact, the log; and the options of `refresh`."""
+"""Around the crawl: open files, the operator's contact, the log, and the options of `refresh`."""
 
 import json
 import os
@@ -37,7 +37,7 @@ print(json.dumps([fitting, resource.getrlimit(resource.RLIMIT_NOFILE)[0]]))
 @pytest.mark.parametrize(
     ("soft", "hard", "expected"),
     [
-        (256, 10_000, [100, files_needed(100)]),  # raised as far as is needed and no further
+        (256, 10_000, [100, files_needed(100)]),  # raised only as far as needed
         (5_000, 10_000, [100, 5_000]),
         (256, FILES_RESERVED + 8 * 30 + 7, [30, FILES_RESERVED + 8 * 30 + 7]),  # as many connections as fit
         (256, 507, ["a crawl needs 508 open files, the limit is 507; raise `ulimit -Hn`", 507]),
@@ -51,7 +51,7 @@ def test_the_limit_of_open_files_is_raised_or_fewer_connections_are_used(
     assert json.loads(run.stdout) == expected
 
 
-def test_enough_files_change_nothing() -> None:
+def test_a_sufficient_limit_of_open_files_is_unchanged() -> None:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < files_needed(1):
         pytest.skip("the limit of open files is below what one connection needs")
     pages = PagesConfig(max_connections=1)
@@ -69,7 +69,7 @@ def test_enough_files_change_nothing() -> None:
         ({"allow_net": ("127.0.0.0/8",)}, True),
     ],
 )
-def test_crawling_other_peoples_sites_needs_a_contact(settings: dict[str, Any], expected: bool) -> None:
+def test_crawling_the_public_web_needs_a_contact(settings: dict[str, Any], expected: bool) -> None:
     assert lacks_contact(PagesConfig(**settings)) is expected
 
 
@@ -121,7 +121,7 @@ def test_every_option_of_the_crawl_reaches_its_setting(monkeypatch: pytest.Monke
     )
 
 
-def test_all_archives_in_the_order_of_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_archives_are_selected_in_query_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked(monkeypatch, "--archive", "all")[1].archives == ("commoncrawl", "wayback")
 
 
@@ -153,7 +153,7 @@ def test_the_examples_in_the_help_parse() -> None:
 
 @pytest.mark.xdist_group("servers")
 def test_a_crawl_without_a_contact_says_so_and_is_logged(servers: services.Servers, home: Path, tmp_path: Path) -> None:
-    """The real command on a host that cannot exist (RFC 6761), so that nobody is asked."""
+    """The real command on a host that cannot exist (RFC 6761), so that it contacts nobody."""
     (tmp_path / "urls.txt").write_text("http://a.invalid/\nhttp://b.invalid/\n")
     (tmp_path / "blocked.txt").write_text("b.invalid\n")
     environment = {"WEBTEXT_HOME": str(home), "WEBTEXT_LAKE": str(tmp_path / "lake"), "COLUMNS": "200"}

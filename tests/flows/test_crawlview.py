@@ -1,4 +1,4 @@
-"""The view of a crawl: read from the log, summed over the tasks, shown on a terminal, in lines and in Prefect."""
+"""The view of a crawl: read from the log, summed over tasks, and shown on a terminal, as lines and in Prefect."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def settle(stats: CrawlStats, **by_status: int) -> None:
     stats.pages = stats.by_status["ok"]
 
 
-def test_a_tail_gives_the_complete_lines_that_are_added(tmp_path: Path) -> None:
+def test_a_tail_returns_complete_new_lines(tmp_path: Path) -> None:
     path = tmp_path / "log"
     tail = Tail(path)
     assert list(tail.lines()) == []
@@ -63,7 +63,7 @@ def test_a_tail_gives_the_complete_lines_that_are_added(tmp_path: Path) -> None:
     assert list(Tail(path).lines()) == []  # earlier lines are not read
 
 
-def test_a_truncated_log_is_read_from_its_beginning(tmp_path: Path) -> None:
+def test_a_truncated_log_is_read_from_the_start(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b'{"n": 1}\n{"n": 2}\n{"half')
     tail = Tail(path)
@@ -135,7 +135,7 @@ def test_a_retried_task_keeps_its_sealed_links(tmp_path: Path) -> None:
     assert crawl.numbers().settled == 100
 
 
-def test_rates_are_of_the_last_seconds(tmp_path: Path) -> None:
+def test_rates_cover_the_last_seconds(tmp_path: Path) -> None:
     crawl = Crawl(tmp_path / "log", Whole(links=10**6))
     log, stats = crawl.task("part-00000", 10**6)
     for rate in [100] * 60 + [10] * 60:
@@ -146,8 +146,8 @@ def test_rates_are_of_the_last_seconds(tmp_path: Path) -> None:
     assert (found.pages_per_s, found.links_per_s) == (10.0, 10.0)
 
 
-def test_the_slower_of_two_rates_gives_the_time_left(tmp_path: Path) -> None:
-    """Slow hosts have the last links, and a burst does not last."""
+def test_the_slower_of_two_rates_determines_the_time_left(tmp_path: Path) -> None:
+    """Slow hosts own the last links, and a burst does not last."""
     for rates, slower in ([100] * 90 + [1] * 30, 1), ([2] * 90 + [100] * 30, (180 + 3000) / 120):
         path = tmp_path / str(slower)
         crawl = Crawl(path, Whole(links=10**6))
@@ -203,14 +203,14 @@ def test_the_latest_event_of_a_host_is_shown_for_a_while(tmp_path: Path) -> None
     ("seconds", "text"),
     [(0, "0:00:00"), (99.6, "0:01:40"), (6 * 3600, "6:00:00"), (864_000 + 60, "10 days, 0:01:00")],
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_durations_are_formatted(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("n_bytes", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (123_456, "123.5 kB"), (2e12, "2.0 TB")]
 )
-def test_sizes(n_bytes: float, text: str) -> None:
+def test_sizes_are_formatted(n_bytes: float, text: str) -> None:
     assert size(n_bytes) == text
 
 
@@ -295,7 +295,7 @@ def test_a_terminal_shows_the_numbers_of_tasks_in_another_process(tmp_path: Path
         time.sleep(0.5)
         with CrawlLog(path, "s") as log:
             stats = CrawlStats("part-00000", links=4000, hosts_active=12, hosts_waiting=1234, hosts_left=2000)
-            # The view may start only now, and it counts from the first line that it sees.
+            # The view may start only now, and it counts from its first line.
             until = time.monotonic() + 30
             while "links" not in shown and time.monotonic() < until:
                 log.event(stats, "begin")
@@ -322,7 +322,7 @@ def test_a_terminal_shows_the_numbers_of_tasks_in_another_process(tmp_path: Path
 
 
 @pytest.mark.xdist_group("servers")
-def test_prefect_has_the_progress_and_the_outcomes(
+def test_prefect_shows_the_progress_and_the_outcomes(
     servers: services.Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect import flow, runtime

@@ -53,7 +53,7 @@ def flow_run_states(name: str) -> list[str]:
         return [str(run.state_name) for run in client.read_flow_runs(flow_filter=FlowFilter(name={"any_": [name]}))]
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
+def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(
     pipeline: Pipeline, servers: services.Servers, tmp_path: Path
 ) -> None:
     with localweb.running(pipeline.home) as web:
@@ -80,7 +80,9 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
 
 
 def test_sigterm_saves_a_checkpoint_and_ends_with_0(pipeline: Pipeline) -> None:
-    """A cluster's scheduler stops a job so: through the command, torchrun and two processes. Then it is resumed."""
+    """A cluster's scheduler stops a job this way, through the command, torchrun and two processes. Then the job
+    resumes.
+    """
     arguments = ["train", "--corpus", "small", "--preset", "nano", "--run", "preempted", "--processes", "2"]
     settings = {**TINY, "micro_batch_size": "2", "val_every": "10000", "checkpoint_every": "10000"}
     for key, value in settings.items():
@@ -133,13 +135,13 @@ mount -o remount,size=50m "$WEBTEXT_LAKE"
 """
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_one_line_error_and_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
     namespace = ["unshare", "--map-root-user", "--mount"]
     if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("mount namespaces are not allowed here")
     lake = tmp_path / "lake"
     lake.mkdir()
-    listed = tmp_path / "urls.txt"  # so many that even the links do not fit
+    listed = tmp_path / "urls.txt"  # too many even for the links to fit
     listed.write_text("".join(f"http://host-{n * 7919 % 99991}.invalid-{n}.test/{n**5}\n" for n in range(12_000)))
     command = webtext_command("refresh", "--snapshot", "full", "--links", f"urls:{listed}", "--deadline", "0s")
     run = subprocess.run(

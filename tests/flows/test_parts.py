@@ -1,4 +1,4 @@
-"""Parts as task runs on a real Prefect server: recorded, bounded in number, resumed, failing with their own error."""
+"""Parts as task runs on a real Prefect server: recorded, limited in number, resumed, failing with their own error."""
 
 import errno
 import threading
@@ -22,7 +22,7 @@ NAMES = [f"part-{index:05d}" for index in range(12)]
 
 
 def make_one(root: str, name: str) -> Part:
-    """Seal a part of one row, its number."""
+    """Seal a part with one row, the part's number."""
     table = pa.table({"value": [int(name[-5:])]})
     dataset = Lake(root).dataset("tokens", "demo")
     with dataset.lake.scratch() as folder:
@@ -68,7 +68,7 @@ def test_every_part_is_a_task_run_and_at_most_three_run_at_once(servers: service
     assert task_states("parts-all") == {f"tokens demo {name}": "Completed" for name in NAMES}
 
 
-def test_a_failing_part_keeps_the_others_and_raises_its_own_error(servers: services.Servers, tmp_path: Path) -> None:
+def test_a_failing_part_keeps_the_others_and_raises_its_error(servers: services.Servers, tmp_path: Path) -> None:
     def make(name: str) -> Part:
         if name == "part-00004":
             raise InputError("dump.zst: truncated")

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("servers")  # they share the session's serv
 
 
 def rows(pipeline: Pipeline, stage: str, columns: str, snapshot: str = "small") -> list[tuple[Any, ...]]:
-    """Read with duckdb, which is not our reader."""
+    """Reads with duckdb, independently of our reader."""
     return duckdb.sql(f"select {columns} from '{pipeline.lake}/{stage}/{snapshot}/part-*.parquet'").fetchall()
 
 
@@ -57,7 +57,7 @@ def test_every_stage_has_as_many_rows_as_it_counts(pipeline: Pipeline) -> None:
     assert len(urls) == len(set(urls)) == kept
 
 
-def test_every_hazard_ends_as_it_must(pipeline: Pipeline) -> None:
+def test_every_hazard_has_its_expected_outcome(pipeline: Pipeline) -> None:
     pages = dict(rows(pipeline, "pages", "canonical_url, status"))
     text = dict(rows(pipeline, "text", "url, doc_id"))
     verdicts: dict[bytes, set[str]] = {}
@@ -74,7 +74,7 @@ def test_every_hazard_ends_as_it_must(pipeline: Pipeline) -> None:
     assert len(seen) >= 20, seen
 
 
-def test_near_copies_are_dropped_and_point_at_what_was_kept(pipeline: Pipeline) -> None:
+def test_near_copies_are_dropped_and_point_to_the_kept_document(pipeline: Pipeline) -> None:
     verdicts = rows(pipeline, "select", "doc_id, status, duplicate_of")
     kept = {doc_id for doc_id, status, _ in verdicts if status == "ok"}
     dropped = [(status, of) for _, status, of in verdicts if status in ("exact_duplicate", "near_duplicate")]
@@ -86,7 +86,7 @@ def refresh_again(pipeline: Pipeline) -> RefreshResult:
     return refresh_small(pipeline.dump, pipeline.lake, connect_to=())  # the local web is down: nothing may be fetched
 
 
-def test_a_second_refresh_finds_everything_done(pipeline: Pipeline) -> None:
+def test_a_second_refresh_does_nothing(pipeline: Pipeline) -> None:
     again = refresh_again(pipeline)
     for stage, summary in again.stages.items():
         assert summary.skipped, stage
@@ -143,7 +143,7 @@ def test_tasks_without_their_official_file_are_missing_with_the_reason(pipeline:
     assert all("--eval-data" in reason for reason in missing.values())
 
 
-def test_the_command_line_shows_what_became_of_a_link(pipeline: Pipeline) -> None:
+def test_the_command_line_shows_the_outcome_of_a_link(pipeline: Pipeline) -> None:
     url, kept = next(
         (url, of)
         for url, of in duckdb.sql(
@@ -217,7 +217,7 @@ def test_export_is_what_transformers_loads(pipeline: Pipeline, tmp_path: Path) -
     assert "is not an empty directory" in again.stderr
 
 
-def test_status_and_doctor(pipeline: Pipeline) -> None:
+def test_status_and_doctor_report_a_healthy_lake(pipeline: Pipeline) -> None:
     status = collect(Settings(lake=str(pipeline.lake), home=pipeline.home))
     assert status.snapshots["small"]["tokens"].state == "done"
     assert status.runs["tiny"].state == "done"
@@ -247,8 +247,8 @@ def test_doctor_status_and_report_name_what_is_broken(
     assert "WEBTEXT_LAKE is empty" in empty.stderr
 
 
-def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: Path) -> None:
-    """A snapshot of pages that an earlier one has keeps none of them."""
+def test_a_list_of_urls_is_refreshed_by_the_command_line(pipeline: Pipeline, tmp_path: Path) -> None:
+    """A second snapshot with the same pages keeps none of them."""
     from flows.localweb import server as localweb
 
     known = [
@@ -300,7 +300,7 @@ def test_a_list_of_urls_through_the_command_line(pipeline: Pipeline, tmp_path: P
         (("report", "--run", "nope"), 1, "--run nope: no such run in"),
     ],
 )
-def test_bad_input_is_one_line_that_says_what_to_do(
+def test_bad_input_is_a_one_line_error_with_advice(
     pipeline: Pipeline, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     run = webtext(pipeline.environment(), *arguments)
@@ -312,7 +312,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(
         assert len(run.stderr.strip().splitlines()) == 1
 
 
-def test_a_damaged_shard_is_found_and_named(pipeline: Pipeline) -> None:
+def test_a_damaged_shard_is_detected_and_the_error_names_it(pipeline: Pipeline) -> None:
     shard = next((pipeline.lake / "tokens" / "small" / "train").glob("*.parquet"))
     body = bytearray(shard.read_bytes())
     body[len(body) // 2] ^= 1

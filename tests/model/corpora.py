@@ -1,4 +1,4 @@
-"""Token corpora made from texts, and models whose answers are known."""
+"""Token corpora built from texts, and models with known answers."""
 
 from __future__ import annotations
 

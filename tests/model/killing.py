@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import torch._dynamo  # the first step of an optimizer imports it: once for all the children
+import torch._dynamo  # the first step of an optimizer imports it: do it once for all children
 
 from model import checkpoint
 from model.config import TrainSpec
@@ -86,7 +86,7 @@ def main() -> None:
     spec = TrainSpec.from_json(json.loads(Path(sys.argv[1]).read_bytes()), "spec")
     random_ = random.Random(int(sys.argv[2]))
     torch.set_num_threads(1)
-    measured_peak(torch.device("cpu"), spec.resolve().train.precision)  # once for all the children
+    measured_peak(torch.device("cpu"), spec.resolve().train.precision)  # once for all children
     for place in PLACES:
         after = random_.randrange(3, 9) if place == "step" else random_.randrange(1, 25)
         child = os.fork()

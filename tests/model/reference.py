@@ -1,4 +1,4 @@
-"""The same GPT-2 twice: this project's and transformers'."""
+"""The same GPT-2 in two implementations: this project's and transformers'."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model.hf import to_hf
 
 
 def pair(config: ModelConfig, dtype: torch.dtype) -> tuple[GPT2, GPT2LMHeadModel]:
-    """Our model and transformers', with the same random weights, all of them away from their initial constants."""
+    """Our model and transformers', with the same random weights, none of them at its initial constant."""
     torch.manual_seed(0)
     ours = GPT2(config).to(dtype)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Training in tests: what it reports, when it stops, what it saves, and how it runs in processes of its own."""
+"""Helpers for training in tests: collecting its events, stopping it, reading its files, running it in processes."""
 
 from __future__ import annotations
 

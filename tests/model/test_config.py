@@ -17,7 +17,7 @@ def test_aliases_are_the_same_presets() -> None:
         assert resolve(alias, {}) == resolve(name, {}) == PRESETS[name]
 
 
-def test_paper_recipe() -> None:
+def test_presets_follow_the_recipe_of_the_paper() -> None:
     for name in ALIASES.values():
         preset = PRESETS[name]
         assert (preset.train.batch_size, preset.model.context, preset.model.vocab_size) == (512, 1024, 50_257)
@@ -52,7 +52,7 @@ def test_overrides_are_typed() -> None:
         ),
     ],
 )
-def test_bad_settings(preset: str, overrides: dict[str, str], message: str) -> None:
+def test_bad_settings_are_refused(preset: str, overrides: dict[str, str], message: str) -> None:
     with pytest.raises(InputError) as error:
         resolve(preset, overrides)
     assert message in str(error.value)
@@ -72,12 +72,12 @@ def test_spec_survives_json() -> None:
     ("corpus", "run", "message"),
     [((), "r", "is empty"), (("a", "a"), "r", "twice"), (("a",), "../r", "not a valid run")],
 )
-def test_bad_specs(corpus: tuple[str, ...], run: str, message: str) -> None:
+def test_bad_specs_are_refused(corpus: tuple[str, ...], run: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrainSpec("lake", corpus, run, "nano", "cache")
 
 
-def test_model_config_of_another_version() -> None:
+def test_a_model_config_of_another_version_is_refused() -> None:
     with pytest.raises(
         InputError, match=r"config\.json: not a valid ModelConfig for this version of webtext \(heads is missing\)"
     ):
@@ -90,7 +90,7 @@ def test_values_are_not_converted(value: Any) -> None:
         ModelConfig(layers=value, heads=1, width=8)
 
 
-def test_configs_are_values() -> None:
+def test_configs_compare_by_value() -> None:
     config = resolve("nano", {}).train
     assert pickle.loads(pickle.dumps(config)) == config
     assert hash(config) == hash(dataclasses.replace(config))
@@ -116,7 +116,7 @@ def test_settings_of_the_machine_are_not_content() -> None:
     assert not {"steps", "micro_batch_size", "parallel", "log_every", "max_steps_left_out"} & content.keys()
 
 
-def test_learning_rate() -> None:
+def test_the_learning_rate_follows_its_schedule() -> None:
     config = resolve("mini", {"steps": "101", "warmup_steps": "10", "learning_rate": "1"}).train
     assert [learning_rate(step, config) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     assert learning_rate(10, config) == pytest.approx(1.0)

@@ -55,13 +55,13 @@ def subject(model: GPT2, held_out: HeldOut | None, limit: int = 40, files: Path 
 # Statistics
 
 
-def test_wilson_against_published_values() -> None:
+def test_wilson_intervals_match_published_values() -> None:
     assert stats.wilson(0.1, 100) == pytest.approx((0.0552, 0.1744), abs=5e-5)
     assert stats.wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=5e-5)
     assert stats.wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=5e-5)
 
 
-def test_copies_of_an_example_make_nothing_surer() -> None:
+def test_copies_of_an_example_do_not_narrow_the_interval() -> None:
     earned = np.random.default_rng(0).integers(0, 2, 50).astype(float)
     alone = stats.accuracy(earned, range(50))
     copied = stats.accuracy(np.repeat(earned, 20), np.repeat(np.arange(50), 20).tolist())
@@ -73,7 +73,7 @@ def test_copies_of_an_example_make_nothing_surer() -> None:
     assert pretended.interval[1] - pretended.interval[0] < 0.3 * (alone.interval[1] - alone.interval[0])
 
 
-def test_standard_error_of_a_ratio_against_the_bootstrap() -> None:
+def test_standard_error_of_a_ratio_matches_the_bootstrap() -> None:
     random = np.random.default_rng(1)
     sizes = random.integers(5, 100, 200).astype(float)
     nats = sizes * random.normal(3, 0.5, 200)
@@ -101,13 +101,13 @@ def test_sentences_are_spans_of_the_text() -> None:
     ]
 
 
-def test_words_that_may_be_choices() -> None:
+def test_only_suitable_words_are_choices() -> None:
     tokens = words.single_tokens()
     assert tokens["lobster"] == encode(" lobster").item()
     assert not {"the", "The", "however", "of", "ax"} & tokens.keys()
     assert all(decode([token]) == f" {word}" for word, token in list(tokens.items())[::500])
     assert encode(" the").item() in words.stop_tokens()
-    assert words.most_frequent(["b", "a", "a", "b", "c"]) == "b"  # as often as a, and later
+    assert words.most_frequent(["b", "a", "a", "b", "c"]) == "b"  # as often as a, but later
 
 
 def test_only_held_out_documents_are_read(held_out: HeldOut, texts: tuple[list[str], list[str]]) -> None:
@@ -129,11 +129,11 @@ def test_a_leak_is_refused(tmp_path: Path) -> None:
     publish_texts(lake, "a", every[:2], every[4:])
     publish_texts(lake, "b", every[4:5], every[2:3])
     heldout.load(lake, ["a"])
-    with pytest.raises(InputError, match="tokens/b"):  # the model was trained on what a holds out
+    with pytest.raises(InputError, match="tokens/b"):  # the model was trained on documents that a holds out
         heldout.load(lake, ["a"], trained_on=["b"])
 
 
-def test_damage_and_other_tokenizers_are_refused(tmp_path: Path) -> None:
+def test_damaged_data_and_other_tokenizers_are_refused(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     every = prose(3, seed=2, n_sentences=2)
     publish_texts(lake, "other", every[:1], every[1:], tokenizer="bytes")
@@ -167,7 +167,7 @@ def test_documents_are_chosen_by_hash(tmp_path: Path, monkeypatch: pytest.Monkey
 # Held-out tasks on planted models
 
 
-def test_a_uniform_model(held_out: HeldOut) -> None:
+def test_a_uniform_model_scores_at_chance(held_out: HeldOut) -> None:
     uniform = Uniform(config())
     ppl = TASKS["heldout_ppl"].run(subject(uniform, held_out, limit=4))
     assert ppl["nats_per_token"] == pytest.approx(UNIFORM_NATS, rel=1e-6)
@@ -183,7 +183,7 @@ def test_a_uniform_model(held_out: HeldOut) -> None:
     assert guess["accuracy"] == pytest.approx(0.1)
     last = TASKS["heldout_lastword"].run(subject(uniform, held_out))
     assert last["accuracy"] == 0
-    assert last["perplexity"] >= 50_257 * 0.99  # one token a word or more
+    assert last["perplexity"] >= 50_257 * 0.99  # one or more tokens per word
 
 
 def test_an_oracle_is_always_right(held_out: HeldOut) -> None:
@@ -199,7 +199,7 @@ def test_an_oracle_is_always_right(held_out: HeldOut) -> None:
         assert score["available"] > 20
 
 
-def test_a_unigram_model_scores_what_the_unigram_baseline_says(held_out: HeldOut) -> None:
+def test_a_unigram_model_matches_the_unigram_baseline(held_out: HeldOut) -> None:
     """The same distribution, as a model and as counts."""
 
     class Unigram(Uniform):
@@ -246,7 +246,7 @@ def test_counting_does_not_solve_the_cloze(many: tuple[HeldOut, list[cloze.Cloze
     assert in_context == pytest.approx([0.1] * len(examples))
 
 
-def test_the_rank_of_the_answer_is_drawn() -> None:
+def test_the_rank_of_the_answer_is_random() -> None:
     """Thirty words, each once in the context, from the rarest to the most frequent in training."""
     pool = [f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(30)]
     frequency = {word: i for i, word in enumerate(pool)}
@@ -291,10 +291,10 @@ def test_cloze_examples_are_well_formed(many: tuple[HeldOut, list[cloze.ClozeExa
             assert choice not in words.WORD.findall(f"{begun} {e.rest}")
         places.add((e.doc_id, e.position))
     assert len(places) == len(examples)
-    assert len({e.answer for e in examples}) == 10  # the order tells nothing
+    assert len({e.answer for e in examples}) == 10  # the order reveals nothing
 
 
-def test_lastword_passages(held_out: HeldOut) -> None:
+def test_lastword_passages_are_well_formed(held_out: HeldOut) -> None:
     text = "One two three of. " * 14 + "Then we saw the big lobster. " + "A short end of the.\n" + "No end " * 9
     passage, *more = lastword.examples(HeldOutDocument(b"x", np.array([1], dtype=np.uint16), text))
     assert not more
@@ -312,7 +312,7 @@ def test_lastword_passages(held_out: HeldOut) -> None:
             assert words.is_content(example.target)
 
 
-def test_lastword_baselines_by_hand() -> None:
+def test_lastword_baselines_match_values_by_hand() -> None:
     found = "Anna saw lobster Anna fishing fishing lobster lobster boats".split()
     guesses = {name: guess(found) for name, guess in lastword.GUESSES.items()}
     assert guesses == {
@@ -339,7 +339,7 @@ def test_lastword_counts_baselines_on_the_same_examples() -> None:
     assert score["share_in_passage"] == pytest.approx(2 / 3)
 
 
-def test_too_few_documents_are_not_scored() -> None:
+def test_too_few_documents_give_no_score() -> None:
     short = HeldOutDocument(b"x" * 16, np.array(tokens_of("Too short."), dtype=np.uint16), "Too short.")
     lonely = HeldOut((short,), 1, np.zeros(50_257, dtype=np.int64))
     for name in ("heldout_ppl", "heldout_lastword", "heldout_cloze"):
@@ -350,7 +350,7 @@ def test_too_few_documents_are_not_scored() -> None:
 # Official files
 
 
-def test_lambada_both_ways(tmp_path: Path) -> None:
+def test_lambada_is_scored_in_both_variants(tmp_path: Path) -> None:
     lines = ["I saw the dog", "you saw the cat", "we saw “the the", "we saw Dschemila"]
     (tmp_path / "lambada_test.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
     the, dog, cat = (encode(word).item() for word in (" the", " dog", " cat"))
@@ -369,7 +369,7 @@ def test_lambada_both_ways(tmp_path: Path) -> None:
     assert paper["perplexity_last_token"] == pytest.approx(math.exp(np.mean(nats)), rel=1e-4)
 
 
-def test_lambada_stopword_filter_decides(tmp_path: Path) -> None:
+def test_the_stopword_filter_decides_a_lambada_answer(tmp_path: Path) -> None:
     (tmp_path / "lambada_test.jsonl").write_text('{"text": "I saw the dog"}\n{"text": "I saw the dog"}\n')
     model = Liking(config(), [encode(word).item() for word in (" the", " Of", " dog")])
     paper = TASKS["lambada_paper"].run(subject(model, None, files=tmp_path))
@@ -377,11 +377,11 @@ def test_lambada_stopword_filter_decides(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data/eval here")
-def test_official_files() -> None:
+def test_official_files_are_scored() -> None:
     score = TASKS["wikitext2_valid_paper"].run(subject(Uniform(config(context=1024, width=4)), None, 6, SHARED))
     assert score["bpe_tokens"] == 1_024 + 5 * 512
     assert not score["is_whole"]
-    per_original = math.log(score["perplexity"]) / UNIFORM_NATS  # BPE tokens an original token
+    per_original = math.log(score["perplexity"]) / UNIFORM_NATS  # BPE tokens per original token
     assert 1.0 < per_original < 1.3
     assert score["n"] == pytest.approx(score["bpe_tokens"] / per_original, rel=1e-3)
     copying = TASKS["lambada_openai"].run(subject(Uniform(config(width=4)), None, 100, SHARED))

@@ -74,7 +74,7 @@ def test_a_damaged_newest_checkpoint_is_reported(tmp_path: Path, caplog: pytest.
     assert re.search(said, result["warnings"][0])
 
 
-def test_weights_in_shards_are_told_apart(trained: Lake, tmp_path: Path) -> None:
+def test_different_sharded_weights_have_different_digests(trained: Lake, tmp_path: Path) -> None:
     """Otherwise two sharded checkpoints would share their scores."""
     state = read_state(trained, "r", 2)
 
@@ -170,7 +170,7 @@ def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatc
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri)
     train(tiny_spec(trained, "tracked", tracking_uri=uri, experiment="e"), ignore)
-    for run in ("tracked", "r"):  # MLflow does not know r, which gets an MLflow run of its own
+    for run in ("tracked", "r"):  # MLflow does not know r, so r gets a separate MLflow run
         limits = {"device": "cpu", "limit": 3, "tasks": ("heldout_ppl",)}
         spec = EvalSpec(trained.root, run=run, tracking_uri=uri, experiment="e", **limits)
         result = scored(spec)
@@ -191,7 +191,7 @@ def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatc
     assert "not in MLflow" in result["warnings"][0]
 
 
-def test_bad_input_is_one_line(trained: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_a_one_line_error(trained: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "spec.json"
 
     def run(**fields: object) -> tuple[int, str]:
@@ -220,7 +220,7 @@ def test_bad_input_is_one_line(trained: Lake, tmp_path: Path, capsys: pytest.Cap
     assert code == 0
 
 
-def test_a_model_that_does_not_fit_is_one_line(
+def test_a_model_that_does_not_fit_is_a_one_line_error(
     trained: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -237,7 +237,7 @@ def test_a_model_that_does_not_fit_is_one_line(
     assert "\n" not in event["message"]
 
 
-def test_specs_come_back_from_json() -> None:
+def test_specs_survive_json() -> None:
     spec = EvalSpec("lake", run="r", corpus=("a", "b"), tasks=("heldout_ppl",))
     assert EvalSpec.from_json(json.loads(json.dumps(spec.to_json())), "x") == spec
     assert [task.name for task in select(("heldout_cloze", "heldout_ppl"))] == ["heldout_ppl", "heldout_cloze"]

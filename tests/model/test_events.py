@@ -98,7 +98,7 @@ def test_an_evaluation_result_is_read_and_written_with_the_same_keys_in_the_same
     assert score.details == {"unit": "word", "documents": 12, "corpus": ["2026-11"], "key": "ab12"}
 
 
-def test_a_score_made_in_python_has_the_same_json_as_one_that_was_read() -> None:
+def test_a_score_has_the_same_json_before_and_after_reading() -> None:
     made = TaskScore(
         metric="accuracy",
         values={"accuracy": 0.25, "perplexity": 812.5},
@@ -126,9 +126,9 @@ def test_a_score_made_in_python_has_the_same_json_as_one_that_was_read() -> None
         b"\xff\xfe\n",
     ],
 )
-def test_a_line_that_is_no_event_is_none(line: bytes) -> None:
+def test_a_line_that_is_not_an_event_is_read_as_none(line: bytes) -> None:
     assert train_event(line) is None
 
 
-def test_progress_of_a_task() -> None:
+def test_progress_of_a_task_is_reported() -> None:
     assert eval_event(b'{"event": "task", "task": "x", "done": 1, "total": 2}') == TaskProgress("x", 1, 2)

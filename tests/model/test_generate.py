@@ -37,12 +37,12 @@ def test_greedy_with_a_cache_equals_greedy_without(model: GPT2) -> None:
     assert tokens(model, Sampling(temperature=0)) == ids[3:]
 
 
-def test_sampling_is_decided_by_the_seed(model: GPT2) -> None:
+def test_sampling_depends_on_the_seed(model: GPT2) -> None:
     assert tokens(model, Sampling(seed=1)) == tokens(model, Sampling(seed=1)) != tokens(model, Sampling(seed=2))
 
 
-def test_past_the_context(model: GPT2) -> None:
-    """When the context of 16 is full the newer half is read again: compare with doing so by hand."""
+def test_generation_continues_past_the_context(model: GPT2) -> None:
+    """When the context of 16 is full, the newer half is read again. This loop does the same by hand."""
     ids = [1, 2, 3]
     window = list(ids)
     with torch.no_grad():
@@ -53,14 +53,14 @@ def test_past_the_context(model: GPT2) -> None:
     assert tokens(model, Sampling(temperature=0), count=40) == ids[3:]
 
 
-def test_a_long_prompt_is_read_from_its_end(model: GPT2) -> None:
+def test_only_the_end_of_a_long_prompt_is_read(model: GPT2) -> None:
     long = tuple(range(30))
     assert tokens(model, Sampling(temperature=0), prompt=long) == tokens(
         model, Sampling(temperature=0), prompt=long[-16:]
     )
 
 
-def test_greedy_is_transformers_greedy() -> None:
+def test_greedy_decoding_equals_transformers() -> None:
     """20 new tokens after prompts of several lengths, with both caches on, in fp32."""
     ours, theirs = pair(ModelConfig(layers=2, heads=4, width=64, context=32, vocab_size=101), torch.float32)
     ours.eval()
@@ -93,7 +93,7 @@ def test_equally_likely_tokens_are_kept_together() -> None:
     assert (found > 0).tolist() == [True, True, True, False]
 
 
-def test_stop_token(model: GPT2) -> None:
+def test_generation_ends_at_the_stop_token(model: GPT2) -> None:
     whole = tokens(model, Sampling(temperature=0))
     cut = list(generate(model, [1, 2, 3], 12, Sampling(temperature=0), stop_token=whole[5]))
     assert cut == whole[: whole.index(whole[5])]
@@ -117,19 +117,19 @@ def frequencies(logits: list[float], sampling: Sampling) -> dict[int, float]:
         (Sampling(top_k=3, top_p=0.6), {0: 0.625, 1: 0.375}),
     ],
 )
-def test_distribution(sampling: Sampling, expected: dict[int, float]) -> None:
+def test_samples_follow_the_expected_distribution(sampling: Sampling, expected: dict[int, float]) -> None:
     found = frequencies(torch.tensor([0.5, 0.3, 0.15, 0.05]).log().tolist(), sampling)
     assert found.keys() == expected.keys()
     assert found == pytest.approx(expected, abs=0.03)  # four standard errors of 4,000 draws
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-320])
-def test_a_temperature_of_nearly_0_takes_the_likeliest(temperature: float) -> None:
+def test_a_temperature_near_0_takes_the_likeliest_token(temperature: float) -> None:
     found = probabilities(torch.tensor([1.0, 3.0, -2.0, 3.0]), Sampling(temperature))
     assert found.tolist() == [0.0, 0.5, 0.0, 0.5]
 
 
-def test_bad_input(model: GPT2) -> None:
+def test_bad_input_is_refused(model: GPT2) -> None:
     with pytest.raises(InputError, match="the prompt is empty"):
         tokens(model, Sampling(), prompt=())
     for token in (40, -1):

@@ -19,8 +19,8 @@ SIZES = {"117M": 124_439_808, "345M": 354_823_168, "762M": 774_030_080, "1542M":
 
 
 @pytest.mark.parametrize(("alias", "parameters"), SIZES.items())
-def test_sizes_of_the_paper(alias: str, parameters: int) -> None:
-    """Counted on meta, by the paper's name and by the one that is right."""
+def test_models_have_the_sizes_of_the_paper(alias: str, parameters: int) -> None:
+    """Counted on the meta device, by the paper's name and by the correct one."""
     assert resolve(alias, {}) == resolve(ALIASES[alias], {})
     config = resolve(ALIASES[alias], {}).model
     assert count_parameters(config) == parameters
@@ -29,7 +29,7 @@ def test_sizes_of_the_paper(alias: str, parameters: int) -> None:
     assert ALIASES[alias] == f"{round(parameters / 1e6)}M"
 
 
-def test_settings_of_the_paper() -> None:
+def test_models_have_the_settings_of_the_paper() -> None:
     for alias in SIZES:
         model = resolve(alias, {}).model
         assert (model.context, model.vocab_size, model.width // model.heads) == (1_024, 50_257, 64)
@@ -38,8 +38,8 @@ def test_settings_of_the_paper() -> None:
 
 @pytest.mark.parametrize("preset", SIZES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_equals_transformers(preset: str, dtype: torch.dtype, tolerance: float) -> None:
-    """Logits, loss and every gradient, at the four widths and head counts, with fewer layers and a small vocabulary."""
+def test_the_model_equals_transformers(preset: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Logits, loss and every gradient, for all widths and head counts, with fewer layers and a small vocabulary."""
     full = resolve(preset, {}).model
     config = ModelConfig(
         layers=2 if preset == "117M" else 1, heads=full.heads, width=full.width, context=32, vocab_size=101
@@ -62,8 +62,8 @@ def test_equals_transformers(preset: str, dtype: torch.dtype, tolerance: float) 
 
 
 @pytest.mark.parametrize("position_std", [0.01, 0.02])
-def test_first_weights(position_std: float) -> None:
-    """Standard deviations; the positions' are OpenAI's or, as an option, transformers'."""
+def test_initial_weights_have_the_expected_spread(position_std: float) -> None:
+    """Standard deviations. Those of positions are OpenAI's or, as an option, transformers'."""
     shape = {"layers": "4", "heads": "4", "width": "256", "context": "512", "vocab_size": "4000"}
     chosen = {} if position_std == 0.01 else {"position_std": str(position_std)}
     config = resolve("124M", {**shape, **chosen}).model
@@ -84,7 +84,7 @@ def test_first_weights(position_std: float) -> None:
 
 
 @pytest.mark.parametrize("width", [128, 768])
-def test_initial_loss_is_that_of_a_uniform_guess(width: int) -> None:
+def test_initial_loss_equals_a_uniform_guess(width: int) -> None:
     """A tied head with standard deviation 0.02 adds width x 0.02^2 / 2 to ln(vocabulary)."""
     config = ModelConfig(layers=2, heads=width // 64, width=width, context=64)
     torch.manual_seed(0)
@@ -125,7 +125,7 @@ def test_padding_of_the_vocabulary_changes_nothing(
     for without, padded in zip(*found, strict=True):
         assert without.shape == padded.shape
         assert (without - padded).abs().max() <= tolerance
-    assert network(ids).shape[-1] == 101  # sampling sees no padding
+    assert network(ids).shape[-1] == 101  # sampling ignores padding
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
@@ -137,7 +137,7 @@ def test_padding_has_no_probability_and_no_gradient(monkeypatch: pytest.MonkeyPa
     loss = head.head_loss(hidden, weight, torch.tensor([0, 1, 64]))
     loss.backward()
     assert loss.item() == pytest.approx(math.log(65), abs=1e-12)
-    assert weight.grad.sum().abs() < 1e-12  # softmax minus one at the target: nothing goes to other rows
+    assert weight.grad.sum().abs() < 1e-12  # softmax minus one at the target: other rows get nothing
     assert hidden.grad.abs().max() < 1e-12
 
 
@@ -156,7 +156,7 @@ def test_a_position_sees_nothing_after_it() -> None:
 @pytest.mark.parametrize("pieces", [[16], [1] * 16, [5, 1, 7, 3]])
 @pytest.mark.parametrize("alias", SIZES)
 def test_cached_logits_equal_uncached(alias: str, pieces: list[int]) -> None:
-    """A position at a time and several at a time, for the four numbers of heads."""
+    """One position at a time and several at a time, for all four numbers of heads."""
     heads = resolve(alias, {}).model.heads
     torch.manual_seed(0)
     model = GPT2(ModelConfig(layers=3, heads=heads, width=heads * 8, context=16, vocab_size=50)).double().eval()
@@ -179,7 +179,7 @@ def test_cached_logits_equal_transformers_cached_logits() -> None:
             assert (ours(piece, cache) - there.logits).abs().max() <= 1e-10
 
 
-def test_too_many_positions() -> None:
+def test_too_many_positions_are_refused() -> None:
     model = GPT2(ModelConfig(layers=1, heads=1, width=8, context=4, vocab_size=50))
     cache = Cache()
     model(torch.zeros(1, 3, dtype=torch.long), cache)

@@ -38,7 +38,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[GPT2, Path]:
     return model, folder
 
 
-def test_transformers_loads_it_with_the_same_logits_and_loss(exported: tuple[GPT2, Path]) -> None:
+def test_transformers_loads_an_export_with_the_same_logits_and_loss(exported: tuple[GPT2, Path]) -> None:
     model, folder = exported
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = torch.randint(bpe.VOCAB_SIZE, (2, 20))
@@ -68,7 +68,7 @@ def test_round_trip_is_bit_equal(exported: tuple[GPT2, Path], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("max_shard_size", ["1GB", "500KB"])
-def test_round_trip_from_transformers(tmp_path: Path, max_shard_size: str) -> None:
+def test_round_trip_from_transformers_is_bit_equal(tmp_path: Path, max_shard_size: str) -> None:
     """Random weights, none at its initial constant, in one file or in several with an index."""
     torch.manual_seed(1)
     theirs = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=2, n_head=2, n_positions=32)).eval()
@@ -102,10 +102,10 @@ def test_matrices_are_transposed(exported: tuple[GPT2, Path]) -> None:
 @pytest.mark.parametrize("head", [True, False])
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("prefix", ["transformer.", ""])
-def test_names_of_older_files(
+def test_files_with_older_names_are_read(
     exported: tuple[GPT2, Path], tmp_path: Path, prefix: str, masks: bool, head: bool
 ) -> None:
-    """OpenAI's weights are published with GPT2Model's names; older files hold the causal mask, and the head again."""
+    """OpenAI's weights use GPT2Model's names. Older files also hold the causal mask and a second copy of the head."""
     model, folder = exported
     tensors = {prefix + n.removeprefix("transformer."): t for n, t in load_file(folder / "model.safetensors").items()}
     if masks:
@@ -129,7 +129,7 @@ def test_tokenizer_gives_the_same_ids(exported: tuple[GPT2, Path]) -> None:
     assert tokenizer.eos_token_id == bpe.END_OF_TEXT
 
 
-def test_models_that_cannot_be_exported(exported: tuple[GPT2, Path], tmp_path: Path) -> None:
+def test_models_that_cannot_be_exported_are_refused(exported: tuple[GPT2, Path], tmp_path: Path) -> None:
     model, folder = exported
     with pytest.raises(InputError, match="not an empty directory"):
         export(model, folder)
@@ -164,7 +164,7 @@ def test_models_that_cannot_be_exported(exported: tuple[GPT2, Path], tmp_path: P
         ({"n_positions": 16}, r"positions.weight is \(32, 8\), expected \(16, 8\)"),
     ],
 )
-def test_configurations_of_other_models(
+def test_configurations_of_other_models_are_refused(
     exported: tuple[GPT2, Path], tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     (tmp_path / "model.safetensors").symlink_to(exported[1] / "model.safetensors")
@@ -175,14 +175,14 @@ def test_configurations_of_other_models(
     assert str(tmp_path) in str(refused.value)
 
 
-def test_n_inner_may_be_written_out(exported: tuple[GPT2, Path], tmp_path: Path) -> None:
+def test_n_inner_may_be_explicit(exported: tuple[GPT2, Path], tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").symlink_to(exported[1] / "model.safetensors")
     config = json.loads((exported[1] / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "n_inner": 32}))
     assert load_hf(tmp_path).config == CONFIG
 
 
-def test_weights_of_other_models(exported: tuple[GPT2, Path], tmp_path: Path) -> None:
+def test_weights_of_other_models_are_refused(exported: tuple[GPT2, Path], tmp_path: Path) -> None:
     tensors = load_file(exported[1] / "model.safetensors")
     (tmp_path / "config.json").write_bytes((exported[1] / "config.json").read_bytes())
     bias = "transformer.h.1.ln_2.bias"
@@ -200,7 +200,7 @@ def test_weights_of_other_models(exported: tuple[GPT2, Path], tmp_path: Path) ->
         load_hf(tmp_path)
 
 
-def test_directories_without_readable_weights(exported: tuple[GPT2, Path], tmp_path: Path) -> None:
+def test_directories_without_readable_weights_are_refused(exported: tuple[GPT2, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no config.json there"):
         load_hf(tmp_path / "absent")
     (tmp_path / "config.json").write_text("{")
@@ -222,7 +222,7 @@ def test_directories_without_readable_weights(exported: tuple[GPT2, Path], tmp_p
 
 
 class _Trap:
-    """Unpickling it is an error that no test expects."""
+    """Unpickling it raises an error that no test expects."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return pytest.fail, ("a pickle was read",)

@@ -27,8 +27,8 @@ from tests.model.lakes import documents, make_lake, publish_tokens
     seed=st.integers(0, 2**40),
     epoch=st.integers(0, 5),
 )
-def test_an_epoch_is_every_window_once(windows: int, context: int, rest: int, seed: int, epoch: int) -> None:
-    """And every token is an input: once, fewer than ``context`` of them twice."""
+def test_an_epoch_reads_every_window_once(windows: int, context: int, rest: int, seed: int, epoch: int) -> None:
+    """Every token is an input once, except that fewer than ``context`` of them are an input twice."""
     sampler = Sampler("digest", seed, windows * context + max(1, rest % context), context)
     first = epoch * sampler.windows
     starts = sampler.starts(np.arange(first, first + sampler.windows))
@@ -48,7 +48,7 @@ def inputs(sampler: Sampler, starts: np.ndarray) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(n_tokens=st.integers(10, 500), context=st.integers(1, 9), seed=st.integers(0, 2**40))
 def test_the_last_window_of_an_epoch_runs_on_into_the_next(n_tokens: int, context: int, seed: int) -> None:
-    """Epochs are one reading of the ring: no token is an input more than once more often than another."""
+    """An epoch reads the ring once: no token is an input more than once more often than another."""
     sampler = Sampler("digest", seed, n_tokens, context)
     samples = np.arange(4 * sampler.windows)
     epochs = [set(part.tolist()) for part in np.split(sampler.starts(samples), 4)]
@@ -61,8 +61,8 @@ def test_the_last_window_of_an_epoch_runs_on_into_the_next(n_tokens: int, contex
         assert times.max() - times.min() <= 1
 
 
-def test_share_of_tokens_seen() -> None:
-    """Against counting them."""
+def test_share_of_tokens_seen_matches_a_count() -> None:
+    """Compared with counting them."""
     sampler = Sampler("digest", 0, 1_003, 10)
     for samples in (0, 1, 50, 99, 100, 101, 300):
         counted = (inputs(sampler, sampler.starts(np.arange(samples))) > 0).mean()
@@ -72,7 +72,7 @@ def test_share_of_tokens_seen() -> None:
     assert sampler.share_seen(101) == 1
 
 
-def test_a_sample_does_not_depend_on_who_asks() -> None:
+def test_a_sample_depends_only_on_its_number() -> None:
     sampler = Sampler("digest", 3, 10_000, 16)
     together = sampler.starts(np.arange(2_000))
     one_by_one = np.array([sampler.starts(np.array([n]))[0] for n in range(2_000)])
@@ -82,20 +82,20 @@ def test_a_sample_does_not_depend_on_who_asks() -> None:
 
 
 def test_sample_order_is_pinned() -> None:
-    """A change here changes every run that is resumed: raise the checkpoint format with it."""
+    """A change here changes every resumed run: raise the checkpoint format with it."""
     starts = Sampler("digest", 0, 1_000_003, 128).starts(np.array([0, 1, 2, 7_812, 7_813, 10**9]))
     assert starts.tolist() == [496409, 159385, 304793, 237465, 251734, 984351]
 
 
 @pytest.mark.parametrize("change", ["seed", "corpus_digest", "context", "epoch"])
-def test_order_depends_on(change: str) -> None:
+def test_sample_order_depends_on_each_input(change: str) -> None:
     base = {"corpus_digest": "digest", "seed": 0, "n_tokens": 80_000, "context": 8}
     other = {"seed": {"seed": 1}, "corpus_digest": {"corpus_digest": "x"}, "context": {"context": 9}}.get(change, {})
     one = Sampler(**base)
     two = Sampler(**{**base, **other})
     samples = np.arange(1_000)
     there = two.starts(samples + (two.windows if change == "epoch" else 0))
-    # where they begin differs anyway: compare the order of the windows, which a shift does not change
+    # the starts differ anyway: compare the order of the windows, which a shift does not change
     order = np.argsort(np.argsort((one.starts(samples) - one.starts(samples)[0]) % 80_000))
     assert (order != np.argsort(np.argsort((there - there[0]) % 80_000))).mean() > 0.9
 
@@ -107,7 +107,7 @@ def test_windows_are_shuffled_evenly() -> None:
     assert ((counts - 1_000) ** 2 / 1_000).sum() < 44.8
 
 
-def test_batch_is_the_window_and_its_successor() -> None:
+def test_a_batch_holds_a_window_and_the_same_window_shifted_by_one() -> None:
     train = np.arange(100, dtype=np.uint16)
     sampler = Sampler("digest", 0, 100, 8)
     ids, targets = sampler.batch(train, np.arange(26))
@@ -120,10 +120,10 @@ def test_batch_is_the_window_and_its_successor() -> None:
 @pytest.mark.parametrize(
     ("world_size", "micro_batch_size"), [(r, m) for r in (1, 2, 4, 8) for m in (1, 2, 4, 8, 16, 32) if r * m <= 32]
 )
-def test_samples_of_a_step_for_any_number_of_processes(world_size: int, micro_batch_size: int) -> None:
-    """Dealt like cards: micro-batch m is the process's whose turn it is."""
+def test_a_step_has_the_same_samples_for_any_number_of_processes(world_size: int, micro_batch_size: int) -> None:
+    """Micro-batches are dealt in turn, like cards."""
     sampler = Sampler("digest", 0, 50_000, 16)
-    for seen in (0, 32, 3_104):  # the last one lies across the end of an epoch
+    for seen in (0, 32, 3_104):  # the last one crosses the end of an epoch
         per_rank = [list(rank_samples(seen, 32, micro_batch_size, rank, world_size)) for rank in range(world_size)]
         assert {len(batches) for batches in per_rank} == {32 // (micro_batch_size * world_size)}
         dealt = np.concatenate([batch for turn in zip(*per_rank, strict=True) for batch in turn])
@@ -137,14 +137,14 @@ def test_the_order_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_val_windows() -> None:
+def test_validation_windows_cover_the_split() -> None:
     assert val_windows(10, 4, 0) == [(0, 4), (4, 4), (8, 1)]
     assert val_windows(9, 4, 0) == [(0, 4), (4, 4)]
     assert val_windows(2, 4, 0) == [(0, 1)]
     assert val_windows(401, 4, 3) == [(0, 4), (200, 4), (396, 4)]
 
 
-def test_corpus_is_the_documents_one_after_the_other(tmp_path: Path) -> None:
+def test_a_corpus_is_its_documents_in_order(tmp_path: Path) -> None:
     lake = make_lake(tmp_path / "lake")
     publish_tokens(lake, "2026-11", [documents(5, 7)], [documents(2, 8)])
     corpus = open_corpus(lake, ("2026-11", "2026-10"), tmp_path / "cache")
@@ -159,7 +159,7 @@ def test_corpus_is_the_documents_one_after_the_other(tmp_path: Path) -> None:
     assert corpus.digest != open_corpus(lake, ("2026-10", "2026-11"), tmp_path / "cache").digest
 
 
-def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+def test_an_error_names_the_damaged_shard(tmp_path: Path) -> None:
     lake = make_lake(tmp_path / "lake")
     shard = Path(lake.path("tokens", "2026-10", "train", "part-00001.parquet"))
     content = bytearray(shard.read_bytes())
@@ -170,7 +170,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("corpus-*/"))
 
 
-def test_a_damaged_cache_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lake = make_lake(tmp_path / "lake")
     before = open_corpus(lake, ("2026-10",), tmp_path / "cache").train.copy()
     (cached,) = (tmp_path / "cache").glob("corpus-*/train.bin")
@@ -187,7 +187,7 @@ def _open(arguments: tuple[str, str]) -> int:
     return int(corpus.train.astype(np.int64).sum())
 
 
-def test_processes_open_at_the_same_time(tmp_path: Path) -> None:
+def test_processes_may_open_a_corpus_at_the_same_time(tmp_path: Path) -> None:
     lake = make_lake(tmp_path / "lake")
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         sums = pool.map(_open, [(lake.root, str(tmp_path / "cache"))] * 3)
@@ -195,7 +195,7 @@ def test_processes_open_at_the_same_time(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").glob("corpus-*/"))) == 1
 
 
-def test_bad_corpora(tmp_path: Path) -> None:
+def test_bad_corpora_are_refused(tmp_path: Path) -> None:
     lake = make_lake(tmp_path / "lake")
     cache = tmp_path / "cache"
     publish_tokens(lake, "no-val", [documents(5, 1)], [[]])

@@ -1,4 +1,4 @@
-"""How a run starts, resumes and fails, without losing what it has learnt."""
+"""How a run starts, resumes and fails without losing what it has learnt."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def begin_at(spec: TrainSpec, **fields: Any) -> TrainSpec:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_anywhere_resumes_to_the_same_bits(lake: Lake, seed: int) -> None:
+def test_a_run_killed_anywhere_resumes_to_the_same_bits(lake: Lake, seed: int) -> None:
     """In the middle of accumulations and while saving, across the end of an epoch, with dropout."""
     settings: dict[str, Any] = {"steps": 24, "dropout": 0.2, "micro_batch_size": 2, "checkpoint_every": 3}
     whole = Events()
@@ -70,7 +70,7 @@ def test_killed_anywhere_resumes_to_the_same_bits(lake: Lake, seed: int) -> None
     assert list((Path(lake.base) / "tmp").iterdir()) == [], "unfinished checkpoints are left"
 
 
-def test_the_state_says_where_training_stood(lake: Lake) -> None:
+def test_the_state_records_the_progress_of_training(lake: Lake) -> None:
     spec = make_spec(lake, steps=4)
     train(spec, Events())
     state = checkpoint.read_state(lake, "a", 4)
@@ -88,7 +88,7 @@ def test_the_state_says_where_training_stood(lake: Lake) -> None:
     [("layers", 1, "layers: 1 -> 2"), ("learning_rate", 0.5, "learning_rate: 0.5 -> 0.003")],
 )
 def test_a_checkpoint_of_another_run_is_refused(lake: Lake, setting: str, value: float, diff: str) -> None:
-    """As if a checkpoint was copied from another run: the run's record fits, the checkpoint does not."""
+    """As if a checkpoint was copied from another run: the run's record matches, the checkpoint does not."""
     train(make_spec(lake, "other", **{"steps": 2, setting: value}), Events())
     train(make_spec(lake, "a", steps=1), Events())
     source, target = (Path(lake.path("checkpoints", run)) for run in ("other", "a"))
@@ -109,7 +109,7 @@ def test_a_checkpoint_of_another_corpus_is_refused(lake: Lake) -> None:
     assert train(begin_at(spec, steps=4), Events()).steps == 4
 
 
-def test_a_copied_run_goes_on_beside_the_one_it_was_copied_from(lake: Lake) -> None:
+def test_a_copied_run_continues_beside_the_original(lake: Lake) -> None:
     train(make_spec(lake, "a", steps=4), Events())
     source, copy = (Path(lake.path("checkpoints", run)) for run in ("a", "copy"))
     shutil.copytree(source, copy)
@@ -122,7 +122,7 @@ def test_a_copied_run_goes_on_beside_the_one_it_was_copied_from(lake: Lake) -> N
     assert len(keys) == 2, "they would be one run in MLflow"
 
 
-def test_a_checkpoint_under_another_step_is_passed_over(lake: Lake) -> None:
+def test_a_checkpoint_stored_under_another_step_is_skipped(lake: Lake) -> None:
     train(make_spec(lake, steps=4), Events())
     folder = Path(lake.path("checkpoints", "a"))
     (folder / "step-00000004").rename(folder / "step-00000005")
@@ -132,7 +132,7 @@ def test_a_checkpoint_under_another_step_is_passed_over(lake: Lake) -> None:
     assert [event["step"] for event in events.of("resumed")] == [2]
 
 
-def test_checkpoints_of_another_version_stay(lake: Lake) -> None:
+def test_checkpoints_of_another_version_are_left_alone(lake: Lake) -> None:
     """They are not damaged, so the run does not start again over them."""
     train(make_spec(lake, steps=4), Events())
     for step in (2, 4):
@@ -144,7 +144,7 @@ def test_checkpoints_of_another_version_stay(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("text", ["null", "[]", '{"step": 4}'])
-def test_a_state_that_is_no_state_is_passed_over(lake: Lake, text: str) -> None:
+def test_an_invalid_state_is_skipped(lake: Lake, text: str) -> None:
     train(make_spec(lake, steps=4), Events())
     (Path(lake.path("checkpoints", "a", "step-00000004")) / "state.json").write_text(text)
     events = Events()
@@ -154,7 +154,7 @@ def test_a_state_that_is_no_state_is_passed_over(lake: Lake, text: str) -> None:
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(checkpoint.State)])
-def test_a_state_with_one_other_value_is_passed_over(lake: Lake, field: str) -> None:
+def test_a_state_with_one_changed_value_is_skipped(lake: Lake, field: str) -> None:
     """Any value of the state, the hashes included, as after a flipped bit on a disk."""
     train(make_spec(lake, steps=4), Events())
     names = ("checkpoints", "a", "step-00000004", "state.json")
@@ -169,7 +169,7 @@ def test_a_state_with_one_other_value_is_passed_over(lake: Lake, field: str) -> 
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "{}"])
-def test_a_record_that_is_no_record_is_refused(lake: Lake, text: str) -> None:
+def test_an_invalid_run_record_is_refused(lake: Lake, text: str) -> None:
     train(make_spec(lake, steps=2), Events())
     record, summary = (Path(lake.path("checkpoints", "a", name)) for name in ("run.json", "summary.json"))
     record.write_text(text)
@@ -181,7 +181,7 @@ def test_a_record_that_is_no_record_is_refused(lake: Lake, text: str) -> None:
     assert lake.read_json("checkpoints", "a", "summary.json")["steps"] == 2
 
 
-def test_an_unknown_run(lake: Lake) -> None:
+def test_an_unknown_run_is_refused(lake: Lake) -> None:
     train(make_spec(lake, "known", steps=1), Events())
     with pytest.raises(InputError, match=r"--run unknown: no checkpoint in .*; runs there: known"):
         checkpoint.load_model(lake, "unknown", tokenizer="sixty-four")
@@ -190,7 +190,7 @@ def test_an_unknown_run(lake: Lake) -> None:
 # ---- errors before any work
 
 
-def test_an_empty_validation_set(tmp_path: Path) -> None:
+def test_an_empty_validation_set_is_refused(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     publish_tokens(lake, "2026-10", [documents(20, 1)], [[]])
     with pytest.raises(InputError, match="2026-10: no validation documents"):
@@ -198,7 +198,7 @@ def test_an_empty_validation_set(tmp_path: Path) -> None:
     assert not lake.exists("checkpoints")
 
 
-def test_bfloat16_on_a_device_without_it() -> None:
+def test_auto_precision_is_float32_on_a_device_without_bfloat16() -> None:
     assert world.precision_for("auto", torch.device("mps")) == "float32"
     with pytest.raises(InputError, match="precision=bfloat16: mps has no instructions for it"):
         world.precision_for("bfloat16", torch.device("mps"))
@@ -227,7 +227,7 @@ def released(folder: Path, seed: int, context: int = 16) -> Path:
     return folder
 
 
-def test_a_run_starts_from_weights_of_transformers(texts: Lake, tmp_path: Path) -> None:
+def test_a_run_starts_from_transformers_weights(texts: Lake, tmp_path: Path) -> None:
     folder = released(tmp_path / "released", 1)
     spec = begin_at(make_spec(texts, steps=4, **SMALL), init_from=str(folder))
     events = Events()
@@ -254,7 +254,7 @@ def test_a_run_starts_from_weights_of_transformers(texts: Lake, tmp_path: Path) 
         train(begin_at(make_spec(texts, "scratch", steps=2, **SMALL), init_from=str(moved)), Events())
 
 
-def test_killed_before_the_first_checkpoint_it_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
     folder = released(tmp_path / "released", 1)
     spec = begin_at(make_spec(texts, steps=2, **SMALL), init_from=str(folder))
     whole = Events()
@@ -271,7 +271,7 @@ def test_killed_before_the_first_checkpoint_it_starts_from_the_same_weights(text
     assert again.losses() == whole.losses()
 
 
-def test_without_an_intact_checkpoint_it_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
+def test_a_run_without_an_intact_checkpoint_starts_from_the_same_weights(texts: Lake, tmp_path: Path) -> None:
     folder = released(tmp_path / "released", 1)
     spec = begin_at(make_spec(texts, steps=2, **SMALL), init_from=str(folder))
     whole = Events()
@@ -303,7 +303,7 @@ def test_weights_that_do_not_fit_are_refused(texts: Lake, tmp_path: Path) -> Non
 
 
 def odd_lake(tmp_path: Path) -> Lake:
-    """Sequences whose loss falls to nearly nothing, and among them one document of noise, the 151st."""
+    """Sequences whose loss falls to nearly zero, except for one document of noise, the 151st."""
     lake = Lake(tmp_path / "lake")
     plain = [np.append(np.arange(40) % 63, 63).astype(np.uint16) for _ in range(300)]
     noise = np.random.default_rng(0).integers(0, 63, 60).astype(np.uint16)
@@ -314,7 +314,7 @@ def odd_lake(tmp_path: Path) -> Lake:
 ODD: dict[str, Any] = {"batch_size": 2, "micro_batch_size": 2, "dropout": 0.0, "learning_rate": 1e-2, "seed": 5}
 
 
-def test_a_spike_stops_the_run_with_a_report_and_may_be_left_out(tmp_path: Path) -> None:
+def test_a_spike_stops_the_run_with_a_report_and_can_be_skipped(tmp_path: Path) -> None:
     lake = odd_lake(tmp_path)
     settings = {**ODD, "steps": 380, "checkpoint_every": 50, "val_every": 400, "keep_last": 1}
     with pytest.raises(
@@ -354,7 +354,7 @@ def test_a_spike_stops_the_run_with_a_report_and_may_be_left_out(tmp_path: Path)
 @pytest.mark.parametrize(
     ("allowed", "message"), [(1, "step 5: loss nan, gradient norm nan, on"), (9, "as in the step")]
 )
-def test_no_more_steps_are_left_out_than_allowed_nor_two_in_a_row(
+def test_skipped_steps_are_limited_and_never_two_in_a_row(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, allowed: int, message: str
 ) -> None:
     """Infinite weights fail every step."""
@@ -379,7 +379,7 @@ def test_no_more_steps_are_left_out_than_allowed_nor_two_in_a_row(
     assert_bit_equal(before, files_of(lake, "a", 3))
 
 
-def test_weights_that_validate_to_nothing_are_not_saved(lake: Lake) -> None:
+def test_weights_with_a_non_finite_validation_loss_are_not_saved(lake: Lake) -> None:
     """One step at a huge learning rate; the loss before it was finite."""
     events = Events()
     with pytest.raises(FailedStepError, match=r"step 1: the validation loss is .*; the checkpoint before is"):
@@ -388,7 +388,7 @@ def test_weights_that_validate_to_nothing_are_not_saved(lake: Lake) -> None:
     assert not lake.exists("checkpoints", "a", "summary.json")
 
 
-def test_fewer_steps_than_are_done_are_refused(lake: Lake) -> None:
+def test_fewer_steps_than_already_done_are_refused(lake: Lake) -> None:
     """Otherwise the run would count as finished, and its planned steps would be lost."""
     train(make_spec(lake, steps=8), Events(), after_steps(5))
     record = lake.read_json("checkpoints", "a", "run.json")
@@ -401,7 +401,7 @@ def test_fewer_steps_than_are_done_are_refused(lake: Lake) -> None:
     assert train(make_spec(lake, steps=8), Events()).skipped
 
 
-def test_a_damaged_summary_is_written_anew(lake: Lake) -> None:
+def test_a_damaged_summary_is_rewritten(lake: Lake) -> None:
     train(make_spec(lake, steps=2), Events())
     summary = Path(lake.path("checkpoints", "a", "summary.json"))
     summary.write_text("{")
@@ -410,7 +410,7 @@ def test_a_damaged_summary_is_written_anew(lake: Lake) -> None:
     assert lake.read_json("checkpoints", "a", "summary.json")["steps"] == 2
 
 
-def test_a_vocabulary_larger_than_the_tokenizers(tmp_path: Path) -> None:
+def test_a_vocabulary_larger_than_the_tokenizers_is_refused(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     publish_tokens(lake, "2026-10", [documents(20, 1)], [documents(5, 2)], tokenizer="gpt2")
     with pytest.raises(InputError, match="vocab_size=60000: gpt2 has 50257 tokens"):
@@ -418,7 +418,7 @@ def test_a_vocabulary_larger_than_the_tokenizers(tmp_path: Path) -> None:
 
 
 def test_processes_fail_together_with_one_report(lake: Lake) -> None:
-    """At a huge learning rate, the second step's batch is left out, and the third step ends the run."""
+    """At a huge learning rate, the second step's batch is skipped and the third step ends the run."""
     settings: dict[str, Any] = {"learning_rate": 1e30, "warmup_steps": 0, "max_steps_left_out": 1}
     settings |= {"checkpoint_every": 9, "val_every": 9}
     process = run_process(lake, make_spec(lake, **settings), processes=2)
@@ -433,7 +433,7 @@ def test_processes_fail_together_with_one_report(lake: Lake) -> None:
     assert reports == ["failure-00000002.json", "failure-00000003.json"]
 
 
-def test_out_of_memory_is_one_line_with_a_report(lake: Lake) -> None:
+def test_out_of_memory_is_a_one_line_error_with_a_report(lake: Lake) -> None:
     """The address space is limited after torch is loaded, so torch's or numpy's allocator fails."""
     batch = 1 << 16
     spec = make_spec(lake, batch_size=batch, micro_batch_size=batch)
@@ -458,10 +458,10 @@ def test_out_of_memory_is_one_line_with_a_report(lake: Lake) -> None:
     assert len(report["windows"]) == batch
 
 
-def test_what_counts_as_a_spike() -> None:
+def test_spikes_are_recognised() -> None:
     calm = [3.0 + 0.01 * (-1) ** i for i in range(failure.SPIKE_WINDOW)]
-    failure.refuse_divergence(calm, 3.99, 1.0)  # under the floor
-    failure.refuse_divergence(calm[1:], 99.0, 1.0)  # too few losses to tell
+    failure.refuse_divergence(calm, 3.99, 1.0)  # below the floor
+    failure.refuse_divergence(calm[1:], 99.0, 1.0)  # too few losses to judge
     with pytest.raises(FailedStepError, match=r"loss 4\.1 after a mean of 3 over 100 steps with deviation 0\.01"):
         failure.refuse_divergence(calm, 4.1, 1.0)
     noisy = [3.0 + 0.4 * (-1) ** i for i in range(failure.SPIKE_WINDOW)]
@@ -474,7 +474,7 @@ def test_what_counts_as_a_spike() -> None:
         assert error.value.kind == "not_finite"
 
 
-def test_a_refused_step_leaves_the_weights(lake: Lake) -> None:
+def test_a_refused_step_leaves_the_weights_unchanged(lake: Lake) -> None:
     spec = make_spec(lake)
     corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
     runner = Trainer(spec.resolve().model, spec.resolve().train, corpus, world.join("cpu"))
@@ -494,7 +494,7 @@ def test_a_refused_step_leaves_the_weights(lake: Lake) -> None:
 # ---- which documents
 
 
-def test_documents_of_token_ranges(tmp_path: Path) -> None:
+def test_token_ranges_are_mapped_to_documents(tmp_path: Path) -> None:
     """Compared with a plain list of every token's document, over two snapshots and three parts."""
     lake = make_lake(tmp_path / "lake")
     publish_tokens(lake, "2026-11", [documents(9, 9)], [documents(3, 10)])

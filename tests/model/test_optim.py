@@ -1,4 +1,4 @@
-"""What an update is: AdamW with clipping and decay, Muon, their schedules, against arithmetic written out here."""
+"""What one update does: AdamW with clipping and decay, Muon, and their schedules, against arithmetic written here."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def clipped(gradients: Tensors, limit: float) -> tuple[Tensors, float]:
 
 
 @pytest.mark.parametrize("clip_norm", [0.05, 100.0])
-def test_adamw_with_clipping_and_decay(lake: Lake, clip_norm: float) -> None:
+def test_adamw_with_clipping_and_decay_matches_the_arithmetic(lake: Lake, clip_norm: float) -> None:
     """Decay on matrices and embeddings only; the rate of each step is the schedule's."""
     settings = {"steps": 6, "warmup_steps": 2, "learning_rate": 0.01}
     run = Recorded(lake, beta1=0.8, beta2=0.9, weight_decay=2.0, clip_norm=clip_norm, **settings)
@@ -79,10 +79,10 @@ def test_adamw_with_clipping_and_decay(lake: Lake, clip_norm: float) -> None:
             assert torch.allclose(after[name], expected, rtol=1e-4, atol=1e-6), (step, name)
 
 
-def test_muon(lake: Lake) -> None:
+def test_the_first_step_of_muon_matches_the_arithmetic(lake: Lake) -> None:
     """The first step applies the decay, then the orthogonalised gradient, scaled to the size of AdamW's update.
 
-    Five steps of Newton and Schulz with Jordan's coefficients; torch takes them in bfloat16.
+    It takes five Newton-Schulz steps with Jordan's coefficients, which torch computes in bfloat16.
     """
     run = Recorded(lake, optimizer="muon", weight_decay=40.0, learning_rate=0.01, warmup_steps=0, clip_norm=0.05)
     before, after, _ = run.step()

@@ -72,8 +72,8 @@ def test_head_loss_in_bfloat16_is_summed_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("positions", [1, 7, 128, 300])
-def test_attention_in_bfloat16_is_as_exact_as_torchs(positions: int) -> None:
-    """Against attention in fp64, errors of outputs and gradients are at most 1.5 times torch's in bfloat16."""
+def test_attention_in_bfloat16_is_as_accurate_as_torchs(positions: int) -> None:
+    """Errors of outputs and gradients, measured against fp64, are at most 1.5 times torch's errors in bfloat16."""
     torch.manual_seed(0)
     inputs = torch.randn(3, 2, 3, positions, 16).bfloat16()
     gradient = torch.randn(2, 3, positions, 16).bfloat16()
@@ -109,10 +109,10 @@ def test_recomputed_activations_change_nothing(lake: Lake) -> None:
 
 
 @needs_bf16
-@pytest.mark.slow  # a compiler makes the kernels
+@pytest.mark.slow  # a compiler builds the kernels
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bf16)])
-def test_compiled_blocks_train_alike(lake: Lake, precision: str) -> None:
+def test_compiled_blocks_train_the_same(lake: Lake, precision: str) -> None:
     counters.clear()
     losses = []
     for name in ("false", "true"):
@@ -124,7 +124,7 @@ def test_compiled_blocks_train_alike(lake: Lake, precision: str) -> None:
     assert losses[1] == pytest.approx(losses[0], abs=1e-5 if precision == "float32" else 1e-3)
 
 
-def test_masters_are_fp32_and_the_model_is_their_copy(lake: Lake) -> None:
+def test_master_weights_are_fp32_and_the_model_holds_a_copy(lake: Lake) -> None:
     runner = trainer_of(lake, precision="bfloat16")
     for _ in range(3):
         runner.train_step()
@@ -136,7 +136,7 @@ def test_masters_are_fp32_and_the_model_is_their_copy(lake: Lake) -> None:
 
 
 @needs_bf16
-def test_bfloat16_follows_fp32(lake: Lake) -> None:
+def test_training_in_bfloat16_follows_fp32(lake: Lake) -> None:
     losses = {}
     for precision in ("float32", "bfloat16", "autocast"):
         runner = trainer_of(lake, precision=precision, dropout=0.0, steps=40)
@@ -148,7 +148,7 @@ def test_bfloat16_follows_fp32(lake: Lake) -> None:
 
 @needs_bf16
 def test_gradients_of_micro_batches_are_summed_in_fp32(lake: Lake) -> None:
-    """One sample a micro-batch: eight gradients in bfloat16, summed without rounding in between."""
+    """One sample per micro-batch: eight gradients in bfloat16, summed without rounding in between."""
     runner = trainer_of(lake, precision="bfloat16", dropout=0.0, micro_batch_size=1)
     seen: dict[str, torch.Tensor] = {}
     take = runner.weights.take_gradients
@@ -185,7 +185,7 @@ def test_gradients_of_micro_batches_are_summed_in_fp32(lake: Lake) -> None:
     ],
     ids=str,
 )
-def test_resumed_equals_uninterrupted(lake: Lake, settings: dict[str, str]) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(lake: Lake, settings: dict[str, str]) -> None:
     name = "-".join(f"{key}-{value}" for key, value in settings.items())
     whole = Events()
     parts = Events()
@@ -200,7 +200,7 @@ def test_resumed_equals_uninterrupted(lake: Lake, settings: dict[str, str]) -> N
     assert checkpoint.load_model(lake, f"parts-{name}", tokenizer="sixty-four")[0].tokens.weight.dtype == torch.float32
 
 
-def test_muon_has_the_matrices_of_the_blocks(lake: Lake) -> None:
+def test_muon_updates_only_the_matrices_of_the_blocks(lake: Lake) -> None:
     model = GPT2(make_spec(lake).resolve().model)
     weights = dict(model.named_parameters())
     adamw, muon = make_optimizers(weights, TrainConfig(optimizer="muon"))
@@ -236,7 +236,7 @@ def test_the_batch_grows_by_eighths(warmup_steps: int) -> None:
     assert [config.samples_before(step) for step in range(501)] == [0, *itertools.accumulate(sizes)]
 
 
-def test_growing_batches_take_the_samples_in_order(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growing_batches_use_the_samples_in_order(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = trainer_of(lake, batch_warmup_steps=4, micro_batch_size=1)
     seen: list[int] = []
     batch = Sampler.batch
@@ -268,7 +268,7 @@ def test_growing_batches_take_the_samples_in_order(lake: Lake, monkeypatch: pyte
         ({"recompute": "yes"}, "--set recompute=yes: must be true or false"),
     ],
 )
-def test_bad_settings(lake: Lake, settings: dict[str, str], message: str) -> None:
+def test_bad_settings_are_refused(lake: Lake, settings: dict[str, str], message: str) -> None:
     with pytest.raises(InputError) as error:
         make_spec(lake, **settings).resolve()
     assert message in str(error.value)
@@ -280,12 +280,12 @@ def test_bfloat16_with_fsdp_is_refused() -> None:
 
 
 @needs_bf16
-def test_precision_of_shards() -> None:
+def test_auto_precision_with_fsdp_is_autocast() -> None:
     assert world.precision_for("auto", CPU, "fsdp") == "autocast"
 
 
-def test_auto_keeps_the_precision_that_a_run_began_with(lake: Lake) -> None:
-    """Also where it would be another one: with fsdp, or after a move to another machine."""
+def test_auto_keeps_the_initial_precision_of_a_run(lake: Lake) -> None:
+    """This holds even where auto would now choose another, with fsdp or on another machine."""
     train(make_spec(lake, "auto", 2, precision="float32"), Events())
     events = Events()
     train(make_spec(lake, "auto", 4, precision="auto"), events)
@@ -293,14 +293,14 @@ def test_auto_keeps_the_precision_that_a_run_began_with(lake: Lake) -> None:
 
 
 @needs_bf16
-def test_a_run_that_began_in_bfloat16_is_not_sharded(lake: Lake) -> None:
+def test_sharding_a_bfloat16_run_is_refused(lake: Lake) -> None:
     train(make_spec(lake, "narrow", 2, precision="auto"), Events())
     with pytest.raises(InputError, match="--set parallel=ddp for one that began with bfloat16"):
         train(make_spec(lake, "narrow", 4, precision="auto", parallel="fsdp"), Events())
     assert checkpoint.steps(lake, "narrow") == [2]
 
 
-def test_tf32_is_for_gpus(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tf32_is_refused_without_a_gpu(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="precision=tf32: cpu has no instructions for it; use --set precision=float32"):
         train(make_spec(lake, "tf32", precision="tf32"), Events())
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
@@ -313,7 +313,7 @@ def test_tf32_is_for_gpus(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
                 world.precision_for("tf32", torch.device("cuda"))
 
 
-def test_products_read_ten_bits_with_tf32_only(lake: Lake) -> None:
+def test_products_are_rounded_to_ten_bits_only_with_tf32(lake: Lake) -> None:
     for precision, expected in (("tf32", "high"), ("float32", "highest"), ("tf32", "high"), ("autocast", "highest")):
         trainer_of(lake, precision=precision)
         assert torch.get_float32_matmul_precision() == expected

@@ -1,7 +1,7 @@
-"""A trained model of others: gpt-nano of llm-viz (MIT), which sorts digits, with every activation it has there.
+"""A model that others trained: gpt-nano of llm-viz (MIT), which sorts digits, with every activation published there.
 
-Its blocks, embeddings and normalisations are GPT-2's, in three layers; its head is not tied, so the head is this
-test's own. Matrices are stored outputs x inputs, as ours are.
+Its blocks, embeddings and normalisations are GPT-2's, in three layers. Its head is not tied, so this test adds the
+head. Matrices are stored outputs x inputs, like ours.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def ours(name: str) -> str:
 
 @torch.no_grad()
 def activations(model: GPT2, head: nn.Linear, ids_BT: Tensor) -> dict[str, Tensor]:
-    """Under the reference's names: those inside of a block are the first block's."""
+    """Under the reference's names. Names inside a block refer to the first block."""
     found: dict[str, Tensor] = {"idx": ids_BT.float()}
     block = model.blocks[0]
     inputs = {"y": block.attention.proj, "attnResid": block.ln_2, "gelu": block.feed_forward.proj}
@@ -97,7 +97,7 @@ def activations(model: GPT2, head: nn.Linear, ids_BT: Tensor) -> dict[str, Tenso
     B, T, _ = found["qkv"].shape
     q_BNTH, k_BNTH, v_BNTH = (x.view(B, T, 3, 16).transpose(1, 2) for x in found["qkv"].split(48, dim=-1))
     later_TT = torch.ones(T, T, dtype=torch.bool).triu(1)
-    # fused attention does not show its scores: they are computed here, from what it got, and give what it returned
+    # Fused attention hides its scores. Compute them here from its inputs, and check that they give its output.
     scores = (q_BNTH @ k_BNTH.mT / 4).masked_fill(later_TT, float("-inf"))
     found |= {"q": q_BNTH, "k": k_BNTH, "v": v_BNTH, "att": scores, "attSm": scores.softmax(-1)}
     assert torch.allclose((found["attSm"] @ v_BNTH).transpose(1, 2).reshape(B, T, 48), found["y"], atol=1e-6)
@@ -105,7 +105,7 @@ def activations(model: GPT2, head: nn.Linear, ids_BT: Tensor) -> dict[str, Tenso
     return found
 
 
-def test_every_activation(trained: tuple[GPT2, nn.Linear]) -> None:
+def test_every_activation_equals_the_reference(trained: tuple[GPT2, nn.Linear]) -> None:
     expected = read("gpt-nano-sort-t0-partials.json")
     found = activations(*trained, expected["idx"].long())
     assert found.keys() == expected.keys()
@@ -116,8 +116,8 @@ def test_every_activation(trained: tuple[GPT2, nn.Linear]) -> None:
         assert (here - there)[there.isfinite()].abs().max() <= 1e-5, name
 
 
-def test_it_sorts(trained: tuple[GPT2, nn.Linear]) -> None:
-    """All 729 inputs of six digits, decoded with the cache; the reference's weights sort every one of them."""
+def test_the_reference_weights_sort_every_input(trained: tuple[GPT2, nn.Linear]) -> None:
+    """All 729 inputs of six digits, decoded with the cache."""
     model, head = trained
     given = torch.tensor(list(itertools.product(range(3), repeat=6)))
     cache = Cache()

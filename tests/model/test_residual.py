@@ -1,4 +1,4 @@
-"""The residual stream of a new model over its depth, with the paper's scaling of residual layers and without."""
+"""The residual stream of a new model at every depth, with and without the paper's scaling of residual layers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ def grown() -> dict[tuple[int, bool], Growth]:
 
 @pytest.mark.parametrize("is_scaled", [True, False])
 @pytest.mark.parametrize("layers", DEPTHS)
-def test_it_grows_as_predicted(grown: dict[tuple[int, bool], Growth], layers: int, is_scaled: bool) -> None:
-    """Variances add up: at the first position to the sum of what each residual layer adds, later to less."""
+def test_the_residual_stream_grows_as_predicted(
+    grown: dict[tuple[int, bool], Growth], layers: int, is_scaled: bool
+) -> None:
+    """Variances add up. At the first position they equal the sum of all layers' contributions; later positions have
+    less.
+    """
     growth = grown[layers, is_scaled]
     assert len(growth.measured) == layers + 1
     assert growth.measured_first == pytest.approx(growth.predicted_first, rel=0.1)
@@ -38,7 +42,7 @@ def test_it_grows_as_predicted(grown: dict[tuple[int, bool], Growth], layers: in
     assert growth.measured == sorted(growth.measured)
 
 
-def test_scaling_makes_its_size_independent_of_depth(grown: dict[tuple[int, bool], Growth]) -> None:
+def test_scaling_makes_the_residual_stream_independent_of_depth(grown: dict[tuple[int, bool], Growth]) -> None:
     shallow = DEPTHS[0]
     deep = DEPTHS[-1]
     assert grown[deep, True].final_std == pytest.approx(grown[shallow, True].final_std, rel=0.1)
@@ -48,7 +52,7 @@ def test_scaling_makes_its_size_independent_of_depth(grown: dict[tuple[int, bool
     assert grown[deep, False].final_std > 5 * grown[deep, True].final_std
 
 
-def test_the_plot(tmp_path: Path) -> None:
+def test_the_plot_is_drawn(tmp_path: Path) -> None:
     arguments = ["--to", str(tmp_path / "images" / "plot.svg"), "--width", "64", "--depths", "2,4"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.residual", *arguments], capture_output=True, text=True, check=True

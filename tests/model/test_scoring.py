@@ -47,7 +47,7 @@ def by_hand(model: GPT2, request: Request) -> np.ndarray:
     return log_probs[-n:][np.arange(n), request.continuation]
 
 
-def test_batches_give_what_one_at_a_time_gives(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batched_scores_equal_scores_one_at_a_time(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = requests(60)
     expected = [by_hand(model, request) for request in asked]
     assert min(e.min() for e in expected) < -5  # the model prefers some tokens strongly
@@ -60,7 +60,7 @@ def test_batches_give_what_one_at_a_time_gives(model: GPT2, monkeypatch: pytest.
         assert scores[5].log_likelihood == pytest.approx(expected[5].sum(), abs=1e-4)
 
 
-def test_what_does_not_fit_is_cut_from_the_left_and_counted(model: GPT2) -> None:
+def test_long_contexts_are_truncated_on_the_left_and_counted(model: GPT2) -> None:
     request = Request(list(range(20)), [3, 4, 5])
     (cut,) = score(model, [request])
     (fits,) = score(model, [Request(list(range(10, 20)), [3, 4, 5])])
@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_cut_from_the_left_and_counted(model: GPT2) -> None
     np.testing.assert_allclose(cut.log_probs, fits.log_probs, atol=1e-6)
 
 
-def test_a_uniform_model_gives_ln_v() -> None:
+def test_a_uniform_model_scores_ln_v() -> None:
     uniform = Uniform(ModelConfig(layers=1, heads=1, width=4, context=8, vocab_size=50))
     scores = score(uniform, [Request([1, 2], [3, 0]), Request([5], [0])])
     np.testing.assert_allclose(np.concatenate([s.log_probs for s in scores]), -math.log(50), rtol=1e-6)
@@ -76,7 +76,7 @@ def test_a_uniform_model_gives_ln_v() -> None:
     assert [s.is_likeliest.tolist() for s in scores] == [[False, True], [True]]
 
 
-def test_probabilities_by_hand() -> None:
+def test_probabilities_match_values_by_hand() -> None:
     liking = Liking(ModelConfig(layers=1, heads=1, width=4, context=8, vocab_size=5), order=[2, 4], ratio=3.0)
     (one,) = score(liking, [Request([0], [2, 4, 1])])
     total = 9 + 3 + 1 + 1 + 1
@@ -85,7 +85,7 @@ def test_probabilities_by_hand() -> None:
     assert not one.is_greedy
 
 
-def test_excluded_tokens_are_no_answer() -> None:
+def test_excluded_tokens_are_never_the_answer() -> None:
     liking = Liking(ModelConfig(layers=1, heads=1, width=4, context=8, vocab_size=5), order=[2, 4])
     asked = [Request([0], [2, 2]), Request([0], [4, 2]), Request([0], [1, 2])]
     assert [s.is_first_likeliest_allowed for s in score(liking, asked)] == [True, False, False]
@@ -93,7 +93,7 @@ def test_excluded_tokens_are_no_answer() -> None:
     assert [s.is_greedy for s in score(liking, asked, exclude_first=[2])] == [True, False, False]
 
 
-def test_greedy_is_what_generate_writes(model: GPT2) -> None:
+def test_greedy_scores_agree_with_generate(model: GPT2) -> None:
     context = [4, 9, 1]
     written = list(generate(model.eval(), context, 6, Sampling(temperature=0)))
     other = [*written[:-1], (written[-1] + 1) % 31]
@@ -102,7 +102,7 @@ def test_greedy_is_what_generate_writes(model: GPT2) -> None:
     assert wrong.is_likeliest.tolist() == [True] * 5 + [False]
 
 
-def test_scoring_leaves_training_as_it_was_and_dropout_out() -> None:
+def test_scoring_disables_dropout_and_restores_the_training_mode() -> None:
     torch.manual_seed(0)
     model = GPT2(ModelConfig(layers=1, heads=1, width=8, context=8, vocab_size=31, dropout=0.5)).train()
     first, second = (score(model, [Request([1, 2, 3], [4, 5])])[0] for _ in range(2))
@@ -157,8 +157,8 @@ def test_perplexity_equals_transformers() -> None:
         done = min(end, 62)
     ours = -sum(one.log_likelihood for one in score(model, rolling(tokens, 16, stride, before=96)))
     assert math.exp(ours / 61) == pytest.approx(math.exp(nats / 61), rel=1e-5)
-    assert nats / 61 > math.log(97)  # weights this large are far from uniform
+    assert nats / 61 > math.log(97)  # weights this large give a distribution far from uniform
 
 
-def test_bits_per_byte() -> None:
+def test_bits_per_byte_match_the_definition() -> None:
     assert bits_per_byte(math.log(2) * 24, 3) == pytest.approx(8)

@@ -37,7 +37,7 @@ def finish(process: Any) -> list[dict[str, Any]]:
 
 def test_fsdp_equals_one_process_and_resumes_on_one_and_on_two(lake: Lake) -> None:
     """Two sharded processes, then one without sharding, then two sharded ones again; dropout on."""
-    steady = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the rates of a longer one
+    steady = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the same learning rates
     whole = Events()
     train(make_spec(lake, "whole", **steady), whole)
     counts = []
@@ -67,14 +67,14 @@ def test_fsdp_equals_one_process_and_resumes_on_one_and_on_two(lake: Lake) -> No
         ({}, 1e-6),
         pytest.param(
             {"precision": "autocast", "recompute": "true", "optimizer": "muon"},
-            2e-3,  # gathered copies are rounded to bfloat16 at another place
+            2e-3,  # gathered copies are rounded to bfloat16 at a different point
             marks=needs_bf16,
         ),
     ],
     ids=["plain", "as-on-a-gpu"],
 )
 def test_fsdp_equals_ddp(lake: Lake, settings: dict[str, str], tolerance: float) -> None:
-    """Two processes each: losses, weights and moments; against one process, too."""
+    """Two processes each: same losses, weights and moments. The single process agrees too."""
     runs = {"fsdp": f"sharded-{len(settings)}", "ddp": f"copied-{len(settings)}"}
     found = {
         parallel: finish(run_process(lake, make_spec(lake, run, 4, parallel=parallel, **settings), processes=2))
@@ -121,7 +121,7 @@ def test_tensors_that_do_not_fit_are_named(lake: Lake) -> None:
         load_shards({"nothing_such": torch.zeros(1)}, folder, alone=True)
 
 
-def test_shards_that_cannot_be_written_are_an_error_of_the_disk(tmp_path: Path) -> None:
+def test_shards_that_cannot_be_written_are_a_disk_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OSError, match="file"):
         save_shards({"a": torch.zeros(2)}, tmp_path / "file" / "below")

@@ -46,11 +46,11 @@ def test_every_moment_belongs_to_one_phase() -> None:
     shares = timer.shares()
     assert shares == {**dict.fromkeys(PHASES, 0.0), "data": 0.1, "forward": 0.4, "backward": 0.4, "other": 0.1}
     clock.now += 2.0
-    assert timer.shares()["other"] == 1.0  # the phase went on
+    assert timer.shares()["other"] == 1.0  # the phase continued
     assert sum(timer.shares().values()) == 0.0  # no time has passed
 
 
-def test_marks_do_not_pile_up() -> None:
+def test_marks_do_not_accumulate() -> None:
     clock = Clock()
     timer = Timer(torch.device("cpu"), clock)
     for _ in range(3 * MAX_EVENTS):
@@ -95,7 +95,7 @@ def test_two_processes_wait_for_their_gradients(lake: Lake) -> None:
     assert sum(shares[-1].values()) == pytest.approx(1, abs=0.001)
 
 
-def test_throughput_is_of_the_steps_since_the_last_report() -> None:
+def test_throughput_covers_the_steps_since_the_last_report() -> None:
     meter = Meter(6_000_000, Peak(1e12, "a test"))
     meter.add(1.0, 500)
     meter.add(3.0, 1_500)
@@ -104,7 +104,7 @@ def test_throughput_is_of_the_steps_since_the_last_report() -> None:
     assert meter.read()["tokens_per_s"] == 2_000.0
 
 
-def test_flop_of_a_token() -> None:
+def test_flop_per_token_matches_the_arithmetic() -> None:
     """GPT-2 small: 0.75 GFLOP of products with weights, 0.11 GFLOP of attention at 1,024 positions."""
     model = PRESETS["124M"].model
     assert flop_per_token(model, count_parameters(model)) == 6 * 124_439_808 + 12 * 12 * 768 * 1024
@@ -130,7 +130,7 @@ def test_flop_of_a_token() -> None:
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
     ],
 )
-def test_known_gpus(name: str, tflops: float | None) -> None:
+def test_known_gpus_have_their_peak(name: str, tflops: float | None) -> None:
     found = known_gpu(name)
     assert (found and found.flop_per_s / 1e12) == pytest.approx(tflops)
 
@@ -147,7 +147,7 @@ def test_a_slow_first_product_is_not_the_peak(monkeypatch: pytest.MonkeyPatch) -
     assert int(peak.source.split()[1].partition("-")[0]) >= 512
 
 
-def test_shards_hold_whole_gradients_while_they_are_accumulated() -> None:
+def test_shards_hold_full_gradients_during_accumulation() -> None:
     config = PRESETS["355M"].model
     sizes: dict[str, Any] = {"processes": 8, "is_sharded": True, "is_recomputed": False}
     one, several = (estimate(config, 1_000, 8, "autocast", is_accumulated=is_it, **sizes) for is_it in (False, True))
@@ -186,8 +186,8 @@ def test_the_peak_is_measured_in_the_precision_of_the_products(
 
 
 @pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])
-def test_activations_are_estimated_as_autograd_keeps_them(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With torch's attention, as on a GPU: ours for the CPU also keeps its softmax."""
+def test_estimated_activations_match_what_autograd_keeps(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's attention, as on a GPU. Our attention for the CPU also keeps its softmax."""
     monkeypatch.setattr("model.gpt2.attend", lambda q, k, v, _: F.scaled_dot_product_attention(q, k, v, is_causal=True))
     config = ModelConfig(layers=3, heads=4, width=128, context=64, vocab_size=500, tokenizer="x")
     model = GPT2(config).train()
@@ -209,7 +209,7 @@ def test_activations_are_estimated_as_autograd_keeps_them(precision: str, monkey
     measured = sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
     if precision == "autocast":
         measured -= sum(2 * weight.numel() for weight in model.parameters() if weight.ndim == 2)  # casts of weights
-        measured += 2 * model.positions.weight.numel()  # positions are in no product
+        measured += 2 * model.positions.weight.numel()  # positions take part in no product
     found = estimate(config, 1, batch, precision, processes=1, is_sharded=False, is_recomputed=False)
     kept_logits = batch * 64 * 500 * (4 if precision == "float32" else 2)  # the rest exists only during the loss
     assert found.activations + kept_logits == pytest.approx(measured, rel=0.02)

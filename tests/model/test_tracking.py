@@ -86,7 +86,7 @@ def history(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, floa
     return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
 
 
-def test_one_run_across_restarts_without_duplicates(server: str) -> None:
+def test_restarts_share_one_run_without_duplicates(server: str) -> None:
     first = open_tracker(server, "restarts", "r", "key-1", {"flow": "f-1"}, Clock())
     first.log_params({"steps": 10, "width": 8})
     for step in range(1, 6):
@@ -96,7 +96,7 @@ def test_one_run_across_restarts_without_duplicates(server: str) -> None:
     second = open_tracker(server, "restarts", "r", "key-1", {"flow": "f-2"}, Clock())
     assert second.run_id == first.run_id
     second.log_params({"steps": 12, "width": 8})
-    for step in range(4, 9):  # resumed at a checkpoint of step 3
+    for step in range(4, 9):  # resumed from a checkpoint of step 3
         second.log_metrics({"loss": 10.0 - step}, step)
     second.set_status("FINISHED")
     client = MlflowClient(server)
@@ -128,7 +128,7 @@ def test_metrics_are_sent_in_batches(server: str, monkeypatch: pytest.MonkeyPatc
     assert sizes == [1_000, 1_000, 401]
 
 
-def test_checkpoints_and_scores(server: str, tmp_path: Path) -> None:
+def test_checkpoints_and_scores_are_logged(server: str, tmp_path: Path) -> None:
     tracker = open_tracker(server, "models", "run@x.y", "k", {}, Clock())
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "config.json").write_text("{}")
@@ -164,7 +164,7 @@ def test_no_secret_is_logged(server: str, tmp_path: Path) -> None:
     assert without_credentials("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 
-def test_a_server_that_is_gone(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_an_error_without_its_password(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -185,7 +185,9 @@ def test_a_server_that_is_gone(server: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert history(MlflowClient(server), tracker.run_id, "loss") == [(1, 1.0)]
 
 
-def test_a_training_run(server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_and_resumed_training_is_one_complete_run(
+    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A run that was stopped and resumed is one complete MLflow run."""
     lake = make_lake(tmp_path / "lake")
     tracked = {"tracking_uri": server, "experiment": "training", "tags": {"prefect.flow_run_id": "f-1"}}
@@ -198,7 +200,7 @@ def test_a_training_run(server: str, tmp_path: Path, capfd: pytest.CaptureFixtur
     summary = train(spec, ignore)
     assert summary.mlflow_run_id == run_id
     assert summary.warnings == ()
-    assert capfd.readouterr().out == ""  # standard output is for the events
+    assert capfd.readouterr().out == ""  # standard output is reserved for the events
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["prefect.flow_run_id"] == "f-1"
@@ -245,7 +247,7 @@ def test_training_goes_on_without_its_server(server: str, tmp_path: Path, monkey
 def test_a_lost_server_costs_no_point_and_little_time(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Away from the first step; stopped at the fifth; away again until after the end."""
+    """The server is away from the first step. The run stops at the fifth. The server stays away until after the end."""
     lake: Lake = make_lake(tmp_path / "lake")
     tracked = {"tracking_uri": server, "experiment": "lost"}
     spec = TrainSpec.from_json({**make_spec(lake, steps=10, val_every=1).to_json(), **tracked}, "x")
@@ -281,7 +283,7 @@ def test_a_lost_server_costs_no_point_and_little_time(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_checkpoint_that_mlflow_does_not_take_keeps_its_curve(
+def test_a_checkpoint_that_mlflow_refuses_keeps_its_curve(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection is lost between a flush and the record; later the file of unsent points is damaged."""
@@ -310,7 +312,7 @@ def test_a_checkpoint_that_mlflow_does_not_take_keeps_its_curve(
     assert sorted(step for step, _ in curve) == [1, 2, 3, 4, 6]
 
 
-def test_a_full_disk_costs_the_unsent_points_only(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_only_the_unsent_points(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake: Lake = make_lake(tmp_path / "lake")
     spec = TrainSpec.from_json({**make_spec(lake, steps=4).to_json(), "tracking_uri": server}, "x")
     publish = Lake.publish_json

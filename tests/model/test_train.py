@@ -34,7 +34,7 @@ def lake(tmp_path: Path) -> Lake:
     return make_lake(tmp_path / "lake")
 
 
-def test_it_learns(lake: Lake) -> None:
+def test_training_lowers_the_loss(lake: Lake) -> None:
     events = Events()
     summary = train(make_spec(lake, steps=150, learning_rate=1e-2, dropout=0.0, warmup_steps=10), events)
     assert summary.first_loss == pytest.approx(math.log(64), abs=0.1)
@@ -45,7 +45,7 @@ def test_it_learns(lake: Lake) -> None:
     assert [event["event"] for event in events.all][-1] == "done"
 
 
-def test_resumed_equals_uninterrupted(lake: Lake) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(lake: Lake) -> None:
     """Stopped twice, between checkpoints and across the end of an epoch, with dropout: weights, optimizer, losses."""
     whole = Events()
     parts = Events()
@@ -64,13 +64,13 @@ def test_resumed_equals_uninterrupted(lake: Lake) -> None:
     assert one == other
 
 
-def test_watching_changes_nothing(lake: Lake) -> None:
+def test_reporting_does_not_change_training(lake: Lake) -> None:
     train(make_spec(lake, "quiet", steps=6, val_every=100, checkpoint_every=100, log_every=100), Events())
     train(make_spec(lake, "busy", steps=6, val_every=1, checkpoint_every=1, log_every=1, val_sequences=3), Events())
     assert_bit_equal(files_of(lake, "quiet", 6), files_of(lake, "busy", 6))
 
 
-def test_micro_batches_change_only_rounding(lake: Lake) -> None:
+def test_micro_batches_affect_only_rounding(lake: Lake) -> None:
     for size in (8, 2):
         train(make_spec(lake, f"micro-{size}", steps=3, dropout=0.0, micro_batch_size=size), Events())
     one = files_of(lake, "micro-8", 3)
@@ -85,7 +85,9 @@ def test_a_damaged_checkpoint_is_passed_over(lake: Lake) -> None:
     content = bytearray((newest / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (newest / "model.safetensors").write_bytes(content)
-    (Path(lake.path("checkpoints", "b", "step-00000004")) / "state.json").unlink()  # as if it was killed while saving
+    (
+        Path(lake.path("checkpoints", "b", "step-00000004")) / "state.json"
+    ).unlink()  # as if the process was killed while saving
     events = Events()
     train(make_spec(lake, "b", steps=8, keep_last=9), events)
     first, second = (event["message"] for event in events.of("warning"))
@@ -105,7 +107,7 @@ def test_damaged_newer_checkpoints_do_not_count_among_those_kept(lake: Lake) -> 
 
 
 def test_damaged_older_checkpoints_do_not_count_among_those_kept(lake: Lake) -> None:
-    """Otherwise they would displace the intact checkpoint that the run went on from."""
+    """Otherwise they would displace the intact checkpoint that the run resumed from."""
     settings: dict[str, Any] = {"steps": 6, "checkpoint_every": 3, "keep_last": 3}
     for count in (4, 1):
         train(make_spec(lake, **settings), Events(), after_steps(count))
@@ -120,15 +122,15 @@ def test_damaged_older_checkpoints_do_not_count_among_those_kept(lake: Lake) -> 
 def test_a_finished_run_is_left_alone_until_it_gets_more_steps(lake: Lake) -> None:
     summary = train(make_spec(lake, steps=4), Events())
     before = {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
-    for steps in (4, None):  # None: as many as the run began with, not the preset's
+    for steps in (4, None):  # None: as many steps as the run began with, not the preset's
         assert train(make_spec(lake, steps=steps), Events()) == dataclasses.replace(summary, skipped=True)
     assert before == {path: path.stat().st_mtime_ns for path in Path(lake.path("checkpoints", "a")).rglob("step-*/*")}
     longer = train(make_spec(lake, steps=6), Events())
     assert (longer.steps, longer.skipped) == (6, False)
 
 
-def test_checkpoints_kept(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last two, every eighth step, and the best, which comes early here; also across a restart."""
+def test_the_last_and_periodic_and_best_checkpoints_are_kept(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last two, every eighth step and the best, which comes early here. This holds across a restart too."""
     monkeypatch.setattr(Trainer, "validate", lambda self: (1.0 + abs(self.step - 4), 1))
     settings: dict[str, Any] = {"steps": 20, "keep_last": 2, "keep_every": 8}
     train(make_spec(lake, **settings), Events(), after_steps(13))
@@ -148,7 +150,7 @@ def test_validation_reads_val_sequences_windows(lake: Lake) -> None:
         assert tokens <= count * 16 < held_out
 
 
-def test_one_batch_overfits(tmp_path: Path) -> None:
+def test_one_batch_is_learnt_by_heart(tmp_path: Path) -> None:
     """A corpus of one batch of random tokens is learnt by heart."""
     lake = Lake(tmp_path / "lake")
     tokens = np.random.default_rng(0).integers(0, 64, 8 * 16).astype(np.uint16)
@@ -170,7 +172,7 @@ def test_other_settings_are_refused(lake: Lake) -> None:
     assert checkpoint.steps(lake, "a") == [2]
 
 
-def test_corpus_of_another_vocabulary(lake: Lake) -> None:
+def test_a_corpus_with_another_vocabulary_is_refused(lake: Lake) -> None:
     with pytest.raises(
         InputError, match="has tokenizer sixty-four and ids up to 63, the model has gpt2 and a vocabulary of 50257"
     ):
@@ -180,7 +182,7 @@ def test_corpus_of_another_vocabulary(lake: Lake) -> None:
     assert not lake.exists("checkpoints", "a")
 
 
-def test_checkpoint_of_another_vocabulary(lake: Lake) -> None:
+def test_a_checkpoint_with_another_vocabulary_is_refused(lake: Lake) -> None:
     train(make_spec(lake, steps=2), Events())
     with pytest.raises(InputError, match=r"its tokenizer is sixty-four \(64 tokens\), not gpt2"):
         checkpoint.load_model(lake, "a")
@@ -196,13 +198,13 @@ def test_checkpoint_of_another_vocabulary(lake: Lake) -> None:
         ({"context": 100_000}, "too few for one sample of context=100000"),
     ],
 )
-def test_impossible_settings(lake: Lake, settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_refused(lake: Lake, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         train(make_spec(lake, **settings), Events())
     assert not lake.exists("checkpoints", "a")
 
 
-def test_unknown_device(lake: Lake) -> None:
+def test_an_unknown_device_is_refused(lake: Lake) -> None:
     for device in ("cuda:99", "abacus", "meta"):
         spec = TrainSpec.from_json({**make_spec(lake).to_json(), "device": device}, "x")
         with pytest.raises(InputError, match=f"--device {device}"):
@@ -228,7 +230,7 @@ def test_divergence_stops_before_the_update(lake: Lake, monkeypatch: pytest.Monk
     assert train(make_spec(lake, steps=4), Events()).steps == 4
 
 
-def test_a_checkpoint_that_cannot_be_written(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_cannot_be_written_is_an_error(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -241,7 +243,7 @@ def test_a_checkpoint_that_cannot_be_written(lake: Lake, monkeypatch: pytest.Mon
     assert checkpoint.steps(lake, "a") == [1]
 
 
-def test_one_process_a_run(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_process_of_a_run_waits_and_is_refused(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.runs.LOCK_WAIT_S", 1.5)
     events = Events()
     with lake.lock("checkpoints-a"), pytest.raises(InputError, match="another webtext process"):
@@ -279,7 +281,7 @@ def test_killed_and_stopped_processes_resume_to_the_same_bits(lake: Lake) -> Non
     assert_bit_equal(files_of(lake, "whole", steps), files_of(lake, "parts", steps))
 
 
-def test_a_stopping_run_has_time_for_a_step_and_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopping_run_has_time_to_finish_a_step_and_save(monkeypatch: pytest.MonkeyPatch) -> None:
     """By default torchrun kills its processes after 30 s."""
     found: list[list[str]] = []
     monkeypatch.setattr("torch.distributed.run.main", found.append)
@@ -292,7 +294,7 @@ def test_a_stopping_run_has_time_for_a_step_and_a_checkpoint(monkeypatch: pytest
     assert launch.STOP_GRACE_S >= 600
 
 
-def test_a_process_whose_supervisor_is_gone_saves_and_ends(lake: Lake) -> None:
+def test_a_process_saves_and_exits_when_its_supervisor_dies(lake: Lake) -> None:
     process = run_process(lake, make_spec(lake, steps=100_000, checkpoint_every=100_000, val_every=100_000))
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["event"] == "start"
@@ -320,9 +322,9 @@ def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:
     assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
 
 
-def test_one_process_then_two_then_one(lake: Lake) -> None:
+def test_a_run_may_change_its_number_of_processes(lake: Lake) -> None:
     """With dropout; the losses equal the losses of one process without a restart."""
-    steady = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the rates of a longer one
+    steady = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the same learning rates
     whole = Events()
     train(make_spec(lake, "whole", **steady), whole)
     losses: dict[int, float] = {}
@@ -339,7 +341,7 @@ def test_one_process_then_two_then_one(lake: Lake) -> None:
 
 @pytest.mark.parametrize(("parallel", "dropout"), [("ddp", 0.0), ("ddp", 0.1), ("fsdp", 0.0)])
 def test_two_processes_in_fp64_equal_one(lake: Lake, parallel: str, dropout: float) -> None:
-    """Two micro-batches in each process equal four in one, to 1e-12; dropout masks go with the micro-batch."""
+    """Two micro-batches in each process equal four in one, to 1e-12. Dropout masks belong to the micro-batch."""
     settings: dict[str, Any] = {"precision": "float32", "steps": 4, "dropout": dropout, "micro_batch_size": 2}
     program = "tests.model.double"
     two = run_process(lake, make_spec(lake, "two", parallel=parallel, **settings), processes=2, program=program)
@@ -363,7 +365,7 @@ def test_two_processes_in_fp64_equal_one(lake: Lake, parallel: str, dropout: flo
         assert torch.allclose(tensor, weights[name], atol=1e-12, rtol=0), name
 
 
-def test_wrong_input_is_one_line_and_exit_code_2(lake: Lake) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(lake: Lake) -> None:
     process = run_process(lake, make_spec(lake, batch_size=6))
     out, err = process.communicate()
     assert process.returncode == 2
@@ -390,7 +392,7 @@ def test_validation_counts_every_token_once(lake: Lake) -> None:
     assert loss == pytest.approx(total / tokens, rel=1e-6)
 
 
-def test_optimizer_state_is_kept_by_parameter_name(lake: Lake) -> None:
+def test_optimizer_state_is_stored_by_parameter_name(lake: Lake) -> None:
     spec = make_spec(lake)
     corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
     runner = trainer.Trainer(spec.resolve().model, spec.resolve().train, corpus, world.join("cpu"))

@@ -1,4 +1,4 @@
-"""The processes of a run: which device each takes, and what several machines see. GPUs are stood in for here."""
+"""The processes of a run: which device each one takes, and what several machines see. Stand-ins replace the GPUs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def place(monkeypatch: pytest.MonkeyPatch, rank: int, size: int, local_rank: int
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_each_process_has_a_gpu_of_its_own(calls: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_each_process_has_its_own_gpu(calls: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """The GPU becomes torch's current device before the group is created: collectives of objects and fsdp use it."""
     place(monkeypatch, 6, 8, 2)
     peers = world.join(device)
@@ -85,8 +85,10 @@ def test_unavailable_devices_are_refused(
     assert calls == []
 
 
-def test_the_group_is_left_at_the_end_and_not_after_an_error(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With NCCL that waits for the others, who wait for this process; its end is what ends them."""
+def test_the_process_group_is_destroyed_at_the_end_but_not_after_an_error(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With NCCL, destroying the group waits for the other processes, which wait for this one. Only its exit ends it."""
     closed: list[str] = []
     monkeypatch.setattr(World, "close", lambda _: closed.append("closed"))
     with pytest.raises(InputError, match="not divisible"):
@@ -109,10 +111,10 @@ class Elsewhere(World):
         return "/nowhere/scratch"
 
 
-def test_shards_are_not_written_where_the_first_process_does_not_look(
+def test_shards_are_not_written_to_a_folder_the_first_process_cannot_see(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else its checkpoint would be taken for a whole one."""
+    """Otherwise its checkpoint would look complete."""
     train(make_spec(lake, steps=1), Events())
     state = checkpoint.read_state(lake, "a", 1)
     monkeypatch.setattr("model.checkpoint.is_sharded", lambda _: True)
@@ -129,7 +131,7 @@ def test_shards_are_not_written_where_the_first_process_does_not_look(
 
 
 def on_machine(number: int, port: int, spec: TrainSpec, folder: Path) -> subprocess.Popen[str]:
-    """One of two machines, each with one process and a cache of its own."""
+    """One of two machines, each with one process and its own cache."""
     path = folder / f"machine-{number}.json"
     path.write_text(json.dumps({**spec.to_json(), "cache_dir": str(folder / f"cache-{number}")}))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={number}"]
@@ -172,7 +174,7 @@ SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     ("set_by_user", "spins"),
     [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, "30000000000"), ({"GOMP_SPINCOUNT": "77"}, "77")],
 )
-def test_threads_stop_spinning_soon_unless_the_user_decides(
+def test_threads_stop_spinning_soon_unless_the_user_sets_otherwise(
     module: str, set_by_user: dict[str, str], spins: str
 ) -> None:
     """libgomp prints the value that it uses; a child prints the environment that it inherits."""

@@ -19,7 +19,7 @@ PARAMETERS = {"124M": 124_439_808, "355M": 354_823_168, "774M": 774_030_080, "15
 
 
 @pytest.mark.parametrize(("preset", "parameters"), PARAMETERS.items())
-def test_the_paper_sizes(preset: str, parameters: int) -> None:
+def test_the_plan_has_the_sizes_of_the_paper(preset: str, parameters: int) -> None:
     plan = train_plan(preset, {}, None)
     size, one, eight = plan.size, plan.gpus["1"], plan.gpus["8 ddp"]
     assert size.parameters == parameters
@@ -51,7 +51,7 @@ def test_steps_and_settings_change_the_plan() -> None:
     assert usual.gpus["1"].memory["plain"]["logits"] == 8 * 1024 * 2 * 50_257 + beside + 2 * 50_257 * 768 * 2
 
 
-def test_the_arithmetic_in_the_file_of_presets() -> None:
+def test_the_presets_file_states_the_right_numbers() -> None:
     plans = [train_plan(preset, {"recompute": "true"}, None) for preset in PARAMETERS]
     sizes = [plan.size.flop_per_token / 1e9 for plan in plans]
     alone = [plan.gpus["1"].memory["plain"]["total"] / 1e9 for plan in plans]
@@ -62,7 +62,7 @@ def test_the_arithmetic_in_the_file_of_presets() -> None:
         assert re.search(r"\s+".join(re.escape(f"{number:.{digits}f}") for number in numbers), text), numbers
 
 
-def test_what_muon_keeps() -> None:
+def test_muon_keeps_one_number_per_matrix_weight() -> None:
     """One number per weight of the blocks' matrices, two per other weight."""
     plan, usual = (train_plan("124M", {"optimizer": name}, None) for name in ("muon", "adamw"))
     matrices = 12 * (4 * 768 * 768 + 8 * 768 * 768)
@@ -91,7 +91,7 @@ def test_bfloat16_is_not_planned_with_shards() -> None:
     assert list(train_plan("124M", {"precision": "bfloat16"}, None).gpus) == ["1", "8 ddp"]
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["train", "--corpus", "none", "--preset", "117M", "--dry-run"]
     result = CliRunner().invoke(cli.app, [*arguments, "--json"])
     assert result.exit_code == 0
@@ -104,7 +104,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in printed
 
 
-def test_a_batch_that_eight_gpus_cannot_share(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_that_eight_gpus_cannot_share_is_planned_for_fewer(capsys: pytest.CaptureFixture[str]) -> None:
     plan = train_plan("nano", {"batch_size": "4", "micro_batch_size": "4", "batch_warmup_steps": "0"}, None)
     assert list(plan.gpus) == ["1"]
     show.training_plan(plan)

@@ -60,7 +60,7 @@ def test_a_score_is_one_plain_line(task: str, found: TaskScore, line: str) -> No
     assert score_line(task, found) == line
 
 
-def test_every_task_and_every_baseline_has_words_of_its_own() -> None:
+def test_every_task_and_every_baseline_has_its_own_wording() -> None:
     assert explain.MEANINGS.keys() == TASKS.keys()
     assert GUESSES.keys() <= explain.BASELINES.keys()
 

@@ -6,7 +6,7 @@ from flows.cli import show
 from flows.cli.doctor import Check, Checks
 
 
-def test_titles_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_titles_with_brackets_are_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     fields = {"status": "ok", "reason": "", "title": "[/r/foo] A [video] of [bold]markup"}
     show.why([{"snapshot": "s", "canonical_url": "http://a.example/[x]", "stages": {"text": fields}}])
     printed = capsys.readouterr().out

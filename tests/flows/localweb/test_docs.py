@@ -6,7 +6,7 @@ from flows.localweb import docs as localdocs
 from flows.localweb.prose import blocks_of, plain, prose_chars, to_html
 
 
-def test_numpydoc() -> None:
+def test_numpydoc_becomes_blocks() -> None:
     found = blocks_of(
         """Smooth a series.
 
@@ -44,7 +44,7 @@ def test_numpydoc() -> None:
     ]
 
 
-def test_google() -> None:
+def test_google_style_becomes_blocks() -> None:
     found = blocks_of(
         """Train it.
 
@@ -66,7 +66,7 @@ def test_google() -> None:
     ]
 
 
-def test_restructured_text() -> None:
+def test_restructured_text_becomes_blocks() -> None:
     found = blocks_of(
         """Title
         =====
@@ -118,7 +118,7 @@ def test_html_is_escaped() -> None:
     assert "<li>&lt;li&gt;</li>" in html
 
 
-def test_prose_is_sentences_only() -> None:
+def test_only_sentences_count_as_prose() -> None:
     sentence = "This is a sentence that is long enough to be counted as prose by anyone."
     blocks = [["p", sentence], ["p", "Short."], ["pre", sentence], ["dl", [["x", sentence]]], ["ul", ["no"]]]
     assert prose_chars(blocks) == 2 * len(sentence)

@@ -58,14 +58,14 @@ def _best(items: list[dict[str, Any]]) -> dict[str, int]:
     return best
 
 
-def test_the_window_is_long(built: Built) -> None:
+def test_lines_are_compressed_with_a_long_window(built: Built) -> None:
     packed = built.dump.read_bytes()
     assert zstandard.get_frame_parameters(packed).window_size == 2**31
     with pytest.raises(zstandard.ZstdError, match="memory"):
         zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(io.BytesIO(packed)).read(1)
 
 
-def test_lines_and_counts(built: Built, lines: list[bytes], items: list[dict[str, Any]]) -> None:
+def test_lines_match_the_counts(built: Built, lines: list[bytes], items: list[dict[str, Any]]) -> None:
     counts = built.dump_counts
     blank = sum(not line for line in lines)
     assert blank == counts.blank_lines > 0
@@ -77,13 +77,13 @@ def test_lines_and_counts(built: Built, lines: list[bytes], items: list[dict[str
     assert sum(any(name in (item.get("url") or "") for name in tracking) for item in items) == counts.tracked > 0
 
 
-def test_the_links_stage_counts_the_same(built: Built, tmp_path: Path) -> None:
+def test_the_links_stage_agrees_with_the_counts(built: Built, tmp_path: Path) -> None:
     outcome = links.run(Lake(str(tmp_path)), "demo", [str(built.dump)], LinksConfig(part_links=500))
     assert outcome.manifest.counts == {status: n for status, n in built.dump_counts.by_status.items() if n}
     assert set(built.dump_counts.by_status) == set(outcome.manifest.counts)
 
 
-def test_every_page_but_a_known_number_is_voted_up(built: Built, items: list[dict[str, Any]]) -> None:
+def test_all_but_a_known_number_of_pages_are_voted_up(built: Built, items: list[dict[str, Any]]) -> None:
     best = _best(items)
     low = sorted(url for url, route in built.site.routes.items() if route.kind != "hop" and best[url] < 3)
     assert low == built.dump_counts.low_karma_pages
@@ -97,7 +97,7 @@ def test_originals_score_above_their_copies(built: Built, items: list[dict[str, 
             assert best[url] < ORIGINAL_SCORE <= best[route.original]
 
 
-def test_fields_are_as_unruly_as_the_real_ones(items: list[dict[str, Any]]) -> None:
+def test_fields_are_as_irregular_as_in_real_dumps(items: list[dict[str, Any]]) -> None:
     assert {type(item["created_utc"]) for item in items} == {int, float, str}
     absent = [item for item in items if "is_self" not in item]
     assert {item["domain"].startswith("self.") for item in absent} == {True, False}
@@ -114,6 +114,6 @@ def test_fields_are_as_unruly_as_the_real_ones(items: list[dict[str, Any]]) -> N
     assert all(item["subreddit"] != parent["subreddit"] for item, parent in crossed)
 
 
-def test_the_bytes_are_the_same_again(built: Built, tmp_path: Path) -> None:
+def test_a_second_dump_has_the_same_bytes(built: Built, tmp_path: Path) -> None:
     assert write_dump(built.site, tmp_path / "again.zst") == built.dump_counts
     assert (tmp_path / "again.zst").read_bytes() == built.dump.read_bytes()

@@ -75,10 +75,10 @@ def _server() -> psutil.Process:
     return server
 
 
-# What it holds
+# Content
 
 
-def test_it_is_as_large_as_a_demo_needs(site: Site) -> None:
+def test_the_site_is_large_enough_for_a_demo(site: Site) -> None:
     pages = [url for url, route in site.routes.items() if route.article >= 0]
     n_chars = sum(len(plain(site.article(url).blocks)) for url in pages)
     assert 3_000 <= len(pages) <= 4_000
@@ -88,7 +88,7 @@ def test_it_is_as_large_as_a_demo_needs(site: Site) -> None:
     assert all(host.endswith(".example") for host in site.hosts)
 
 
-def test_every_hazard_is_there_in_numbers(site: Site) -> None:
+def test_every_hazard_occurs_many_times(site: Site) -> None:
     counts = Counter(route.kind for route in site.routes.values())
     assert set(counts) == set(localplan.KINDS)
     for kind, at_least in {"exact_copy": 50, "syndicated": 30, "near_copy": 60, "thin": 60, "foreign": 36}.items():
@@ -104,7 +104,7 @@ def test_urls_are_canonical(site: Site) -> None:
     assert [url for url in site.routes if canonical_url(url) != url] == []
 
 
-def test_there_are_long_texts_in_several_languages(site: Site) -> None:
+def test_the_site_has_long_texts_in_several_languages(site: Site) -> None:
     articles = {site.article(url).name: site.article(url) for url in site.urls("foreign")}
     assert len(articles) >= 12
     assert len({article.language for article in articles.values()}) >= 4
@@ -124,7 +124,7 @@ def _shingles(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[at : at + 5]) for at in range(len(words) - 4)}
 
 
-def test_markers_are_on_every_page_and_in_no_article(site: Site) -> None:
+def test_markers_are_on_every_page_but_in_no_article(site: Site) -> None:
     words = {word for article in site.articles for word in re.findall(r"\w+", plain(article.blocks))}
     assert words.isdisjoint(localpages.MARKERS.values())
     for layout in localpages.LAYOUTS:
@@ -149,7 +149,7 @@ def test_the_article_can_be_separated_from_its_surroundings(site: Site, layout: 
     assert leaks <= 2
 
 
-def test_a_wrong_charset_can_be_seen_through(site: Site) -> None:
+def test_a_wrong_charset_can_be_detected(site: Site) -> None:
     urls = site.urls("wrong_charset")
     assert {(site.routes[url].content_type, site.routes[url].charset) for url in urls} == {
         ("text/html; charset=utf-8", "cp1252"),
@@ -162,7 +162,7 @@ def test_a_wrong_charset_can_be_seen_through(site: Site) -> None:
         assert localtexts.THANKS in (extract(body, site.routes[url].content_type, url, "precision").text or "")
 
 
-# What it is made of
+# Sources
 
 
 def test_only_runtime_dependencies_are_read() -> None:
@@ -212,13 +212,13 @@ def test_the_plan_and_the_dump_do_not_depend_on_the_process(web: LocalWeb, tmp_p
 
 
 @pytest.mark.slow
-def test_two_builds_are_the_same(web: LocalWeb, tmp_path: Path) -> None:
+def test_two_builds_are_identical(web: LocalWeb, tmp_path: Path) -> None:
     again = localbuild.build(tmp_path)
     assert again.site == web.site
     assert again.dump.read_bytes() == web.dump.read_bytes()
 
 
-def test_a_damaged_build_is_made_again(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_build_is_rebuilt(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     articles = [article for article in site.articles if "~" not in article.name and "." in article.name][:2_500]
     monkeypatch.setattr(
         localdocs, "choose_articles", lambda: articles
@@ -234,16 +234,16 @@ def test_a_damaged_build_is_made_again(site: Site, tmp_path: Path, monkeypatch: 
         assert path.stat().st_ino == inode  # a complete file is not written again
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_the_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(localdocs, "SOURCES", (("no-such-package", "nosuch"),))
     with pytest.raises(ValueError, match="package no-such-package is not installed"):
         localdocs.versions()
 
 
-# What it serves
+# Answers
 
 
-async def test_pages_are_what_the_site_says(web: LocalWeb, site: Site, client: aiohttp.ClientSession) -> None:
+async def test_served_pages_match_the_site(web: LocalWeb, site: Site, client: aiohttp.ClientSession) -> None:
     urls = site.urls("article")[::60] + site.urls("exact_copy", "wrong_charset", "xhtml", "foreign")[::5]
     encodings = set()
     for url in urls:
@@ -273,7 +273,7 @@ async def test_redirects_lead_to_their_originals(site: Site, client: aiohttp.Cli
     assert hops == {1, 2, 3}
 
 
-async def test_bad_redirects(site: Site, client: aiohttp.ClientSession) -> None:
+async def test_bad_redirects_are_served(site: Site, client: aiohttp.ClientSession) -> None:
     for url in site.urls("redirect_loop", "redirect_limit"):
         with pytest.raises(aiohttp.TooManyRedirects):
             await client.get(url, max_redirects=9)
@@ -285,7 +285,7 @@ async def test_bad_redirects(site: Site, client: aiohttp.ClientSession) -> None:
     assert None in locations
 
 
-async def test_errors_and_other_types(site: Site, client: aiohttp.ClientSession) -> None:
+async def test_errors_and_other_types_are_served(site: Site, client: aiohttp.ClientSession) -> None:
     statuses = Counter()
     for url in site.urls("status"):
         statuses[(await client.get(url)).status] += 1
@@ -340,13 +340,13 @@ async def test_an_endless_body_ends_with_its_reader(site: Site, client: aiohttp.
     pytest.fail("the server goes on sending to nobody")
 
 
-async def test_broken_connections_and_encodings(site: Site, client: aiohttp.ClientSession) -> None:
+async def test_broken_connections_and_encodings_are_served(site: Site, client: aiohttp.ClientSession) -> None:
     for url in site.urls("cut", "bad_encoding"):
         with pytest.raises((aiohttp.ClientError, OSError)):
             await (await client.get(url)).read()
 
 
-async def test_slow_hosts_are_slower_than_a_limit(site: Site, client: aiohttp.ClientSession) -> None:
+async def test_slow_hosts_exceed_the_time_limit(site: Site, client: aiohttp.ClientSession) -> None:
     silent, drip = site.urls("slow")
     with pytest.raises(TimeoutError):
         await client.get(silent, timeout=aiohttp.ClientTimeout(total=0.7))
@@ -356,7 +356,7 @@ async def test_slow_hosts_are_slower_than_a_limit(site: Site, client: aiohttp.Cl
             await asyncio.wait_for(response.read(), 0.7)
 
 
-async def test_it_serves_500_pages_per_second_of_cpu(site: Site, client: aiohttp.ClientSession) -> None:
+async def test_the_server_serves_500_pages_per_cpu_second(site: Site, client: aiohttp.ClientSession) -> None:
     """CPU time, since other tests run on the same cores."""
     urls = site.urls("article")[:600]
     before = _server().cpu_times()
@@ -370,17 +370,17 @@ async def _receive(client: aiohttp.ClientSession, url: str) -> None:
         await response.read()
 
 
-# Its process
+# Process
 
 
-def test_it_ends_with_the_block(home: Path) -> None:
+def test_the_server_ends_with_its_block(home: Path) -> None:
     with running(home) as web:
         socket.create_connection(("127.0.0.1", web.port)).close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", web.port))
 
 
-def test_it_ends_when_its_parent_is_killed(home: Path) -> None:
+def test_the_server_ends_when_its_parent_is_killed(home: Path) -> None:
     code = (
         "import os, pathlib, psutil, signal, sys\n"
         "from flows.localweb.server import running\n"
