@@ -15,7 +15,7 @@ import torch
 
 from data.errors import InputError
 from data.lake.store import Lake
-from model import checkpoint, world
+from model import checkpoint, others_are_busy, world
 from model.config import TrainSpec
 from model.loader import open_corpus
 from model.train import train
@@ -174,7 +174,7 @@ SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     ("set_by_user", "spins"),
     [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, "30000000000"), ({"GOMP_SPINCOUNT": "77"}, "77")],
 )
-def test_threads_stop_spinning_soon_unless_the_user_sets_otherwise(
+def test_threads_on_busy_cores_stop_spinning_soon_unless_the_user_sets_otherwise(
     module: str, set_by_user: dict[str, str], spins: str
 ) -> None:
     """libgomp prints the value that it uses; a child prints the environment that it inherits."""
@@ -182,13 +182,26 @@ def test_threads_stop_spinning_soon_unless_the_user_sets_otherwise(
     inherited = {name: value for name, value in os.environ.items() if name not in SPIN_SETTINGS}
     environment = {**inherited, **set_by_user, "OMP_DISPLAY_ENV": "verbose"}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
     assert done.returncode == 0, done.stderr
     variables = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
     assert {name: variables[name] for name in SPIN_SETTINGS if name in variables} == (
         set_by_user or {"GOMP_SPINCOUNT": "1000"}
     )
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("runnable", "cores", "is_busy"), [(1, 2, False), (2, 2, True), (3, 2, True), (4, 8, False), (5, 8, True)]
+)
+def test_cores_are_busy_when_others_could_fill_half_of_them(runnable: int, cores: int, is_busy: bool) -> None:
+    assert others_are_busy(f"0.20 0.18 0.12 {runnable}/80 11206\n", cores) is is_busy
 
 
 def test_a_copy_of_another_length_is_refused_without_hashing(lake: Lake, tmp_path: Path) -> None:
