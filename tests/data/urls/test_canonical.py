@@ -328,7 +328,7 @@ def test_the_public_suffix_list_is_pinned() -> None:
 
 
 def test_a_different_public_suffix_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="public_suffix_list '2030' is not the one"):
+    with pytest.raises(InputError, match="public_suffix_list '2030' is not this version's list"):
         urls.check_rules(LinksConfig(public_suffix_list="2030"))
     text = b"// VERSION: 2030-01-01\ncom\n"
     monkeypatch.setattr(urls.pkgutil, "get_data", lambda *_: text)
