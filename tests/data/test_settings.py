@@ -79,7 +79,7 @@ def test_checked_settings_stay_a_frozen_dataclass() -> None:
     assert pickle.loads(pickle.dumps(OVEN)) == OVEN == Oven(180)
     assert hash(OVEN) == hash(Oven(180))
     assert repr(OVEN).startswith("Oven(degrees=180, share=0.5, ")
-    assert Oven.__doc__ == "Settings of a test."
+    assert Oven.__doc__ == "Settings for a test."
     assert [field.name for field in fields(Oven) if field.metadata.get("operational")] == ["minutes"]
 
 
