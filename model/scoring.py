@@ -20,7 +20,6 @@ Letters in names: B requests, T positions, N scored positions, C width, V vocabu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -124,10 +123,6 @@ def rolling(tokens: Sequence[int], context: int, stride: int, before: int = END_
         start = end
         end = min(len(whole), end + stride)
     return requests
-
-
-def bits_per_byte(nats: float, n_bytes: int) -> float:
-    return nats / math.log(2) / n_bytes
 
 
 @dataclass(frozen=True)

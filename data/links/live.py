@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class LiveSource:
+class LiveSource(ABC):
     """A source that a service answers with JSON, slice by slice. A subclass says what it covers and reads a slice."""
 
     spec: str
@@ -92,9 +93,9 @@ class LiveSource:
         return f"live:{self.spec}", self.extent
 
     @property
+    @abstractmethod
     def extent(self) -> str:
         """What is read, as the dataset records it."""
-        raise NotImplementedError
 
     @property
     def mark(self) -> int | None:
@@ -107,8 +108,8 @@ class LiveSource:
     def records(self, reading: Reading, slices: list[str]) -> Iterator[LinkRecords]:
         return sealed_records(reading, self.label, [items_file(part) for part in slices])
 
-    async def read_slice(self, service: JsonService, config: LinksConfig, index: int) -> Items:
-        raise NotImplementedError
+    @abstractmethod
+    async def read_slice(self, service: JsonService, config: LinksConfig, index: int) -> Items: ...
 
     async def _read(self, reading: Reading, index: int) -> Items:
         async with JsonService(reading) as service:

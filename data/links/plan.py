@@ -21,7 +21,7 @@ from data.errors import InputError
 from data.lake.store import Lake
 from data.links.deferred import KEY, DeferredLinks, unclaimed
 from data.links.download import UrlSource
-from data.links.hackernews import HackerNewsItems, HackerNewsSearch, items_source, search_source
+from data.links.hackernews import items_source, search_source
 from data.links.reddit import RedditListing, subreddit_sources
 from data.links.sources import FileSource, LinkSource, Reading, file_source
 
@@ -91,25 +91,22 @@ def _file(spec: str, start: _Start) -> _Found:
 
 
 class SourceKind(NamedTuple):
-    """A kind of link source: how its names begin, how a person writes them, what is read, and the adapters."""
+    """A kind of link source: how its names begin, how a person writes them, what is read, and who finds the sources."""
 
     prefix: str
     form: str
     help: str
-    adapters: tuple[type[LinkSource], ...]
     find: Callable[[str, _Start], _Found]
 
 
 SOURCE_KINDS = (
-    SourceKind("urls:", "urls:FILE", "one URL per line, compressed or not", (FileSource,), _file),
-    SourceKind("hn:", "hn:[MONTH]", "Hacker News: a month, or what is new", (HackerNewsSearch,), _search),
-    SourceKind("hn-items:", "hn-items:FROM-[TO]", "items of Hacker News by number", (HackerNewsItems,), _items),
-    SourceKind("reddit:", "reddit:NAME,..", "what is new in subreddits", (RedditListing,), _subreddits),
-    SourceKind("http://", "http://..", "as https://..", (UrlSource, RedditListing), _address),
-    SourceKind(
-        "https://", "https://..", "a dump, or a listing of Reddit (.json)", (UrlSource, RedditListing), _address
-    ),
-    SourceKind("", "PATH or 'PATTERN'", "a dump: .zst .xz .bz2 .gz or plain NDJSON", (FileSource,), _file),
+    SourceKind("urls:", "urls:FILE", "one URL per line, compressed or not", _file),
+    SourceKind("hn:", "hn:[MONTH]", "Hacker News: a month, or what is new", _search),
+    SourceKind("hn-items:", "hn-items:FROM-[TO]", "items of Hacker News by number", _items),
+    SourceKind("reddit:", "reddit:NAME,..", "what is new in subreddits", _subreddits),
+    SourceKind("http://", "http://..", "as https://..", _address),
+    SourceKind("https://", "https://..", "a dump, or a listing of Reddit (.json)", _address),
+    SourceKind("", "PATH or 'PATTERN'", "a dump: .zst .xz .bz2 .gz or plain NDJSON", _file),
 )
 """What --links takes. The first kind whose prefix matches reads the source. An existing path is always a file."""
 

@@ -10,11 +10,9 @@ Baseline: the unigram model of the training tokens with add-one smoothing, on th
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from model.evals.stats import ratio
+from model.evals.stats import bits_per_byte, ratio
 from model.evals.task import HELDOUT, SCORES, Subject, Task, require_clusters, result
 from model.scoring import rolling
 
@@ -41,7 +39,7 @@ def run(subject: Subject) -> SCORES:
         {
             "perplexity": per_token.exp(),
             "nats_per_token": per_token,
-            "bits_per_byte": ratio(nats, n_bytes).scaled(1 / math.log(2)),
+            "bits_per_byte": bits_per_byte(nats, n_bytes),
         },
         int(sum(n_tokens)),
         {"unigram": baseline.exp()},

@@ -58,6 +58,11 @@ def ratio(numerators: Sequence[float] | Floats, denominators: Sequence[float] | 
     return Estimate(value, stderr, (value - Z * stderr, value + Z * stderr))
 
 
+def bits_per_byte(nats: Sequence[float] | Floats, n_bytes: Sequence[int] | Sequence[float] | Floats) -> Estimate:
+    """All nats, in bits, over all bytes of the texts; one pair per cluster."""
+    return ratio(nats, n_bytes).scaled(1 / math.log(2))
+
+
 def mean(values: Sequence[float] | Floats, clusters: Sequence[object]) -> Estimate:
     """The mean over all values; ``clusters[i]`` names the cluster of ``values[i]``."""
     return ratio(*_by_cluster(values, clusters))

@@ -16,14 +16,13 @@ WikiText-2 score, and ``is_whole`` is false.
 from __future__ import annotations
 
 import functools
-import math
 
 import numpy as np
 
 from data.bpe import encode
 from data.evalsets import read_wikitext
 from model.evals.lambada import ALL
-from model.evals.stats import ratio
+from model.evals.stats import bits_per_byte, ratio
 from model.evals.task import SCORES, Subject, Task, require_clusters, result
 from model.scoring import rolling
 
@@ -50,7 +49,7 @@ def run(subject: Subject, evalset: str) -> SCORES:
         {
             "perplexity": ratio(nats, originals).exp(),
             "nats_per_token": ratio(nats, n_tokens),
-            "bits_per_byte": ratio(nats, n_bytes).scaled(1 / math.log(2)),
+            "bits_per_byte": bits_per_byte(nats, n_bytes),
         },
         int(originals.sum().round()),
         {"unigram_of_this_text": ratio(unigram, originals).exp()},

@@ -12,9 +12,10 @@ import transformers
 from data.errors import InputError
 from model import hf, scoring
 from model.config import ModelConfig
+from model.evals.stats import bits_per_byte
 from model.generate import Sampling, generate
 from model.gpt2 import GPT2
-from model.scoring import Request, bits_per_byte, rolling, score
+from model.scoring import Request, rolling, score
 from tests.model.corpora import Liking, Uniform
 
 SMALL = ModelConfig(layers=2, heads=2, width=16, context=12, vocab_size=31, position_std=0.5)
@@ -161,4 +162,5 @@ def test_perplexity_equals_transformers() -> None:
 
 
 def test_bits_per_byte_match_the_definition() -> None:
-    assert bits_per_byte(math.log(2) * 24, 3) == pytest.approx(8)
+    nats = [math.log(2) * 24, math.log(2) * 16]
+    assert bits_per_byte(nats, [3, 2]).value == pytest.approx(8)
