@@ -11,9 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-# The tests run in parallel, so their threads share cores (model/__init__.py). Child processes inherit it.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[dict[str, str]]:
