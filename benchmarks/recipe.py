@@ -52,7 +52,7 @@ class Recipe:
     settings: dict[str, Any]
 
 
-GROWING = {"batch_warmup_steps": 40, "micro_batch_size": 1}  # the first batch is 8 / 8 = 1 sequence
+GROWING = {"batch_warmup_steps": 40}  # the first batch is 8 / 8 = 1 sequence
 RECIPES = {
     "paper": Recipe(1.0, 1e-3, {}),
     "muon": Recipe(0.5, 4e-3, {"optimizer": "muon"}),

@@ -91,7 +91,7 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"  # see model/optim.py
     schedule: Literal["cosine", "wsd"] = "cosine"
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the steps, at their end: where wsd falls
-    micro_batch_size: PositiveInt = operational(8)  # sequences a process holds at once
+    micro_batch_size: PositiveInt = operational(8)  # the most sequences that a process holds at once
     parallel: Literal["ddp", "fsdp"] = operational("ddp")  # ddp: every process holds the whole model
     recompute: bool = operational(False)  # activations in the backward pass: less memory, a third more time
     compile: bool = operational(False)  # torch.compile each block; takes minutes at the start
@@ -130,7 +130,7 @@ class TrainConfig:
         """Sequences in all steps before this one.
 
         With ``batch_warmup_steps``, the first eighth of these steps has an eighth of the batch, the second two eighths,
-        and so on. GPT-3 grew its batch linearly (Brown et al., 2020, appendix B); eighths keep micro-batches whole.
+        and so on. GPT-3 grew its batch linearly (Brown et al., 2020, appendix B).
         """
         parts = BATCH_PARTS if self.batch_warmup_steps else 1
         starts = (-(-self.batch_warmup_steps * part // parts) for part in range(parts))
@@ -141,17 +141,13 @@ class TrainConfig:
         return self.keep_every > 0 and step % self.keep_every == 0
 
     def require_divisible(self, processes: int) -> None:
-        """Raises InputError unless every process gets whole micro-batches, from the first step of a warm-up on."""
+        """Raises InputError unless the processes share the batch equally, from the first step of a warm-up on."""
         batch = self.batch_at(0)
         what = f"batch_size={self.batch_size}"
         if self.batch_warmup_steps:
             what = f"{what} warms up from {batch}, which"
-        share = self.micro_batch_size * processes
-        if batch % share:
-            raise InputError(
-                f"{what} is not divisible by micro_batch_size={self.micro_batch_size} x {processes} process(es) = "
-                f"{share}; change one of them with --set"
-            )
+        if batch % processes:
+            raise InputError(f"{what} is not divisible by {processes} processes; change it with --set batch_size=N")
 
     def content(self) -> dict[str, Any]:
         """The settings that decide the result, without the number of steps."""
@@ -185,7 +181,6 @@ PRESETS: dict[str, Preset] = {
             optimizer="muon",
             schedule="wsd",
             decay_share=0.5,
-            micro_batch_size=1,
             val_every=108,
             val_sequences=128,
             checkpoint_every=108,

@@ -127,12 +127,13 @@ def rank_samples(
 ) -> Iterator[Indices]:
     """The sample numbers of one process in one step, one micro-batch at a time.
 
-    Micro-batch m of the step goes to process ``m % world_size``, so the step has the same samples for any number of
-    processes. The micro-batches must divide evenly (TrainConfig.require_divisible).
+    The batch is cut into as few micro-batches as ``micro_batch_size`` allows, equally many for each process and as even
+    as possible. Micro-batch m goes to process ``m % world_size``, so the step has the same samples for any number of
+    processes.
     """
-    for micro in range(rank, batch_size // micro_batch_size, world_size):
-        first = samples_seen + micro * micro_batch_size
-        yield np.arange(first, first + micro_batch_size, dtype=np.int64)
+    per_process = -(-batch_size // (micro_batch_size * world_size))
+    samples = np.arange(samples_seen, samples_seen + batch_size, dtype=np.int64)
+    yield from np.array_split(samples, per_process * world_size)[rank::world_size]
 
 
 def val_windows(n_tokens: int, context: int, limit: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ function of the seed and the number of samples seen. So:
 - A run that was killed and resumed ends in the same bits as one that was not, on the same machine with the same number
   of threads.
 - Validation and logging cannot change the result.
-- A step sees the same samples for any number of processes, and the same dropout masks if the micro-batch size stays.
+- A step sees the same samples for any number of processes, and the same dropout masks if its micro-batches stay.
 
 Standard output holds one JSON object per line for the supervising process (model/events.py). The last one is the
 summary, ``stopped`` after SIGTERM or SIGINT (the run is saved and can be resumed), or ``error``. Exit codes: see

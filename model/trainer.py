@@ -85,13 +85,14 @@ class Trainer:
         self.model.train()
         losses = []
         micro_batches = self._samples()
+        share = self.config.batch_at(self.step) / self.world.size
         for index, samples in enumerate(micro_batches):
             torch.manual_seed(derive_seed(self.config.seed, f"dropout/{samples[0]}"))
             self.timer.start("data")
             batch = self.sampler.batch(self.corpus.train, samples)
             self.timer.start("forward")
             with self._gradient_sync(is_last=index == len(micro_batches) - 1):
-                loss = self._forward(*batch) / len(micro_batches)
+                loss = self._forward(*batch) / (share / len(samples))  # an integer for equal micro-batches
                 self.timer.start("backward")
                 loss.backward()
             self.weights.take_gradients()

@@ -103,7 +103,7 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, pro
 
     Computed for one GPU, for eight, and for ``processes``. Memory is for autocast unless another precision is set
     (model/memory.py explains the estimate). Times assume 40 % of the GPUs' peak, which was not measured. Raises
-    InputError for an unknown preset or setting, and for a batch that the micro-batch does not divide.
+    InputError for an unknown preset or setting, and for a batch that the processes cannot share.
     """
     from model.config import resolve
     from model.flops import A100_PEAK, flop_per_token
@@ -156,17 +156,18 @@ def _memory(chosen: Preset, parameters: int, gpus: int, is_sharded: bool) -> dic
     from model.memory import estimate
 
     found: dict[str, dict[str, int]] = {}
+    share = chosen.train.batch_size // gpus
     for is_recomputed in (False, True):
         one = estimate(
             chosen.model,
             parameters,
-            chosen.train.micro_batch_size,
+            min(chosen.train.micro_batch_size, share),
             "autocast" if chosen.train.precision == "auto" else chosen.train.precision,
             processes=gpus,
             is_sharded=is_sharded,
             is_recomputed=is_recomputed,
             is_muon=chosen.train.optimizer == "muon",
-            is_accumulated=chosen.train.batch_size > chosen.train.micro_batch_size * gpus,
+            is_accumulated=share > chosen.train.micro_batch_size,
         )
         name = "recompute" if is_recomputed else "plain"
         found[name] = {**dataclasses.asdict(one), "total": one.total}

@@ -91,8 +91,8 @@ def test_the_process_group_is_destroyed_at_the_end_but_not_after_an_error(
     """With NCCL, destroying the group waits for the other processes, which wait for this one. Only its exit ends it."""
     closed: list[str] = []
     monkeypatch.setattr(World, "close", lambda _: closed.append("closed"))
-    with pytest.raises(InputError, match="not divisible"):
-        train(make_spec(lake, batch_size=6), Events())
+    with pytest.raises(InputError, match="too few"):
+        train(make_spec(lake, context=100_000), Events())
     assert closed == []
     train(make_spec(lake, steps=1), Events())
     assert len(closed) == 1

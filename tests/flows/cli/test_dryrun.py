@@ -105,17 +105,16 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_batch_that_eight_gpus_cannot_share_is_planned_for_fewer(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = train_plan("nano", {"batch_size": "4", "micro_batch_size": "4", "batch_warmup_steps": "0"}, None)
+    plan = train_plan("nano", {"batch_size": "4", "batch_warmup_steps": "0"}, None)
     assert list(plan.gpus) == ["1"]
     show.training_plan(plan)
-    assert "not on 8 GPUs: batch_size=4 is not divisible by micro_batch_size=4 x 8" in capsys.readouterr().out
+    assert "not on 8 GPUs: batch_size=4 is not divisible by 8 processes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": "500"}, "batch_size=500 is not divisible by micro_batch_size=8 x 1"),
-        ({"batch_size": "32", "batch_warmup_steps": "9"}, "batch_size=32 warms up from 4, which is not divisible by"),
+        ({"batch_size": "500", "batch_warmup_steps": "9"}, "batch_size must be divisible by 8 to warm up, got 500"),
         ({"layers": "0"}, "layers must be greater than 0, got 0"),
     ],
 )
