@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     model, base = PRESETS["mini"].model, PRESETS["mini"].train
     if arguments.quick:
         model = dataclasses.replace(model, layers=1, heads=2, width=32, context=32)
-        base = dataclasses.replace(base, batch_size=8, micro_batch_size=1, warmup_steps=2, val_sequences=8)
+        base = dataclasses.replace(base, batch_size=8, warmup_steps=2, val_sequences=8)
     make_corpus(folder / "lake", 20_000 if arguments.quick else 5_000_000)
     corpus = open_corpus(Lake(folder / "lake"), (SNAPSHOT,), folder / "cache")
     curves: dict[str, list[Curve]] = {}

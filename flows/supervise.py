@@ -10,6 +10,7 @@ import collections
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -97,8 +98,13 @@ def run_child(
         return last
     if failure is not None:
         raise InputError(failure.message)
-    ended = "without a result" if code == 0 else f"with exit code {code}"
-    raise InputError(f"{module} ended {ended}; see {log}: {_last_line(log)}")
+    raise InputError(f"{module} {_ending(code)}; see {log}: {_last_line(log)}")
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return "ended without a result" if code == 0 else f"ended with exit code {code}"
 
 
 def _last_line(log: Path) -> str:

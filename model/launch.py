@@ -1,4 +1,4 @@
-"""``python -m model.launch --processes N --spec FILE.json``: run ``model.train`` under torchrun.
+"""``python -m model.launch --processes N --spec FILE.json``: run ``model.train``, under torchrun if N is not 1.
 
 torchrun outlives the process that started it, so a killed flow would leave a training run behind, which holds the run's
 lock. This program asks the kernel to end it with its parent, then becomes torchrun. torchrun also treats every signal
@@ -16,6 +16,7 @@ from pathlib import Path
 from data.process import die_with_parent
 
 ENDED = "WEBTEXT_ENDED"  # names a file that the first process makes when the run is done, or saved to go on later
+OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 STOP_GRACE_S = 600  # a run that is asked to stop ends its step and saves a checkpoint; torchrun's default is 30
 
 
@@ -25,6 +26,10 @@ def main() -> None:
     parser.add_argument("--spec", required=True, help="the run's TrainSpec as a JSON file")
     arguments = parser.parse_args()
     die_with_parent(signal.SIGTERM)  # torchrun passes it on, and training saves a checkpoint first
+    if arguments.processes == 1:
+        for name in OF_TORCHRUN:  # a cluster may set them for programs that are one process of many
+            os.environ.pop(name, None)
+        os.execv(sys.executable, [sys.executable, "-m", "model.train", "--spec", arguments.spec])
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.run import main as torchrun

@@ -51,6 +51,12 @@ def test_the_last_line_of_a_failed_child_is_quoted(tmp_path: Path, monkeypatch: 
         run(tmp_path, monkeypatch, program)
 
 
+def test_a_killed_child_is_an_error_that_names_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import os\nprint('step 3', flush=True)\nos.kill(os.getpid(), 9)\n"
+    with pytest.raises(InputError, match=r"^child was killed by SIGKILL; see .*child\.log: step 3$"):
+        run(tmp_path, monkeypatch, program)
+
+
 def test_a_child_without_a_result_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"child ended without a result; see .*child\.log: nothing to do$"):
         run(tmp_path, monkeypatch, "print('nothing to do')\n")

@@ -293,6 +293,18 @@ def test_a_stopping_run_has_time_to_finish_a_step_and_save(monkeypatch: pytest.M
     assert launch.STOP_GRACE_S >= 600
 
 
+def test_one_process_is_alone_whatever_a_cluster_says_about_processes(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    process = run_process(lake, make_spec(lake, steps=1), program="model.launch")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    events = [json.loads(line) for line in out.splitlines()]
+    assert (events[0]["event"], events[0]["processes"], events[-1]["event"]) == ("start", 1, "done")
+
+
 def test_a_process_saves_and_exits_when_its_supervisor_dies(lake: Lake) -> None:
     process = run_process(lake, make_spec(lake, steps=100_000, checkpoint_every=100_000, val_every=100_000))
     assert process.stdout is not None

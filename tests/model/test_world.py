@@ -169,16 +169,15 @@ def test_every_machine_verifies_its_copy_of_the_corpus(lake: Lake, tmp_path: Pat
 SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
-@pytest.mark.parametrize("module", ["model.launch", "model.evaluate"])
 @pytest.mark.parametrize(
     ("set_by_user", "spins"),
     [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, "30000000000"), ({"GOMP_SPINCOUNT": "77"}, "77")],
 )
 def test_threads_on_busy_cores_stop_spinning_soon_unless_the_user_sets_otherwise(
-    module: str, set_by_user: dict[str, str], spins: str
+    set_by_user: dict[str, str], spins: str
 ) -> None:
     """libgomp prints the value that it uses; a child prints the environment that it inherits."""
-    code = f"import {module}, subprocess, torch; subprocess.run(['env'], check=True)"
+    code = "import model.launch, subprocess, torch; subprocess.run(['env'], check=True)"
     inherited = {name: value for name, value in os.environ.items() if name not in SPIN_SETTINGS}
     environment = {**inherited, **set_by_user, "OMP_DISPLAY_ENV": "verbose"}
     command = [sys.executable, "-c", code]
