@@ -181,10 +181,10 @@ PRESETS: dict[str, Preset] = {
             optimizer="muon",
             schedule="wsd",
             decay_share=0.5,
-            val_every=108,
+            val_every=144,
             val_sequences=128,
-            checkpoint_every=108,
-            keep_every=216,
+            checkpoint_every=144,
+            keep_every=288,
         ),
     ),
     # 30 M parameters, 1.6 M tokens: 9 minutes on two cores with avx512_bf16 (docs/benchmarks.md).

@@ -29,7 +29,7 @@ def main() -> None:
     if arguments.processes == 1:
         for name in OF_TORCHRUN:  # a cluster may set them for programs that are one process of many
             os.environ.pop(name, None)
-        os.execv(sys.executable, [sys.executable, "-m", "model.train", "--spec", arguments.spec])
+        os.execv(sys.executable, [sys.executable, "-m", "model.train", "--spec", arguments.spec])  # noqa: S606 - fixed arguments
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.run import main as torchrun
