@@ -73,7 +73,7 @@ class PageStatus(Status):
     NOT_HTML = "not_html", "the content type is neither HTML nor XHTML"
     TOO_LARGE = "too_large", "more than max_wire_bytes were received"
     DECODED_TOO_LARGE = "decoded_too_large", "the body decompresses to more than max_decoded_bytes (a compression bomb)"
-    BAD_ENCODING = "bad_encoding", "the content encoding is unknown or its data is broken"
+    BAD_ENCODING = "bad_encoding", "the body is in an encoding that was not asked for, or its data is broken"
     EMPTY_BODY = "empty_body", "200 with an empty body"
     DEFERRED = (
         "deferred",

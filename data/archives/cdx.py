@@ -272,7 +272,7 @@ def _decoded(body: bytes, headers: Headers, max_bytes: int) -> bytes:
     pieces = []
     n_bytes = 0
     try:
-        for source in (decoder.feed(body), decoder.finish()):
+        for source in (decoder.feed(body), decoder.finish(is_whole=True)):
             for piece in source:
                 pieces.append(piece)
                 n_bytes += len(piece)

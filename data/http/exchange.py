@@ -190,6 +190,7 @@ class Exchange:
         self._is_interim = False  # a 1xx answer, before the real one
         self._is_complete = False
         self._ends_with_connection = False
+        self._transfer_coding = ""  # without "chunked", which the parser removes
         self._keeps_alive = False
         self._failure: BaseException | None = None
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -252,6 +253,8 @@ class Exchange:
     def close(self) -> None:
         """Drop the parser. It holds our methods, a cycle that only the garbage collector would free."""
         self._parser = None
+        if self._decoder is not None:
+            self._decoder.close()
 
     def _count_framing(self, body: Body) -> None:
         """Count the bytes around the body, which use up the budget too."""
@@ -295,7 +298,11 @@ class Exchange:
         headers = CIMultiDictProxy(CIMultiDict((_decoded(name), _decoded(value)) for name, value in self._headers))
         line = b"HTTP/%b %d %b" % (self._parser.get_http_version().encode(), code, self._reason)
         self.answer = Answer(self.url, code, line, headers, self._headers, self.request)
-        is_chunked = headers.get("Transfer-Encoding", "").lower().endswith("chunked")
+        codings = [c.strip() for c in ",".join(headers.getall("Transfer-Encoding", ())).lower().split(",")]
+        is_chunked = codings[-1] == "chunked"  # only as the last one does the parser know it
+        if is_chunked:
+            codings = [coding for coding in codings if coding != "chunked"]  # some servers name it twice
+        self._transfer_coding = ",".join(codings)
         self._ends_with_connection = not is_chunked and "Content-Length" not in headers
         try:
             if self.wants(code, headers):
@@ -316,6 +323,8 @@ class Exchange:
             body.count_wire(len(data))
             for piece in self._decoder.feed(data):
                 body.add(piece)
+                if body.is_full:
+                    break
         except DecodeError as error:
             self._failure = FetchError(PageStatus.BAD_ENCODING, str(error), self.answer.http_status)
             raise
@@ -336,7 +345,8 @@ class Exchange:
         if not self.limits.cut and length.isdigit() and int(length) > self.limits.wire_bytes:
             raise FetchError(PageStatus.TOO_LARGE, f"more than {self.limits.wire_bytes} bytes", code)
         try:
-            self._decoder = decoder_of(",".join(answer.headers.getall("Content-Encoding", ())))
+            coding = ",".join(answer.headers.getall("Content-Encoding", ()))
+            self._decoder = decoder_of(coding, self._transfer_coding, self.scratch)
         except DecodeError as error:
             raise FetchError(PageStatus.BAD_ENCODING, str(error), code) from error
         answer.body = Body(self.scratch, self.limits, code)
@@ -349,7 +359,7 @@ class Exchange:
             assert self._decoder is not None
             try:
                 if not body.is_full:
-                    for piece in self._decoder.finish():
+                    for piece in self._decoder.finish(is_whole=not self._ends_with_connection):
                         body.add(piece)
             except DecodeError as error:
                 return self.fail(FetchError(PageStatus.BAD_ENCODING, str(error), answer.http_status))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from data.http.client import resolve_redirect
+from data.http.decode import begins_as_compressed
 from data.http.exchange import HTML_TYPES, Answer, FetchError, media_type
 from data.pages.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus
@@ -68,6 +69,8 @@ def page_body(answer: Answer, user_agent: str) -> bytes:
         raise FetchError(PageStatus.NOT_HTML, "no content type", 200)
     if body.lstrip().startswith(b"%PDF-"):
         raise FetchError(PageStatus.NOT_HTML, "begins as a PDF", 200)
+    if begins_as_compressed(body):
+        raise FetchError(PageStatus.BAD_ENCODING, "compressed in a way that no header names", 200)
     refusal = header_opt_out(answer.headers, user_agent) or meta_opt_out(body, user_agent)
     if refusal is not None:
         raise FetchError(*refusal, 200)

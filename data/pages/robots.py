@@ -31,6 +31,7 @@ from protego import Protego
 
 from data.config import PagesConfig
 from data.http.client import REDIRECTS, resolve_redirect
+from data.http.decode import begins_as_compressed
 from data.http.exchange import Answer, FetchError
 from data.pages.optout import Refusal, allows_training
 from data.schema import PageStatus
@@ -176,7 +177,10 @@ async def fetch_robots(origin: str, get: Get, config: PagesConfig) -> Robots:
         with answer:
             code = answer.http_status
             if 200 <= code < 300 and answer.body is not None:
-                return parse_robots(answer.body.read(), config)
+                body = answer.body.read()
+                if begins_as_compressed(body):
+                    return Robots((PageStatus.ROBOTS_UNREACHABLE, "robots.txt: bad_encoding"), is_failure=True)
+                return parse_robots(body, config)
             if code == 429 or code >= 500:
                 failure = (PageStatus.ROBOTS_UNREACHABLE, f"robots.txt: {code}")
                 retry_after = answer.headers.get("Retry-After") if code in (429, 503) and hop == 0 else None

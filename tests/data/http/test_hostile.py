@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bz2
 import gzip
 import itertools
 import zlib
@@ -44,6 +45,8 @@ BROKEN = "not valid HTTP, or cut off"
 UNASKED = "a content encoding that was not asked for"
 NO_URL = "Location is not a URL that can be fetched"
 CUT = "the compressed data is cut off"
+UNNAMED = "compressed in a way that no header names"
+UNASKED_TRANSFER = "a transfer encoding that was not asked for"
 SILENT, LONG = "silent for read_timeout_s", "longer than total_timeout_s"
 
 
@@ -155,13 +158,12 @@ BODIES = [
     Case("bomb_by_ratio_brotli", _coded("br", brotli.compress(BOMB)), "decoded_too_large", 200, reason=RATIO),
     Case("gzip_members_without_content", _coded("gzip", gzip.compress(b"") * 2_000 + gzip.compress(PAGE)), "ok", 200),
     Case("encoding_zstd", _coded("zstd", zstandard.compress(PAGE)), "bad_encoding", 200, reason=UNASKED),
-    Case("encoding_unknown", _coded("x-magic", PAGE), "bad_encoding", 200, reason=UNASKED),
     Case("encoding_twice", _coded("gzip, gzip", gzip.compress(gzip.compress(PAGE))), "bad_encoding", 200,
          reason=UNASKED),
     Case("encoding_in_two_headers", _head(b"Content-Encoding: gzip", b"Content-Encoding: br"), "bad_encoding", 200,
          reason=UNASKED),
     Case("encoding_of_a_bomb_in_a_bomb", _coded("gzip", gzip.compress(gzip.compress(bytes(60_000_000), 1))),
-         "ok", 200),
+         "bad_encoding", 200, reason=UNNAMED),
     Case("encoding_is_a_lie", _coded("gzip", PAGE), "bad_encoding", 200, reason="broken gzip data"),
     Case("encoding_is_a_lie_brotli", _coded("br", b"\xff\xff\xff\xff"), "bad_encoding", 200,
          reason="broken brotli data"),
@@ -171,6 +173,150 @@ BODIES = [
     Case("encoding_cut_after_one_byte", _coded("gzip", b"\x1f"), "bad_encoding", 200, reason=CUT),
     Case("encoding_with_bad_checksum", _coded("gzip", gzip.compress(PAGE)[:-8] + b"12345678"), "bad_encoding", 200,
          reason="broken gzip data"),
+]  # fmt: skip
+
+GZIP, ZLIB, RAW, BROTLI = gzip.compress(PAGE), zlib.compress(PAGE), zlib.compress(PAGE)[2:-4], brotli.compress(PAGE)
+TAIL = b"\r\n<!-- made in 0.2 s -->"
+TRANSFER_GZIP = HTML + b"Transfer-Encoding: gzip, chunked\r\n\r\n"
+TRANSFER_AND_GZIP = HTML + b"Transfer-Encoding: gzip, chunked\r\nContent-Encoding: gzip\r\n\r\n"
+PLAIN_TYPE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+TDM_ALL = b'[{"location":"/","tdm-reservation":1}]'
+WHOLES = [("gzip", "gzip", GZIP), ("zlib", "deflate", ZLIB), ("deflate", "deflate", RAW), ("brotli", "br", BROTLI)]
+DENY = "User-agent: *\nDisallow: /"
+
+
+def _chunks(*chunks: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+
+
+def _pieces(wire: bytes) -> list[bytes]:
+    return [wire[n : n + 7] for n in range(0, len(wire), 7)]
+
+
+def _sized(coding: bytes, *pieces: bytes) -> dict[str, Handler]:
+    """A page of which each piece is sent on its own."""
+    head = HTML + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (coding, sum(map(len, pieces)))
+    return _page(raw(head, *pieces))
+
+
+def _ok(name: str, pages: dict[str, Handler]) -> Case:
+    return Case(name, pages, "ok", 200, body=PAGE)
+
+
+TRANSFERS = [
+    _ok("transfer_gzip", _page(raw(TRANSFER_GZIP + _chunks(GZIP)))),
+    _ok("transfer_gzip_in_pieces", _page(raw(TRANSFER_GZIP, *_pieces(_chunks(GZIP[:1], GZIP[1:20], GZIP[20:]))))),
+    _ok("transfer_x_gzip", _page(raw(TRANSFER_GZIP.replace(b"gzip", b"X-Gzip") + _chunks(GZIP)))),
+    _ok("transfer_deflate", _page(raw(TRANSFER_GZIP.replace(b"gzip", b"deflate") + _chunks(ZLIB)))),
+    _ok("transfer_deflate_raw", _page(raw(TRANSFER_GZIP.replace(b"gzip", b"deflate") + _chunks(RAW)))),
+    _ok("transfer_gzip_in_two_headers", _page(raw(HTML + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"
+                                                  b"\r\n" + _chunks(GZIP)))),
+    _ok("transfer_gzip_until_close", _page(raw(HTML + b"Transfer-Encoding: gzip\r\n\r\n" + GZIP, then="close"))),
+    _ok("transfer_gzip_around_gzip", _page(raw(TRANSFER_AND_GZIP + _chunks(gzip.compress(GZIP))))),
+    _ok("transfer_gzip_around_brotli", _page(raw(TRANSFER_AND_GZIP.replace(b"Encoding: gzip\r\n\r\n",
+                                                                           b"Encoding: br\r\n\r\n")
+                                                 + _chunks(gzip.compress(BROTLI) + TAIL)))),
+    _ok("transfer_gzip_named_again_as_content", _page(raw(TRANSFER_AND_GZIP + _chunks(GZIP)))),
+    _ok("transfer_gzip_that_is_plain", _page(raw(TRANSFER_GZIP + _chunks(PAGE)))),
+    _ok("transfer_gzip_with_a_tail", _page(raw(TRANSFER_GZIP + _chunks(GZIP, TAIL)))),
+    _ok("transfer_identity", _page(raw(TRANSFER_GZIP.replace(b"gzip", b"identity") + _chunks(PAGE)))),
+    _ok("transfer_chunked_named_twice", _page(raw(CHUNKED.replace(b"chunked", b"chunked\r\nTransfer-Encoding: chunked")
+                                                  + _chunks(PAGE)))),
+    Case("transfer_gzip_cut", _page(raw(TRANSFER_GZIP + _chunks(GZIP[:-20]))), "bad_encoding", 200, reason=CUT),
+    Case("transfer_gzip_in_two_headers_cut",
+         _page(raw(HTML + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+                   + _chunks(GZIP).removesuffix(b"0\r\n\r\n"), then="close")), "protocol_error", reason=BROKEN),
+    Case("transfer_gzip_with_bad_checksum", _page(raw(TRANSFER_GZIP + _chunks(GZIP[:-8] + b"12345678"))),
+         "bad_encoding", 200, reason="broken gzip data"),
+    Case("transfer_gzip_twice", _page(raw(TRANSFER_GZIP.replace(b"gzip", b"gzip, gzip")
+                                          + _chunks(gzip.compress(GZIP)))), "bad_encoding", 200,
+         reason=UNASKED_TRANSFER),
+    Case("transfer_compress", _page(raw(TRANSFER_GZIP.replace(b"gzip", b"compress") + _chunks(PAGE))), "bad_encoding",
+         200, reason=UNASKED_TRANSFER),
+    Case("transfer_chunked_before_gzip", _page(raw(HTML + b"Transfer-Encoding: chunked, gzip\r\n\r\n" + _chunks(GZIP),
+         then="close")), "bad_encoding", 200, reason=UNASKED_TRANSFER),
+    Case("transfer_chunked_with_a_parameter", _page(raw(CHUNKED.replace(b"chunked", b"chunked;q=1") + _chunks(PAGE),
+         then="close")), "bad_encoding", 200, reason=UNASKED_TRANSFER),
+    Case("transfer_gzip_bomb", _page(raw(TRANSFER_GZIP + _chunks(gzip.compress(BOMB)))), "decoded_too_large", 200,
+         SMALL, DECODED),
+    Case("transfer_gzip_bomb_in_a_bomb", _page(raw(TRANSFER_AND_GZIP
+         + _chunks(gzip.compress(gzip.compress(bytes(60_000_000), 1))))),
+         "decoded_too_large", 200, reason=RATIO),
+    Case("robots_transfer_gzip", _robots(raw(PLAIN_TYPE + b"Transfer-Encoding: gzip, chunked\r\n\r\n"
+                                             + _chunks(gzip.compress(DENY.encode())))), "robots_disallowed",
+         reason="robots.txt"),
+    Case("encoding_gzip_without_a_header", _page(reply(GZIP)), "bad_encoding", 200, reason=UNNAMED),
+    Case("encoding_zstd_without_a_header", _page(reply(zstandard.compress(PAGE))), "bad_encoding", 200,
+         reason=UNNAMED),
+    Case("robots_gzip_without_a_header", _robots(reply(gzip.compress(DENY.encode()))), "robots_unreachable",
+         reason="robots.txt: bad_encoding"),
+]  # fmt: skip
+
+ENDS = [
+    *(_ok(f"tail_of_{name}_in_one_packet", _coded(coding, whole + TAIL)) for name, coding, whole in WHOLES),
+    *(_ok(f"tail_of_{name}_in_two_packets", _sized(coding.encode(), whole, TAIL)) for name, coding, whole in WHOLES),
+    *(_ok(f"tail_of_{name}_in_many_packets", _sized(coding.encode(), whole[:-2], whole[-2:] + TAIL[:1], TAIL[1:9],
+                                                    TAIL[9:])) for name, coding, whole in WHOLES),
+    *(_ok(f"tail_of_zeros_of_{name}", _coded(coding, whole + bytes(512))) for name, coding, whole in WHOLES),
+    *(Case(f"tail_of_{name}_too_long", _coded(coding, whole + bytes(70_000)), "bad_encoding", 200,
+           reason="more than 65536 bytes after the compressed data") for name, coding, whole in WHOLES),
+    _ok("tail_between_chunks", _page(raw(CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Encoding: br\r\n\r\n"),
+                                         _chunks(BROTLI[:9], BROTLI[9:], TAIL)))),
+    _ok("gzip_members_in_packets", _sized(b"gzip", gzip.compress(PAGE[:9])[:-3], gzip.compress(PAGE[:9])[-3:] + b"\x1f",
+                                          gzip.compress(PAGE[9:])[1:], b"\0\0")),
+    _ok("gzip_without_its_trailer", _coded("gzip", GZIP[:-8])),
+    _ok("gzip_with_half_its_trailer", _coded("gzip", GZIP[:-3])),
+    _ok("zlib_without_its_trailer", _coded("deflate", ZLIB[:-4])),
+    _ok("gzip_without_its_trailer_in_chunks",
+        _page(raw(CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") + _chunks(GZIP[:-8])))),
+    Case("gzip_without_its_trailer_until_close",
+         _page(raw(HTML + b"Content-Encoding: gzip\r\n\r\n" + GZIP[:-8], then="close")), "bad_encoding", 200,
+         reason=CUT),
+    Case("gzip_without_its_trailer_and_shorter_than_its_length",
+         _page(raw(HTML + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(GZIP) + GZIP[:-8],
+                   then="close")), "protocol_error", reason=BROKEN),
+    Case("gzip_cut_before_its_trailer", _coded("gzip", GZIP[:-9]), "bad_encoding", 200, reason=CUT),
+    Case("gzip_with_half_a_wrong_checksum", _coded("gzip", GZIP[:-8] + b"12"), "bad_encoding", 200, reason=CUT),
+    Case("zlib_with_bad_checksum", _coded("deflate", ZLIB[:-4] + b"1234"), "bad_encoding", 200,
+         reason="broken deflate data"),
+    *(Case(f"robots_{name}_with_a_tail", _robots(reply(encode(DENY.encode()) + TAIL, content_encoding=name)),
+           "robots_disallowed", reason="robots.txt")
+      for name, encode in (("gzip", gzip.compress), ("deflate", zlib.compress), ("br", brotli.compress))),
+    Case("robots_gzip_without_its_trailer",
+         _robots(reply(gzip.compress(DENY.encode())[:-8], content_encoding="gzip")), "robots_disallowed",
+         reason="robots.txt"),
+    Case("robots_gzip_with_bad_checksum",
+         _robots(reply(gzip.compress(DENY.encode())[:-8] + b"12345678", content_encoding="gzip")),
+         "robots_unreachable", reason="robots.txt: bad_encoding"),
+    Case("tdmrep_brotli_with_a_tail", _tdmrep(reply(brotli.compress(TDM_ALL) + TAIL, content_encoding="br")),
+         "opt_out_tdm", reason="tdmrep.json"),
+]  # fmt: skip
+
+NO_CODINGS = "utf-8 UTF-8 none 7bit 8bit binary text/html charset=utf-8 aws-chunked , x-magic".split()
+CODINGS = [
+    *(_ok(f"no_coding_{name}", _coded(name, PAGE)) for name in NO_CODINGS),
+    *(_ok(f"no_coding_beside_gzip_{form}", _coded(form, GZIP))
+      for form in ("gzip,", ",gzip", "aws-chunked, gzip", "gzip;q=1", "utf-8,gzip", "gzip, identity")),
+    *(_ok(f"no_coding_beside_{form}_of_a_plain_page", _coded(form, PAGE)) for form in ("gzip,", "deflate,", ",br")),
+    _ok("no_coding_in_two_headers", _page(raw(HTML + b"Content-Encoding: utf-8\r\nContent-Encoding: gzip\r\n"
+                                              b"Content-Length: %d\r\n\r\n" % len(GZIP) + GZIP))),
+    _ok("no_coding_in_pieces", _sized(b"none", PAGE[:1], PAGE[1:5], PAGE[5:])),
+    *(Case(f"no_coding_{name}_of_compressed_data", _coded(name, GZIP), "bad_encoding", 200, reason=UNNAMED)
+      for name in ("utf-8", "none", "aws-chunked", ",")),
+    *(Case(f"no_coding_of_{name}", _coded("none", data), "bad_encoding", 200, reason=UNNAMED)
+      for name, data in (("zlib", ZLIB), ("zstd", zstandard.compress(PAGE)), ("bzip2", bz2.compress(PAGE)))),
+    *(Case(f"encoding_{name}", _coded(name, PAGE), "bad_encoding", 200, reason=UNASKED)
+      for name in ("compress", "x-compress", "dcb", "dcz", "exi", "aes128gcm", "pack200-gzip", "sdch", "xz", "bzip2",
+                   "base64", "utf-8, zstd")),
+    Case("robots_with_no_coding", _robots(reply(DENY.encode(), content_encoding="utf-8")), "robots_disallowed",
+         reason="robots.txt"),
+    Case("robots_gzip_with_a_comma", _robots(reply(gzip.compress(DENY.encode()), content_encoding="gzip,")),
+         "robots_disallowed", reason="robots.txt"),
+    Case("robots_plain_named_gzip_with_a_comma", _robots(reply(DENY.encode(), content_encoding="gzip,")),
+         "robots_disallowed", reason="robots.txt"),
+    Case("robots_with_no_coding_of_compressed_data",
+         _robots(reply(gzip.compress(DENY.encode()), content_encoding="none")), "robots_unreachable",
+         reason="robots.txt: bad_encoding"),
 ]  # fmt: skip
 
 LENGTHS = [
@@ -373,7 +519,6 @@ REDIRECTS = [
          "robots_disallowed", reason="robots.txt"),
 ]  # fmt: skip
 
-DENY = "User-agent: *\nDisallow: /"
 TIMEOUT = "robots.txt: timeout"
 ROBOTS = [
     Case("robots_allows", _rules("User-agent: *\nDisallow: /private"), "ok", 200),
@@ -458,7 +603,7 @@ ROBOTS = [
          reason="crawl-delay 86400"),
 ]  # fmt: skip
 
-TDM_ALL, TDM_OTHER = b'[{"location":"/","tdm-reservation":1}]', b'[{"location":"/x","tdm-reservation":1}]'
+TDM_OTHER = b'[{"location":"/x","tdm-reservation":1}]'
 HTML_HEAD = b"<!doctype html><head>%b</head><body><p>Words"
 OPT_OUTS = [
     Case("tag_noindex", _page(reply(x_robots_tag="noindex")), "opt_out_x_robots_tag", 200, reason="noindex"),
@@ -523,7 +668,7 @@ OPT_OUTS = [
          | {"www.site.example/robots.txt": rules("User-agent: *\nDisallow: /.well-known")}, "ok", 200),
 ]  # fmt: skip
 
-CASES = [*BODIES, *LENGTHS, *SPEEDS, *PROTOCOL, *ANSWERS, *REDIRECTS, *ROBOTS, *OPT_OUTS]
+CASES = [*BODIES, *TRANSFERS, *ENDS, *CODINGS, *LENGTHS, *SPEEDS, *PROTOCOL, *ANSWERS, *REDIRECTS, *ROBOTS, *OPT_OUTS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
