@@ -1,6 +1,6 @@
 """Opt-outs beside robots.txt: in a page's headers, in its markup, and in a file for the whole site.
 
-    X-Robots-Tag, meta robots    noindex, none, noai, unavailable_after a time that is past; to all, or to us by name
+    X-Robots-Tag, meta robots    noindex, none, noai, noml, unavailable_after a past time; to all, or to us by name
     Content-Signal, Content-Usage    ai-train=no, train-ai=n
     tdm-reservation              1, as a header, as a meta element, or for paths in /.well-known/tdmrep.json
 
@@ -14,7 +14,7 @@ microseconds for a news page of 60 kB, and 0.25 milliseconds more if the page is
 
 Sources: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-Robots-Tag, meta robots),
 contentsignals.org, draft-ietf-aipref-attach and -vocab (Content-Usage), www.w3.org/community/reports/tdmrep (TDMRep).
-``noai`` is DeviantArt's.
+``noai`` is DeviantArt's, ``noml`` Mojeek's (noml.info).
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ MAX_DIRECTIVES = 100  # in one value; real ones have fewer, and a hostile header
 Refusal = tuple[PageStatus, str]
 """A status, and a reason in fixed words."""
 
-_REFUSING = frozenset({"noindex", "none", "noai"})
+BOM_BYTES = b"\xef\xbb\xbf"  # some files begin with a part of the byte order mark
+
+_REFUSING = frozenset({"noindex", "none", "noai", "noml"})
 # Directives with a value after a colon. Any other word before a colon is the name of a robot.
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _AGENT = re.compile(r"\s*([A-Za-z0-9_-]+)\s*:")
 _WORDS = re.compile(r"[\s,;]+")
-_META_WORDS = re.compile(rb"noindex|none|noai|unavailable_after|tdm-reservation")
+_META_WORDS = re.compile(rb"noindex|none|noai|noml|unavailable_after|tdm-reservation")
 
 # The categories in the drafts that cover training of a generative model: first the exact ones, then wider ones.
 _TRAINING = (frozenset({"ai-train", "train-ai", "train-genai", "genai"}), frozenset({"ai", "tdm", "bots", "all"}))
@@ -195,7 +197,9 @@ def _metas(head: bytes) -> Iterator[tuple[str, str]]:
 def parse_tdmrep(body: bytes) -> tuple[TdmRule, ...]:
     """The rules of a tdmrep.json in their order. Ignores invalid rules; invalid JSON has no rules."""
     try:
-        found = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
+        if body.startswith((b"\xff\xfe", b"\xfe\xff")):
+            body = body.decode("utf-16", errors="replace").encode()
+        found = orjson.loads(body.lstrip(BOM_BYTES))
     except orjson.JSONDecodeError:
         return ()
     rules = []

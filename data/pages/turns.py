@@ -23,7 +23,7 @@ from data.pages.answers import (
 )
 from data.pages.frontier import Domain, Frontier, Host, Link
 from data.pages.job import Job
-from data.pages.optout import TdmRule, parse_tdmrep, tdmrep_opt_out
+from data.pages.optout import BOM_BYTES, TdmRule, parse_tdmrep, tdmrep_opt_out
 from data.pages.results import (
     Failure,
     NotYet,
@@ -186,5 +186,5 @@ class Turns:
 
 def _reservations(body: bytes) -> tuple[TdmRule, ...]:
     """The rules of a tdmrep.json. A web page in its place has none; JSON that was cut off reserves everything."""
-    is_cut = len(body) >= MAX_TDMREP_BYTES and body.lstrip().startswith((b"[", b"{"))
+    is_cut = len(body) >= MAX_TDMREP_BYTES and body.lstrip(BOM_BYTES).lstrip().startswith((b"[", b"{"))
     return ALL_RESERVED if is_cut else parse_tdmrep(body)

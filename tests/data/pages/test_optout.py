@@ -38,6 +38,11 @@ def _tag(*values: str) -> str | None:
         (["none"], "none"),
         (["noai"], "noai"),
         (["noimageai, noai"], "noai"),
+        (["noml"], "noml"),
+        (["nofollow, NoML"], "noml"),
+        (["webtextbot: noml"], "noml"),
+        (["otherbot: noml"], None),
+        (["nomlx"], None),
         (["noindex;nofollow"], "noindex"),
         (["nofollow noindex"], "noindex"),
         (["nofollow", "noindex"], "noindex"),  # two headers
@@ -159,6 +164,10 @@ def _page(head: str) -> str:
         ('<meta content="nofollow, none" name="robots">', "none"),
         ('<meta\n  name = "robots"\n  content\t= "noai, noimageai"\n>', "noai"),
         ('<meta name="webtextbot" content="noindex">', "noindex"),
+        ('<meta name="robots" content="noml">', "noml"),
+        ('<meta name="robots" content="index, follow, NOML">', "noml"),
+        ('<meta name="webtextbot" content="noml">', "noml"),
+        ('<meta name="otherbot" content="noml">', None),
         ('<meta name="WebTextBot" content="noai">', "noai"),
         ('<meta name="robots" content="index"><meta name="robots" content="noindex">', "noindex"),
         ('<meta name="robots" content="no&#105;ndex noindex">', "noindex"),
@@ -401,6 +410,9 @@ def test_tdmrep_uses_the_first_matching_rule() -> None:
         (b"\xff\xfe[]", 0),
         (b'{"location": "/", "tdm-reservation": 1}', 1),  # one rule without the enclosing array
         (b'\xef\xbb\xbf[{"location": "/", "tdm-reservation": 1}]', 1),
+        (b'\xef\xbb[{"location": "/", "tdm-reservation": 1}]', 1),
+        (b'\xbf [{"location": "/", "tdm-reservation": 1}]', 1),
+        ('[{"location": "/", "tdm-reservation": 1}]'.encode("utf-16"), 1),
         (b'[{"location": "/", "tdm-reservation": 2}, {"location": "/", "tdm-reservation": null}]', 0),
         (
             b'[{"location": 1, "tdm-reservation": 1}, {"tdm-reservation": 1}, {"location": "a", "tdm-reservation": 1}]',
