@@ -44,10 +44,13 @@ class PageStatus(Status):
 
     OK = "ok", "the whole HTML page was received and is in the WARC"
     ROBOTS_DISALLOWED = "robots_disallowed", "robots.txt forbids this path to our user agent"
-    ROBOTS_UNREACHABLE = "robots_unreachable", "robots.txt failed (5xx, 429, time-out), which forbids all (RFC 9309)"
+    ROBOTS_UNREACHABLE = (
+        "robots_unreachable",
+        "robots.txt failed (5xx, 429, time-out, a bad redirect), which forbids all (RFC 9309)",
+    )
     CRAWL_DELAY_TOO_LONG = "crawl_delay_too_long", "robots.txt asks for a delay above max_crawl_delay_s"
-    OPT_OUT_X_ROBOTS_TAG = "opt_out_x_robots_tag", "the header X-Robots-Tag says noindex, noai or none to us"
-    OPT_OUT_META_ROBOTS = "opt_out_meta_robots", "a robots meta element of the page says noindex, noai or none"
+    OPT_OUT_X_ROBOTS_TAG = "opt_out_x_robots_tag", "the header X-Robots-Tag says noindex, noai, noml or none to us"
+    OPT_OUT_META_ROBOTS = "opt_out_meta_robots", "a robots meta element of the page says noindex, noai, noml or none"
     OPT_OUT_CONTENT_SIGNAL = "opt_out_content_signal", "Content-Signal says ai-train=no, in robots.txt or a header"
     OPT_OUT_TDM = "opt_out_tdm", "the site reserves text and data mining (TDMRep: header, meta or tdmrep.json)"
     DNS_FAILURE = "dns_failure", "the host name does not resolve"

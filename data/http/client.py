@@ -46,6 +46,7 @@ IDLE_S = 5.0  # how long an idle connection stays open beyond the host's delay
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
+_RAW_BYTE = re.compile(r"[\udc80-\udcff]")  # how surrogateescape decodes a byte that is not UTF-8
 _UNSENDABLE = re.compile(r"[^\x21-\x7e]")
 _HAPPY_EYEBALLS_S = 0.25  # RFC 8305, section 8
 
@@ -271,13 +272,19 @@ def _head(request: tuple[bytes, HeaderList]) -> bytes:
     return b"\r\n".join((line, *map(b": ".join, headers), b"", b""))
 
 
+def percent_encode_raw(text: str) -> str:
+    """Text that was decoded with surrogateescape, with ``%E9`` for a byte 0xE9 that is not UTF-8."""
+    return _RAW_BYTE.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
+
+
 def resolve_redirect(base: str, location: str) -> str | None:
     """The absolute http(s) URL of a Location header, without fragment; None if it is not usable.
 
-    The URL is not canonicalized: a server that redirects to itself with another parameter wants to see that parameter.
+    Bytes that are not UTF-8 are percent-encoded, as browsers do. The URL is not canonicalized: a server that redirects
+    to itself with another parameter wants to see that parameter.
     """
     try:
-        url = ada_url.URL(location, base=base)
+        url = ada_url.URL(percent_encode_raw(location), base=base)
     except (ValueError, UnicodeError):
         return None
     if url.protocol not in ("http:", "https:") or not url.hostname or url.username or url.password:

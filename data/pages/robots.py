@@ -2,12 +2,16 @@
 
     2xx                 the rules in its first max_robots_bytes
     4xx but 429         no rules, all is allowed (section 2.3.1.3)
-    more than five redirects, one that leads nowhere, other 3xx: as 4xx (section 2.3.1.2)
-    429, 5xx, time-out, broken answer: nothing is allowed (section 2.3.1.4), for robots_failure_lifetime_s
+    more than five redirects, other 3xx: as 4xx (section 2.3.1.2)
+    429, 5xx, time-out, broken answer, a redirect that leads nowhere: nothing is allowed (section 2.3.1.4), for
+                        robots_failure_lifetime_s
 
 If the host itself is unreachable (no such name, no connection, TLS, forbidden address), its links get that status
 instead, because it is more useful. Redirects are followed to other hosts, as section 2.3.1.2 asks; no other request may
-leave the registrable domain. Crawl-delay is not in the RFC; we honour it up to a cap.
+leave the registrable domain. Crawl-delay is not in the RFC; we honour it up to a cap. Of several values the largest
+counts, and sites write ``10s``, ``10 seconds`` and ``2,5`` too.
+
+A file should be UTF-8. We read UTF-16 as well, and skip a byte order mark of which a part is missing, as Google does.
 
 This module chooses the group, and Protego matches the rules. Protego alone would take ``User-agent: WebText`` for
 WebTextBot. A group is ours if its name, without a version, equals our product token in any case (section 2.2.1).
@@ -21,6 +25,8 @@ group. Sources: contentsignals.org, draft-ietf-aipref-attach, draft-ietf-aipref-
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import time
 from collections import OrderedDict
@@ -30,7 +36,7 @@ from dataclasses import dataclass, field
 from protego import Protego
 
 from data.config import PagesConfig
-from data.http.client import REDIRECTS, resolve_redirect
+from data.http.client import REDIRECTS, percent_encode_raw, resolve_redirect
 from data.http.decode import begins_as_compressed
 from data.http.exchange import Answer, FetchError
 from data.pages.optout import Refusal, allows_training
@@ -45,7 +51,13 @@ _HOST_FAILURES = frozenset(
     {PageStatus.DNS_FAILURE, PageStatus.CONNECT_FAILURE, PageStatus.TLS_FAILURE, PageStatus.FORBIDDEN_ADDRESS}
 )
 _AGENT_LINE = re.compile(r"user[- ]?agent(?:\s*:|\s|$)\s*(.*)", re.IGNORECASE)  # the spellings Protego knows
-_RULE_LINE = re.compile(r"(?:allow|di[as]+l+[ao]w|crawl[- ]delay)(?:\s*:|\s)", re.IGNORECASE)
+_RULE_LINE = re.compile(r"(?:allow|di[as]+l+[ao]w)(?:\s*:|\s)", re.IGNORECASE)
+_DELAY_LINE = re.compile(r"crawl[- _]?delay(?:\s*[:=]|\s)\s*(.*)", re.IGNORECASE)
+_NUMBERS = re.compile(r"([.,]?[0-9][0-9.,;/\s-]*)(ms|m(?=in|\b)|h(?=our|\b)|)", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,12}(?:[.,][0-9]{1,12})?|[.,][0-9]{1,12}")
+_UNIT_S = {"ms": 0.001, "m": 60.0, "h": 3_600.0}
+# Before the first word of a line: a byte order mark, whole, partial, or read as Latin-1 or as broken UTF-8.
+_JUNK = "\ufeff\ufffd\u200b\xef\xbb\xbf\udcef\udcbb\udcbf \t\xa0\udca0"
 _USAGE_LINE = re.compile(r"content-(?:signal|usage)\s*:\s*(?:([/*]\S*)\s+)?(.*)", re.IGNORECASE)
 _TOKEN = re.compile(r"\*(?=\s|$)|[A-Za-z0-9_-]+")
 
@@ -88,19 +100,20 @@ class _Group:
 
     is_named: bool = False
     rules: list[str] = field(default_factory=list)
+    delay_s: float = 0.0
     usage: list[tuple[str, bool]] = field(default_factory=list)
 
 
 def parse_robots(body: bytes, config: PagesConfig) -> Robots:
     """The rules in a robots.txt of any encoding. Other lines are ignored."""
-    text = body.decode("utf-8-sig", errors="replace")
+    text = _decoded(body)
     lines = text.splitlines()
     if len(body) >= config.max_robots_bytes and text[-1:] not in "\r\n":
         lines.pop()  # the body was cut off in this line, and half a path is another rule
     ours, all_robots, outside = _groups(lines, config.user_agent)
     chosen = ours if ours.is_named else all_robots
     rules = _protego(chosen.rules)
-    delay_s = rules.crawl_delay("*") or 0.0 if rules else 0.0
+    delay_s = chosen.delay_s
     failure = None
     if delay_s > config.max_crawl_delay_s:
         failure = PageStatus.CRAWL_DELAY_TOO_LONG, f"crawl-delay {delay_s:g}"
@@ -112,6 +125,28 @@ def parse_robots(body: bytes, config: PagesConfig) -> Robots:
         content_signal=_usage_rules(usage),
         size_bytes=sum(map(_size_bytes, chosen.rules)) + sum(_size_bytes(path) for path, _ in usage),
     )
+
+
+def _decoded(body: bytes) -> str:
+    """UTF-8, in which other bytes are percent-encoded as a path needs them, or UTF-16."""
+    if body.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return body.decode("utf-16", errors="ignore")
+    if b"\0" in body[:2]:  # two bytes for each letter
+        return body.decode("utf-16-le" if body[:1] != b"\0" else "utf-16-be", errors="ignore")
+    return body.decode("utf-8", errors="surrogateescape")
+
+
+def crawl_delay_s(value: str) -> float:
+    """The seconds in a Crawl-delay such as ``10``, ``2,5`` or ``5-10 seconds``, of which the largest counts; or 0."""
+    with contextlib.suppress(ValueError):
+        seconds = float(value)
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+    found = None if value.startswith("-") else _NUMBERS.search(value)
+    if found is None:
+        return 0.0
+    numbers = [float(number.replace(",", ".")) for number in _NUMBER.findall(found[1])]
+    return max(numbers) * _UNIT_S.get(found[2].lower(), 1.0)
 
 
 def _size_bytes(rule: str) -> int:
@@ -127,7 +162,7 @@ def _groups(lines: Iterable[str], user_agent: str) -> tuple[_Group, _Group, _Gro
     current = [outside]
     is_after_rule = True
     for raw in lines:
-        line = raw.partition("#")[0].strip()
+        line = percent_encode_raw(raw.partition("#")[0].lstrip(_JUNK).strip())
         agent = _AGENT_LINE.match(line)
         if agent:
             token = _TOKEN.match(agent[1])
@@ -143,6 +178,10 @@ def _groups(lines: Iterable[str], user_agent: str) -> tuple[_Group, _Group, _Gro
             is_after_rule = True
             for group in current:
                 group.rules.append(line)
+        elif delay := _DELAY_LINE.match(line):
+            is_after_rule = True
+            for group in current:
+                group.delay_s = max(group.delay_s, crawl_delay_s(delay[1]))
         elif usage := _USAGE_LINE.match(line):
             is_after_rule = True
             allowed = allows_training(usage[2])
@@ -185,9 +224,12 @@ async def fetch_robots(origin: str, get: Get, config: PagesConfig) -> Robots:
                 failure = (PageStatus.ROBOTS_UNREACHABLE, f"robots.txt: {code}")
                 retry_after = answer.headers.get("Retry-After") if code in (429, 503) and hop == 0 else None
                 return Robots(failure, is_failure=True, retry_after=retry_after, http_status=code)
-            url = resolve_redirect(url, answer.headers.get("Location", "")) if code in REDIRECTS else None
+            if code not in REDIRECTS:
+                break
+            location = answer.headers.get("Location", "").strip()
+            url = resolve_redirect(url, location) if location else None
         if url is None:
-            break
+            return Robots((PageStatus.ROBOTS_UNREACHABLE, "robots.txt: redirect_bad"), is_failure=True)
     return Robots()
 
 

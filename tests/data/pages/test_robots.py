@@ -120,11 +120,41 @@ async def test_redirects_are_followed(hops: int, verdict: str) -> None:
     assert web.asked == urls[: MAX_REDIRECTS + 1]
 
 
-@pytest.mark.parametrize("location", [None, "", "ftp://a.example/robots.txt", "http://u:p@a.example/"])
-async def test_an_empty_location_is_a_redirect_loop(location: str | None) -> None:
-    """An empty Location is the URL itself: a loop, which ends after more than five redirects."""
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    "location",
+    [None, "", " ", "ftp://a.example/robots.txt", "http://u:p@a.example/", "http://", "http://[::1/", "javascript:x"],
+)
+async def test_a_redirect_to_nowhere_forbids_all(location: str | None, code: int) -> None:
     first = f"{ORIGIN}/robots.txt"
-    assert _verdict(await _robots({first: _answer(first, 302, location=location)})) == "ok"
+    for answers in (
+        {first: _answer(first, code, location=location)},
+        {first: _answer(first, code, location="/b"), f"{ORIGIN}/b": _answer(f"{ORIGIN}/b", code, location=location)},
+    ):
+        robots = await _robots(answers)
+        assert robots.failure == (PageStatus.ROBOTS_UNREACHABLE, "robots.txt: redirect_bad")
+        assert robots.is_failure
+
+
+async def test_a_redirect_to_itself_ends_after_five_hops_and_allows_all() -> None:
+    """RFC 9309, section 2.3.1.2."""
+    first = f"{ORIGIN}/robots.txt"
+    assert _verdict(await _robots({first: _answer(first, 302, location="/robots.txt")})) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("/r\udce9gles.txt", "/r%E9gles.txt"),
+        ("/r\u00e9gles.txt", "/r%C3%A9gles.txt"),
+        ("\udcfc/\u00fc?\udcff=\udc80", "/%FC/%C3%BC?%FF=%80"),
+        ("http://a.example/\udced\udca0\udc80", "/%ED%A0%80"),
+    ],
+)
+async def test_a_redirect_in_latin_1_bytes_is_followed(location: str, target: str) -> None:
+    first = f"{ORIGIN}/robots.txt"
+    answers = {first: _answer(first, 302, location=location), ORIGIN + target: _answer(ORIGIN + target, 200, DENY)}
+    assert _verdict(await _robots(answers)) == "robots_disallowed"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +197,29 @@ def test_rules_are_matched(text: str, path: str, verdict: str) -> None:
         ("86400", 0.0, "crawl_delay_too_long"),
         ("-1", 0.0, "ok"),
         ("inf", 0.0, "ok"),
+        ("-1 s", 0.0, "ok"),
+        ("nan", 0.0, "ok"),
         ("soon", 0.0, "ok"),
+        ("", 0.0, "ok"),
+        ("10s", 10.0, "ok"),
+        ("10 seconds", 10.0, "ok"),
+        ("10 Sec.", 10.0, "ok"),
+        ("10 # seconds", 10.0, "ok"),
+        ("2,5", 2.5, "ok"),
+        ("2,5s", 2.5, "ok"),
+        (",5", 0.5, "ok"),
+        ("5;", 5.0, "ok"),
+        ("5-10", 10.0, "ok"),
+        ("10 / 5", 10.0, "ok"),
+        ("about 3", 3.0, "ok"),
+        ('"4"', 4.0, "ok"),
+        ("500ms", 0.5, "ok"),
+        ("10 (as of 2024)", 10.0, "ok"),
+        ("1e1", 10.0, "ok"),
+        ("1 minute", 0.0, "crawl_delay_too_long"),
+        ("1m", 0.0, "crawl_delay_too_long"),
+        ("2 hours", 0.0, "crawl_delay_too_long"),
+        ("9" * 500, 0.0, "crawl_delay_too_long"),
     ],
 )
 def test_crawl_delay_is_parsed(delay: str, seconds: float, verdict: str) -> None:
@@ -176,6 +228,56 @@ def test_crawl_delay_is_parsed(delay: str, seconds: float, verdict: str) -> None
     assert _verdict(robots) == verdict
     assert _verdict(robots, "/private") == "robots_disallowed"
     assert not robots.is_failure
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("User-agent: *\nCrawl-delay: 2\nCrawl-delay: 20", 20.0),
+        ("User-agent: *\nCrawl-delay: 20\nCrawl-delay: 2", 20.0),
+        ("User-agent: *\nCrawl-delay: 20\nDisallow: /x\nCrawl-delay: 0", 20.0),
+        ("User-agent: *\nCrawl-delay: 3\n\nUser-agent: x\nCrawl-delay: 9\n\nUser-agent: *\nCrawl-delay: 7", 7.0),
+        ("User-agent: *\nCrawl-delay: 20\n\nUser-agent: WebTextBot\nCrawl-delay: 4", 4.0),  # the group is ours
+        ("User-agent: *\nCrawl-delay: 20\n\nUser-agent: WebTextBot\nDisallow: /x", 0.0),
+        ("Crawl-delay: 20\nUser-agent: *\nDisallow: /x", 0.0),  # outside any group
+        ("User-agent: *\ncrawl delay 5\nCrawlDelay: 6\ncrawl_delay=8", 8.0),
+    ],
+)
+def test_the_largest_crawl_delay_of_our_group_counts(text: str, seconds: float) -> None:
+    assert parse_robots(text.encode(), CONFIG).crawl_delay_s == seconds
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(mark + DENY for mark in (BOM, BOM[:1], BOM[:2], BOM[1:], BOM[2:], BOM[::2], BOM * 2, BOM + b"\n")),
+        "\u00ef\u00bb\u00bfUser-agent: *\nDisallow: /".encode(),  # read as Latin-1, written as UTF-8
+        "\ufffdUser-agent: *\nDisallow: /".encode(),  # read as broken UTF-8
+        b"User-agent: x\nDisallow:\n\n" + BOM + DENY,  # two files in one
+        b"User-agent: *\n" + BOM[:2] + b"Disallow: /",
+        DENY.decode().encode("utf-16"),
+        b"\xfe\xff" + DENY.decode().encode("utf-16-be"),
+        DENY.decode().encode("utf-16-le"),
+        DENY.decode().encode("utf-16-be"),
+        DENY.decode().encode("utf-16") + b"\n",
+        "# r\u00e8gles\nUser-agent: *\nDisallow: /".encode("latin-1"),
+        "\u00a0User-agent: *\n\u00a0Disallow: /".encode("latin-1"),
+    ],
+)  # fmt: skip
+def test_a_file_in_another_encoding_or_with_a_broken_mark_is_not_ignored(body: bytes) -> None:
+    assert _verdict(parse_robots(body, CONFIG)) == "robots_disallowed"
+
+
+@pytest.mark.parametrize("body", ["Disallow: /caf\u00e9", "Content-Signal: /caf\u00e9 ai-train=no"])
+def test_a_path_in_latin_1_matches_the_same_bytes(body: str) -> None:
+    robots = parse_robots(f"User-agent: *\n{body}".encode("latin-1"), CONFIG)
+    assert _verdict(robots, "/caf%E9/x") != "ok"
+    assert _verdict(robots, "/caf") == "ok"
+    robots = parse_robots(f"User-agent: *\n{body}".encode(), CONFIG)
+    assert _verdict(robots, "/caf%C3%A9/x") != "ok"
 
 
 @pytest.mark.parametrize(
