@@ -11,11 +11,14 @@ An archive's key for a URL ignores scheme, ``www.``, case and session identifier
 to another page. Only rows of the same page count: scheme, ``www.``, tracking parameters, the order of parameters and a
 trailing slash may differ, case may not.
 
+Before May 2019 Common Crawl did not mark the pages that it cut at 1 MiB, so an older capture of exactly that size
+counts as cut, and so does one that is shorter than its own Content-Length.
+
 Nothing from an archive is trusted. An index that does not parse raises CdxError; a record that does not match its index
 entry raises CaptureError. The texts of both are fixed words.
 
 Sources: the READMEs of internetarchive/wayback (wayback-cdx-server) and webrecorder/pywb (CDXJ Server API); Common
-Crawl's index server; ISO 28500:2017.
+Crawl's index server; ISO 28500:2017; github.com/commoncrawl/nutch/issues/10 (unmarked cuts).
 """
 
 from __future__ import annotations
@@ -44,8 +47,11 @@ _TIMESTAMP = re.compile(r"[0-9]{14}")
 _WWW = re.compile(r"www[0-9]*\.")
 _CRAWL_ID = re.compile(r"CC-MAIN-(\d{4})(?:-(\d{2}|\d{4}))?")
 _FILE_NAME = re.compile(r"crawl-data/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)+[A-Za-z0-9_-][A-Za-z0-9._-]*\.warc\.gz")
+# Common Crawl keeps at most 1 MiB of a page. From May 2019 on it marks the pages that it cut (WARC-Truncated).
+_CUT_BYTES, _CUTS_MARKED_FROM = 1 << 20, "20190501000000"
 _COMMONCRAWL_PREFIX = "x-crawler-"
 _WAYBACK_PREFIX = "x-archive-orig-"
+_CUT = "the archive has only the beginning of the page"
 
 Headers = list[tuple[str, str]]
 
@@ -220,7 +226,10 @@ def unpack_record(member: bytes, candidate: Candidate, max_bytes: int) -> tuple[
     if len(body) != n_body:
         raise CaptureError("the record is cut off")
     headers = _original_headers(pairs, _COMMONCRAWL_PREFIX, ())
-    return status_line, headers, _decoded(body, headers, max_bytes)
+    decoded = _decoded(body, headers, max_bytes)
+    if candidate.timestamp < _CUTS_MARKED_FROM and (_is_cut(body, headers) or _is_cut(decoded, headers)):
+        raise CaptureError(_CUT)
+    return status_line, headers, decoded
 
 
 def wayback_headers(headers: Iterable[tuple[str, str]]) -> Headers:
@@ -256,7 +265,20 @@ def _check_identity(record: WarcRecord, candidate: Candidate) -> None:
     if re.sub("[^0-9]", "", header("WARC-Date") or "")[:14] != candidate.timestamp:
         raise CaptureError("the record is of another time")
     if header("WARC-Truncated"):
-        raise CaptureError("the archive has only the beginning of the page")
+        raise CaptureError(_CUT)
+
+
+def _is_cut(body: bytes, headers: Headers) -> bool:
+    """Whether an unmarked body has exactly the size of Common Crawl's limit, or less than its server announced.
+
+    The records of August 2018 have a line break too many before the body.
+    """
+    if _CUT_BYTES in (len(body), len(body.removeprefix(b"\r\n"))):
+        return True
+    values = {name.lower(): value.strip() for name, value in headers}
+    if values.get("content-encoding", "identity").lower() != "identity":
+        return False  # the length is that of the encoded body
+    return len(body) < (_count(values.get("content-length")) or 0)
 
 
 def _decoded(body: bytes, headers: Headers, max_bytes: int) -> bytes:

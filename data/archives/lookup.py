@@ -58,6 +58,7 @@ from data.archives.host import ArchiveHost, ArchiveUnavailable, Fault, Reply
 from data.config import PagesConfig
 from data.errors import InputError
 from data.http.client import REDIRECTS, Client, origin_of
+from data.http.decode import begins_as_compressed
 from data.http.exchange import HTML_TYPES, RATIO_FROM_BYTES, Limits, Wants, media_type
 from data.schema import PageStatus
 from data.warc import WarcWriter
@@ -216,6 +217,8 @@ class Archives:
                 raise CaptureError("not HTML")
             if not body:
                 raise CaptureError("empty")
+            if begins_as_compressed(body):
+                raise CaptureError("compressed in a way that no header names")
         except CaptureError as error:
             raise ArchiveUnavailable(candidate.archive, Fault.BAD_CAPTURE, str(error)) from error
         sha1 = hashlib.sha1(body, usedforsecurity=False).digest()

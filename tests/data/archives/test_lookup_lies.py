@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from data.archives.host import ArchiveUnavailable, Fault
-from tests.data.archives.finding import BODY, CRAWL, FAR, URL, WHEN, Finder, answering, held
+from tests.data.archives.finding import BODY, CRAWL, FAR, NEAR, URL, WHEN, Finder, answering, held
 from tests.data.archives.server import DATA, WAYBACK, ArchiveServer, memento, our_member, timestamp_of, warcio_member
 
 NO_CDX = {
@@ -89,6 +90,7 @@ class Lie:
 
 MEMBER = our_member(held())
 PLAIN = gzip.decompress(MEMBER)
+LONG = random.Random(1).randbytes(1 << 20).hex().encode()
 LIES = {
     "offset in the middle": Lie("no gzip member at the offset", {"offset": "7"}),
     "offset beyond the end": Lie("no record where the index says", {"offset": "99999999"}),
@@ -107,6 +109,9 @@ LIES = {
     "empty": Lie("empty", member=our_member(held(body=b""))),
     "cut in the archive": Lie(
         "the archive has only the beginning of the page", member=warcio_member(held(), WARC_Truncated="length")
+    ),
+    "compressed without a header": Lie(
+        "compressed in a way that no header names", member=our_member(held(body=gzip.compress(BODY)))
     ),
     "not WARC": Lie("not a WARC record", member=gzip.compress(b"hello, this is no record\r\n\r\n")),
     "nothing": Lie("not a response record", member=gzip.compress(b"")),
@@ -162,6 +167,54 @@ async def test_a_capture_that_contradicts_its_index_is_rejected(
     if lie.answer is not None:
         server.answer_with(DATA, lie.answer)
     assert await finder.fault("commoncrawl", **lie.config) == ("commoncrawl", "bad_capture", lie.detail)
+
+
+MIB = 1 << 20
+GZIPPED = ("Content-Encoding", "gzip")
+BEFORE, AFTER = datetime(2019, 4, 30, 23, 59, 59, tzinfo=UTC), datetime(2019, 5, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("when", "body", "headers", "is_cut"),
+    [
+        (BEFORE, LONG[:MIB], (), True),
+        (NEAR, LONG[:MIB], (), True),
+        (BEFORE, b"\r\n" + LONG[:MIB], (), True),  # the line break too many of August 2018
+        (BEFORE, LONG[:MIB], (GZIPPED,), True),  # stored decoded, as until 2018
+        (BEFORE, gzip.compress(LONG[:MIB]), (GZIPPED,), True),
+        (BEFORE, LONG[:MIB], (("X-Crawler-Content-Encoding", "gzip"),), True),
+        (BEFORE, LONG[: MIB - 1], (), False),
+        (BEFORE, LONG[: MIB + 1], (), False),
+        (BEFORE, LONG[: MIB + 2], (), False),
+        (AFTER, LONG[:MIB], (), False),
+        (BEFORE, BODY, (("Content-Length", str(len(BODY) + 1)),), True),
+        (BEFORE, BODY, (("X-Crawler-Content-Length", str(len(BODY) + 1)), ("Content-Length", str(len(BODY)))), True),
+        (BEFORE, BODY, (("Content-Length", str(len(BODY))),), False),
+        (BEFORE, BODY, (("Content-Length", "1"),), False),
+        (BEFORE, BODY, (("Content-Length", "many"),), False),
+        (BEFORE, BODY, (("Content-Length", "9999"), GZIPPED), False),  # the length of the encoded body
+        (AFTER, BODY, (("Content-Length", str(len(BODY) + 1)),), False),
+    ],
+)
+async def test_an_unmarked_capture_that_was_cut_is_rejected(
+    server: ArchiveServer,
+    finder: Finder,
+    when: datetime,
+    body: bytes,
+    headers: tuple[tuple[str, str], ...],
+    is_cut: bool,
+) -> None:
+    row = server.hold(CRAWL, held(when))
+    member = warcio_member(held(when, body=body, headers=headers))
+    server.files[row["filename"]] = member
+    row["length"] = str(len(member))
+    if is_cut:
+        detail = "the archive has only the beginning of the page"
+        assert await finder.fault("commoncrawl") == ("commoncrawl", "bad_capture", detail)
+    else:
+        found = await finder.archives("commoncrawl").find(URL, WHEN)
+        assert found is not None
+        assert found.body == body
 
 
 def _with(**headers: str) -> Callable[[], web.Response]:
