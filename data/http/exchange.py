@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ MAX_HEADER_BYTES = 32_768  # for one header; a Content-Security-Policy above 8 k
 MAX_HEADERS = 128
 _READ_BYTES = 1 << 18  # the most that asyncio's transport passes on at once
 
+_MEDIA_TYPE = re.compile(r"[\s\"']*([\w.+-]+/[\w+-]+(?:\.[\w+-]+)*)", re.ASCII)
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
 BROKEN = "not valid HTTP, or cut off"  # one reason for both: which one we see depends on the packets
@@ -380,4 +382,10 @@ def _decoded(value: bytes) -> str:
 
 
 def media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
+    """The type in a Content-Type, in lower case, whatever separates it from its parameters.
+
+    Of a list, members that are no types do not count (``text/html, charset=utf-8``). If its types differ, the whole
+    list is returned, which is no type. Source: WHATWG's MIME Sniffing Standard, more leniently.
+    """
+    types = {match[1].lower() for member in content_type.split(",") if (match := _MEDIA_TYPE.match(member))}
+    return types.pop() if len(types) == 1 else content_type.partition(";")[0].strip().lower()

@@ -106,6 +106,18 @@ def _status(line: str) -> dict[str, Handler]:
 BODIES = [
     Case("page", _page(reply()), "ok", 200),
     Case("page_xhtml", _page(reply(content_type="Application/XHTML+xml")), "ok", 200),
+    *(Case(f"page_of_type_{value}", _page(reply(content_type=value)), "ok", 200, body=PAGE)
+      for value in ("text/html charset=utf-8", "text/html\tcharset=utf-8", "TEXT/HTML  charset=utf-8",
+                    "text/html,charset=utf-8", "text/html, charset=utf-8", "text/html:charset=utf-8",
+                    "text/html. charset=utf-8", "text/html|charset=utf-8", "text/html&charset=utf-8",
+                    "text/html (a comment)", '"text/html"', "text/html;;charset=utf-8", "text/html, text/html",
+                    "application/xhtml+xml charset=utf-8")),
+    *(Case(f"not_html_type_{value}", _page(reply(content_type=value)), "not_html", 200, reason=reason)
+      for value, reason in (("text/plain charset=utf-8", "text/plain"), ("text/plain, charset=utf-8", "text/plain"),
+                            ("text/htmlx charset=utf-8", "text/htmlx"), ("text/html.x", "text/html.x"),
+                            ("text/plain, text/html", "text/plain, text/html"), ("html", "html"),
+                            ("image/svg+xml text/html", "image/svg+xml"), ("text/html+x", "text/html+x"),
+                            ("application/vnd.ms-excel charset=utf-8", "application/vnd.ms-excel"))),
     Case("page_gzip", _coded("gzip", gzip.compress(PAGE)), "ok", 200),
     Case("page_x_gzip", _coded("x-gzip", gzip.compress(PAGE)), "ok", 200),
     Case("page_gzip_members", _coded("gzip", gzip.compress(PAGE[:9]) + gzip.compress(PAGE[9:])), "ok", 200, body=PAGE),
