@@ -34,6 +34,7 @@ from data.lake.manifest import Part
 from data.lake.store import Dataset, Lake
 from data.links.records import LinkRecords
 from data.links.sources import Reading, sealed_records
+from data.links.submissions import loads_leniently
 from data.schema import PageStatus
 
 SETTLE_S = 36 * 3600
@@ -175,7 +176,19 @@ class JsonService:
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            raise InputError(f"{url}: the answer is not JSON ({error}); check the address") from error
+            try:
+                return _as_text(loads_leniently(body))
+            except (ValueError, RecursionError):
+                raise InputError(f"{url}: the answer is not JSON ({error}); check the address") from error
+
+
+def _as_text(value: Any) -> Any:
+    """A JSON value with U+FFFD for each surrogate, so that one odd title does not cost its page of hits."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_as_text(one) for one in value]
+    return {_as_text(name): _as_text(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def month_window(name: str, month: str, now: int) -> Window:

@@ -3,7 +3,7 @@
 Most lines are plain: ``is_self`` is a boolean, the URL is already canonical, numbers are numbers. They take a fast
 path: one call of msgspec decodes the needed fields of a whole block, and a strict pattern proves that the URL is its
 own canonical spelling. Every other line goes through data/links/submissions.py, which is exact and slow. Both give the
-same result, with one exception: the fast path does not notice invalid UTF-8 in a field that it does not need.
+same result.
 
 About 5 microseconds per line of 1.4 kB (benchmarks/links.py), against 15 to 20 for the exact path.
 """

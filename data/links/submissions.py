@@ -2,9 +2,13 @@
 
 Fields come and go over twenty years of Reddit: ``created_utc`` is an integer, a float or a string, ``is_self`` and
 ``retrieved_on`` may be absent, and Arctic Shift keeps the time of its second observation of the score in ``_meta``.
+Tables that were converted to JSON write 12 as "12.0", and true as 1 or "True".
 Items of Hacker News are recognised line by line: they have ``points``, ``time`` or ``dt`` and never ``created_utc``.
 They may be Firebase's items, hits of Algolia's search, or lines of older dumps. In items that we fetched ourselves,
 ``retrieved_on`` is the time of the request.
+
+Only a field that decides something can spoil a line. Lone surrogates, invalid UTF-8 and numbers beyond a double in any
+other field are ignored.
 
 These functions are exact and slow, 15 to 20 microseconds per line; data/links/records.py has a fast path for plain
 lines.
@@ -15,7 +19,8 @@ hn.algolia.com/api, www.reddit.com/dev/api.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -72,27 +77,79 @@ def parse_dump_line(line: bytes) -> Iterator[Submission | Rejected]:
     try:
         item = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        yield Rejected(LinkStatus.MALFORMED_LINE, f"not JSON: {error}")
-        return
+        try:
+            item = loads_leniently(line)
+        except (ValueError, RecursionError):
+            yield Rejected(LinkStatus.MALFORMED_LINE, f"not JSON: {error}")
+            return
     yield from _items(item)
+
+
+class _SpoiledError(Exception):
+    """The field of this name holds a string that is no text."""
+
+
+class _Checked(dict[str, Any]):
+    """An object in which some strings may hold surrogates. Raises _SpoiledError when such a string is read."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        value = super().get(name, default)
+        if isinstance(value, str) and not _is_text(value):
+            raise _SpoiledError(name)
+        return value
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def loads_leniently(line: bytes) -> Any:
+    """JSON with lone surrogates, invalid UTF-8 (each octet a surrogate) and numbers of any size.
+
+    Raises ValueError for a line that is not JSON even so, and RecursionError for one that is nested too deep.
+    """
+    text = line.decode(errors="surrogateescape")
+    return json.loads(text, object_hook=_Checked, parse_int=_int, parse_constant=_refuse)
+
+
+def _int(digits: str) -> int | float:
+    return int(digits) if len(digits) <= 20 else float(digits)  # as orjson does; int() refuses 4,300 digits
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _items(item: Any) -> Iterator[Submission | Rejected]:
     if not isinstance(item, dict):
         yield Rejected(LinkStatus.MALFORMED_LINE, f"JSON, but no object: {type(item).__name__}")
     elif "created_utc" in item:
-        yield parse_reddit(item)
-    elif item.get("kind") == "Listing" and isinstance(data := item.get("data"), dict):
-        children = data.get("children")
+        yield _result(parse_reddit, item)
+    elif dict.get(item, "kind") == "Listing" and isinstance(data := dict.get(item, "data"), dict):
+        children = dict.get(data, "children")
         for child in children if isinstance(children, list) else [None]:
-            if isinstance(child, dict) and child.get("kind") == "t3" and isinstance(child.get("data"), dict):
-                yield parse_reddit(child["data"])
-            else:
-                yield Rejected(LinkStatus.MALFORMED_LINE, "in a listing, but no submission")
+            yield _result(_child, child)
     elif not HACKER_NEWS_FIELDS.isdisjoint(item):
-        yield _hacker_news(item)
+        yield _result(_hacker_news, item)
     else:
-        yield parse_reddit(item)
+        yield _result(parse_reddit, item)
+
+
+def _result(parse: Callable[[Any], Submission | Rejected], item: Any) -> Submission | Rejected:
+    try:
+        return parse(item)
+    except _SpoiledError as error:
+        return Rejected(LinkStatus.MALFORMED_LINE, f"the field {error} is not text: invalid UTF-8 or a lone surrogate")
+
+
+def _child(child: Any) -> Submission | Rejected:
+    if isinstance(child, dict) and child.get("kind") == "t3" and isinstance(data := child.get("data"), dict):
+        return parse_reddit(data)
+    return Rejected(LinkStatus.MALFORMED_LINE, "in a listing, but no submission")
 
 
 def _hacker_news(item: dict[str, Any]) -> Submission | Rejected:
@@ -113,13 +170,13 @@ def _hacker_news(item: dict[str, Any]) -> Submission | Rejected:
 
 def parse_reddit(item: Mapping[str, Any]) -> Submission | Rejected:
     """A submission as an object of Reddit's API, which is also what dumps hold."""
-    url = item.get("url")
-    domain = item.get("domain")
     is_self = item.get("is_self")
     if is_self is True:
         return Rejected(LinkStatus.SELF_POST, "is_self")
+    url = item.get("url")
+    domain = item.get("domain") if is_self is None else None
     domain = domain.lower() if isinstance(domain, str) else ""
-    is_self_domain = is_self is None and domain.startswith("self.")
+    is_self_domain = domain.startswith("self.")
     if not isinstance(url, str) or not url.strip():
         return Rejected(LinkStatus.SELF_POST if is_self_domain else LinkStatus.NO_URL, "")
     if url.startswith("/"):
@@ -166,7 +223,7 @@ def _submission(
 ) -> Submission:
     return Submission(
         site,
-        str(identity) if isinstance(identity, str | int) and identity != "" else None,
+        _identity(identity),
         subreddit if isinstance(subreddit, str) and subreddit else None,
         url.strip(),
         parts.url,
@@ -176,6 +233,13 @@ def _submission(
         observed_ms,
         site == "list",
     )
+
+
+def _identity(value: Any) -> str | None:
+    """An id is a string or a number; decoders disagree about numbers beyond 64 bits, so those are none."""
+    if isinstance(value, int):
+        return str(value) if abs(value) < 2**63 else None
+    return value if isinstance(value, str) and value else None
 
 
 def unescaped(url: str) -> str:

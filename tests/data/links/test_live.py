@@ -76,6 +76,11 @@ def test_more_stories_in_one_second_than_a_query_shows_is_an_error(services: Ser
         refresh(tmp_path, "t", ["hn:2026-11"], services)
 
 
+def test_a_title_that_is_no_text_costs_no_story(services: Services, tmp_path: Path) -> None:
+    services.stories = [story(1, NOV_1), story(2, NOV_1 + 1, title="cut \ud83d emoji")]
+    assert refresh(tmp_path, "s", ["hn:2026-11"], services).counts == {"merged": 0, "ok": 2}
+
+
 def test_a_failing_service_is_retried_and_a_later_run_resumes(services: Services, tmp_path: Path) -> None:
     services.stories = [story(n, NOV_1 + n * DAY // 2) for n in range(60)]
     whole = refresh(tmp_path / "whole", "s", ["hn:2026-11"], services)

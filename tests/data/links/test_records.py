@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from data.links import workers
 from data.links.blocks import BlockReader
 from data.links.records import LinkRecords, classify_dump, plain_url
-from data.links.submissions import Submission, parse_dump_line
+from data.links.submissions import Rejected, Submission, parse_dump_line
 from data.links.workers import classify_blocks
 from data.schema import LinkStatus
 from data.urls.canonical import canonical_url, domain_of, host_of, is_below, partition_of
@@ -181,8 +181,22 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 _PLAIN = {name: _FIELDS[name] for name in ("url", "id", "subreddit", "is_self", "score", "created_utc", "over_18")}
 _OBJECTS = st.fixed_dictionaries({}, optional=_FIELDS) | st.fixed_dictionaries(_PLAIN)
+_ODD = st.sampled_from([rb'"\ud800"', rb'"\udc00x"', b'"\xff"', b'"\xed\xa0\x80"', b"1e999", b"-1e999", b"9" * 5_000])
+_NAMES = st.sampled_from([*_FIELDS, "title", "selftext", "author", "edited", "all_awardings"])
+
+
+def _with_odd_value(item: dict[str, Any], name: str, value: bytes, is_first: bool) -> bytes:
+    """An object with one more field, before or after the others; it may repeat a name."""
+    line = json.dumps(item).encode()
+    field = b'"%b": %b' % (name.encode(), value)
+    if line == b"{}":
+        return b"{%b}" % field
+    return b"{%b, %b" % (field, line[1:]) if is_first else b"%b, %b}" % (line[:-1], field)
+
+
 _LINES = st.one_of(
     _OBJECTS.map(lambda item: json.dumps(item, ensure_ascii=False).encode()),
+    st.builds(_with_odd_value, _OBJECTS, _NAMES, _ODD, st.booleans()),
     st.sampled_from([b"", b"  ", b"{", b"}", b"{}{}", b"null", b'{"url":', b'"x"}', b"[{}]", b'{"url": NaN}', b"{}\r"]),
 )
 
@@ -192,6 +206,63 @@ _LINES = st.one_of(
 def test_the_fast_path_classifies_every_line_like_the_exact_path(lines: list[bytes], ends_with_newline: bool) -> None:
     block = b"\n".join(lines) + b"\n" * (ends_with_newline or not lines[-1])
     same(classify_dump(block, "x"), lines)
+
+
+_ODD_VALUES = {
+    "a lone surrogate": rb'"caf\ud83d"',
+    "half of a pair, reversed": rb'"\ude00\ud83d"',
+    "invalid UTF-8": b'"caf\xe9"',
+    "CESU-8": b'"\xed\xa0\xbd\xed\xb8\x80"',
+    "a number beyond a double": b"1e999",
+    "an integer of 5,000 digits": b"7" * 5_000,
+    "all of them, nested": rb'{"a\ud800": [1e999, {"\udc00": "' + b'\xff"}]}',
+}
+_LINK = {"id": "abc", "url": "https://example.com/a", "score": 7, "created_utc": 1_500_000_000, "subreddit": "news"}
+
+
+@pytest.mark.parametrize("value", _ODD_VALUES.values(), ids=_ODD_VALUES)
+@pytest.mark.parametrize("extra", [{}, {"is_self": False}, {"is_self": None}, {"domain": "example.com"}])
+def test_an_odd_value_in_a_field_that_is_not_used_costs_nothing(value: bytes, extra: dict[str, Any]) -> None:
+    whole = json.dumps(_LINK | extra).encode()
+    odd = b'{"selftext": %b, "title\xff": %b, %b' % (value, value, whole[1:])
+    expected = exact([whole])
+    assert len(expected[0]) == 1
+    assert exact([odd]) == expected
+    same(classify_dump(b"\n".join([whole, odd, whole]), "x"), [whole, odd, whole])
+
+
+@pytest.mark.parametrize("value", [rb'"\ud800"', b'"\xff"'])
+@pytest.mark.parametrize("name", ["url", "id", "subreddit"])
+@pytest.mark.parametrize("extra", [{}, {"is_self": False}])
+def test_a_string_that_is_no_text_in_a_field_that_is_used_spoils_the_line(
+    name: str, value: bytes, extra: dict[str, Any]
+) -> None:
+    line = b'%b, "%b": %b}' % (json.dumps(_LINK | extra).encode()[:-1], name.encode(), value)
+    assert exact([line]) == ([], Counter({LinkStatus.MALFORMED_LINE: 1}), 0)
+    same(classify_dump(line, "x"), [line])
+    (found,) = parse_dump_line(line)
+    assert isinstance(found, Rejected)
+    assert found.reason == f"the field {name} is not text: invalid UTF-8 or a lone surrogate"
+
+
+def test_fields_that_decide_nothing_are_not_read() -> None:
+    self_post = rb'{"is_self": true, "created_utc": 1, "url": "\ud800", "title": 1e999}'
+    has_is_self = b'{"is_self": false, "domain": "\xff", "created_utc": 1, "url": "https://example.com/", "score": 9}'
+    other_kind = rb'{"kind": "\ud800", "data": 1e999, "url": "https://example.com/", "created_utc": 1}'
+    assert exact([self_post])[1] == {LinkStatus.SELF_POST: 1}
+    assert len(exact([has_is_self, other_kind])[0]) == 2
+    lines = [self_post, has_is_self, other_kind]
+    same(classify_dump(b"\n".join(lines), "x"), lines)
+
+
+def test_one_spoiled_submission_costs_no_other_of_its_listing() -> None:
+    spoiled = rb'{"kind": "t3", "data": {"url": "http://a.example/\ud800", "score": 4, "created_utc": 1}}'
+    good = rb'{"kind": "t3", "data": {"url": "http://a.example/", "score": 4, "created_utc": 1, "title": "\ud800"}}'
+    line = b'{"kind": "Listing", "data": {"children": [%b, %b, 7]}}' % (spoiled, good)
+    submissions, counts, _ = exact([line])
+    assert [row[4] for row in submissions] == ["http://a.example/"]
+    assert counts == {LinkStatus.MALFORMED_LINE: 2}
+    same(classify_dump(line, "x"), [line])
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_the_second_retrieval_of_arctic_shift_dates_the_score(tmp_path: Path) ->
 
 
 def test_malformed_lines_are_counted_and_the_first_hundred_listed(tmp_path: Path) -> None:
-    bad = [b'{"id": "cut', b"17", b"", b"   ", b'{"a": "\xff"}']
+    bad = [b'{"id": "cut', b"17", b"", b"   ", b'{"url": "\xff"}']
     rows = [post(0), *bad, post(1), *[b"{"] * 120, post(2)]
     manifest = build(tmp_path / "lake", [dump(tmp_path / "dump.ndjson", rows)])
     assert manifest.counts == {"malformed_line": 123, "merged": 0, "ok": 3}
