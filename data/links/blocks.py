@@ -29,6 +29,7 @@ from data.errors import InputError
 
 BLOCK_BYTES = 2**21
 READ_BYTES = 2**20
+_INPUT_BYTES = 2**15  # small, since what precedes damage in one piece of input is lost
 MAX_LINE_BYTES = 16 * 2**20
 MAX_WINDOW_BYTES = 2**31  # Pushshift compressed with zstd --long=31
 
@@ -39,8 +40,8 @@ _MAGIC = {
     b"\x1f\x8b": "gzip",
 }
 _OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
-    "xz": lzma.open,
-    "bzip2": bz2.open,
+    "xz": lambda file: _Streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)),
+    "bzip2": lambda file: _Streams(file, bz2.BZ2Decompressor),
     "gzip": gzip.open,
     "plain": lambda file: file,
 }
@@ -186,6 +187,46 @@ class _Stream:
             f"{self._path}: damaged or cut off after {self._n_bytes:,} bytes of text ({why}); "
             "nothing was kept: download it again and run again"
         )
+
+
+class _Streams:
+    """The content of xz or bzip2 streams, one after the other, with any number of zeros after each (padding).
+
+    Python's own readers end silently at anything that does not begin a stream, even if whole streams follow.
+    Source: the .xz file format, section 2.2 (tukaani.org/xz/xz-file-format.txt).
+    """
+
+    def __init__(self, file: BinaryIO, new: Callable[[], Any]) -> None:
+        self._file = file
+        self._new = new
+        self._stream: Any = None
+        self._next = b""  # read, but not given to a stream
+
+    def readinto1(self, view: memoryview) -> int:
+        """The number of bytes written to ``view``; 0 at the end. Raises as the decompressor does, and EOFError."""
+        while True:
+            if self._stream is None or self._stream.eof:
+                if not self._skip_padding():
+                    return 0
+                self._stream = self._new()
+            if self._stream.needs_input and not self._next:
+                self._next = self._file.read(_INPUT_BYTES)
+                if not self._next:
+                    raise EOFError("the last stream is not complete")
+            found = self._stream.decompress(self._next, len(view))
+            self._next = self._stream.unused_data
+            if found:
+                view[: len(found)] = found
+                return len(found)
+
+    def _skip_padding(self) -> bool:
+        """Whether anything but zeros is left."""
+        while not (rest := self._next.lstrip(b"\0")):
+            self._next = self._file.read(_INPUT_BYTES)
+            if not self._next:
+                return False
+        self._next = rest
+        return True
 
 
 class _Marked:

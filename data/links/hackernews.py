@@ -26,9 +26,12 @@ from data.config import LinksConfig
 from data.errors import InputError
 from data.links.live import FIRST_WINDOW_S, Items, JsonService, LiveSource, Window, month_window
 from data.links.sources import Reading
+from data.links.submissions import left_out
+from data.schema import LinkStatus
 
 MAX_HITS = 1_000
 ITEMS_PER_SLICE = 500
+_NO_STORY = "items_no_story"
 _ITEMS = re.compile(r"(\d+)-(\d*)")
 
 
@@ -146,11 +149,10 @@ class HackerNewsItems(LiveSource):
 
 def _left_out(item: dict[str, Any]) -> str | None:
     """The count to which an item that is not a live story is added; None for a story."""
-    if item.get("deleted") is True:
-        return "items_deleted"
-    if item.get("dead") is True:  # killed by moderators or by flags
-        return "items_dead"
-    return None if item.get("type") == "story" else "items_no_story"
+    other = left_out(item)
+    if other is None:
+        return None if item.get("type") == "story" else _NO_STORY
+    return {LinkStatus.DELETED: "items_deleted", LinkStatus.DEAD: "items_dead"}.get(other.status, _NO_STORY)
 
 
 def search_source(spec: str, recorded: str | None, mark: int | None, now: int) -> HackerNewsSearch:

@@ -180,6 +180,7 @@ class _Classified:
             and type(score) is type(created) is int
             and -MAX_SCORE < score < MAX_SCORE
             and 0 <= created <= LAST_S
+            and (row.over_18 is None or type(row.over_18) is bool)
         ):
             if "&" in url:
                 url = unescaped(url)

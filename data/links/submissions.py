@@ -32,7 +32,9 @@ from data.urls.canonical import UrlParts, is_below, parse_url, registrable_domai
 
 MAX_SCORE = 2**31  # a larger number is not a score; sums of scores stay far within 64 bits
 HACKER_NEWS_FIELDS = frozenset({"points", "time", "dt"})
+_NO_STORIES = frozenset({"job", "comment", "poll", "pollopt"})
 _HN_HOSTS = frozenset({"news.ycombinator.com"})
+_WORDS = dict.fromkeys(("true", "t", "yes", "1", "1.0"), True) | dict.fromkeys(("false", "f", "no", "0", "0.0"), False)
 LAST_S = 253_402_300_799  # the end of the year 9999
 
 
@@ -152,7 +154,24 @@ def _child(child: Any) -> Submission | Rejected:
     return Rejected(LinkStatus.MALFORMED_LINE, "in a listing, but no submission")
 
 
+def left_out(item: Mapping[str, Any]) -> Rejected | None:
+    """Why an item of Hacker News is no live story; None for a story.
+
+    Firebase names the kind of an item in ``type``, Algolia among ``_tags``; a line without either may be a story.
+    """
+    tags = item.get("_tags")
+    kinds = [item.get("type"), *(tags if isinstance(tags, list) else [])]
+    other = next((kind for kind in kinds if isinstance(kind, str) and kind in _NO_STORIES), None)
+    if other is not None:
+        return Rejected(LinkStatus.NOT_A_SUBMISSION, other)
+    if truth(item.get("deleted")):
+        return Rejected(LinkStatus.DELETED, "")
+    return Rejected(LinkStatus.DEAD, "") if truth(item.get("dead")) else None
+
+
 def _hacker_news(item: dict[str, Any]) -> Submission | Rejected:
+    if (other := left_out(item)) is not None:
+        return other
     url = item.get("url")
     if not isinstance(url, str) or not url.strip():
         return Rejected(LinkStatus.NO_URL, "")
@@ -170,8 +189,8 @@ def _hacker_news(item: dict[str, Any]) -> Submission | Rejected:
 
 def parse_reddit(item: Mapping[str, Any]) -> Submission | Rejected:
     """A submission as an object of Reddit's API, which is also what dumps hold."""
-    is_self = item.get("is_self")
-    if is_self is True:
+    is_self = truth(item.get("is_self"))
+    if is_self:
         return Rejected(LinkStatus.SELF_POST, "is_self")
     url = item.get("url")
     domain = item.get("domain") if is_self is None else None
@@ -188,7 +207,7 @@ def parse_reddit(item: Mapping[str, Any]) -> Submission | Rejected:
         return Rejected(LinkStatus.SELF_POST, "on the site's own hosts")
     if is_self_domain and host.removeprefix("www.") != domain:  # self.com is a site, self.AskReddit is not
         return Rejected(LinkStatus.SELF_POST, "domain")
-    if item.get("over_18") is True:
+    if truth(item.get("over_18")):
         return Rejected(LinkStatus.OVER_18, "")
     if isinstance(parts, Rejected):
         return parts
@@ -236,9 +255,9 @@ def _submission(
 
 
 def _identity(value: Any) -> str | None:
-    """An id is a string or a number; decoders disagree about numbers beyond 64 bits, so those are none."""
-    if isinstance(value, int):
-        return str(value) if abs(value) < 2**63 else None
+    """An id is a string or a whole number; decoders disagree about numbers beyond 64 bits, so those are none."""
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value)) if abs(value) < 2**63 else None
     return value if isinstance(value, str) and value else None
 
 
@@ -247,10 +266,19 @@ def unescaped(url: str) -> str:
     return url.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") if "&" in url else url
 
 
+def truth(value: Any) -> bool | None:
+    """A boolean, which may be written as 1 or 0 or as a word; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return bool(value) if value in (0, 1) else None
+    return _WORDS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
 def _score(value: Any) -> int | None:
     """An integer, which may be written as a float or a string; None for anything else."""
     try:
-        score = int(value) if isinstance(value, int | str) else int(float(value))
+        score = int(value) if isinstance(value, int) else int(float(value))
     except (TypeError, ValueError, OverflowError):
         return None
     return score if abs(score) < MAX_SCORE else None

@@ -34,6 +34,20 @@ def post(number: int = 0, **fields: Any) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not ...}
 
 
+def item(**fields: Any) -> dict[str, Any]:
+    """A story as in dumps of Hacker News. None makes a field null, ``...`` removes it."""
+    row = {
+        "id": 8863,
+        "type": "story",
+        "by": "someone",
+        "time": 1_175_714_200,
+        "title": "A story",
+        "score": 111,
+        "url": "http://a.example/",
+    } | fields
+    return {name: value for name, value in row.items() if value is not ...}
+
+
 def ndjson(rows: Sequence[dict[str, Any] | bytes]) -> bytes:
     return b"".join((row if isinstance(row, bytes) else orjson.dumps(row)) + b"\n" for row in rows)
 

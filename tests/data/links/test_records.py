@@ -150,6 +150,7 @@ _VALUES = st.one_of(
     st.text(max_size=5),
     st.just([]),
     st.just({"retrieved_2nd_on": 1_600_000_000}),
+    st.sampled_from(["True", "false", "1", "12.0", 1.0, 0]),
 )
 _URLS = st.sampled_from(
     [
@@ -177,6 +178,10 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "data": st.sampled_from(
         [{}, {"children": []}, {"children": [{"kind": "t3", "data": {"url": "http://b.example"}}]}]
     ),
+    "type": st.sampled_from(["story", "job", "comment", None]),
+    "_tags": st.sampled_from([["story"], ["job"], [3], None]),
+    "dead": _VALUES,
+    "deleted": _VALUES,
     "title": st.text(max_size=5),
 }
 _PLAIN = {name: _FIELDS[name] for name in ("url", "id", "subreddit", "is_self", "score", "created_utc", "over_18")}

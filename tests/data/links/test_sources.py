@@ -84,6 +84,28 @@ def test_a_truncated_file_keeps_the_parts_sealed_before(tmp_path: Path) -> None:
         build(tmp_path / "lake", [first, tmp_path / "b.zst"])
 
 
+@pytest.mark.parametrize("suffix", [".xz", ".bz2", ".gz"])
+@pytest.mark.parametrize("n_zeros", [1, 4, 512, 100_000])
+def test_padding_after_and_between_streams_is_no_damage(suffix: str, n_zeros: int, tmp_path: Path) -> None:
+    streams = [
+        COMPRESSORS[suffix](ndjson([post(number) for number in range(first, first + 50)])) for first in (0, 50, 100)
+    ]
+    padding = bytes(n_zeros)
+    path = tmp_path / f"RS_2017-01{suffix}"
+    path.write_bytes(streams[0] + padding + streams[1] + streams[2] + padding)
+    assert build(tmp_path / "lake", [path]).rows_in == 150
+
+
+@pytest.mark.parametrize("suffix", [".xz", ".bz2", ".gz"])
+@pytest.mark.parametrize("rest", [b"\0\0\0\0junk", b"<html>not here</html>", b"\xff"])
+def test_what_follows_a_stream_and_is_no_stream_is_an_error(suffix: str, rest: bytes, tmp_path: Path) -> None:
+    whole = COMPRESSORS[suffix](ndjson([post(number) for number in range(50)]))
+    path = tmp_path / f"RS_2017-01{suffix}"
+    path.write_bytes(whole + rest + whole)
+    with pytest.raises(InputError, match=rf"RS_2017-01\{suffix}: damaged or cut off after"):
+        build(tmp_path / "lake", [path])
+
+
 def test_damage_inside_a_file_is_an_error(tmp_path: Path) -> None:
     body = bytearray(zstd(ndjson([post(number) for number in range(5_000)])))
     body[len(body) // 2] ^= 0xFF

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from data.lake.store import Lake
-from tests.data.links.dumps import build, dump, one_link, post
+from tests.data.links.dumps import build, dump, item, one_link, post
 
 
 def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:
@@ -27,6 +27,12 @@ def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:
         (post(score=-3), "low_karma"),
         (post(score="7"), "ok"),
         (post(score=7.0), "ok"),
+        (post(score="12.0"), "ok"),
+        (post(score=" 7 "), "ok"),
+        (post(score="2.0"), "low_karma"),
+        (post(score="many"), "low_karma"),
+        (post(score="inf"), "low_karma"),
+        (post(score="nan"), "low_karma"),
         (post(score=None), "low_karma"),
         (post(score=...), "low_karma"),
         (orjson.dumps(post(score=77)).replace(b"77", b"1" * 30), "low_karma"),
@@ -54,6 +60,22 @@ def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:
         (post(url="not a url"), "bad_url"),
         (post(over_18=True), "over_18"),
         (post(over_18=...), "ok"),
+        (post(over_18=1), "over_18"),
+        (post(over_18=1.0), "over_18"),
+        (post(over_18="true"), "over_18"),
+        (post(over_18="True", is_self=...), "over_18"),
+        (post(over_18="1"), "over_18"),
+        (post(over_18=0), "ok"),
+        (post(over_18="False"), "ok"),
+        (post(over_18=""), "ok"),
+        (post(over_18=None), "ok"),
+        (post(over_18=7), "ok"),
+        (post(is_self="True"), "self_post"),
+        (post(is_self=1), "self_post"),
+        (post(is_self="1"), "self_post"),
+        (post(is_self="False"), "ok"),
+        (post(is_self=0, domain="self.news"), "ok"),
+        (post(is_self="", domain="self.news"), "self_post"),
         (post(over_18=True, is_self=True), "self_post"),
         (post(url="https://en.wikipedia.org/wiki/X"), "blocked_domain"),
         (post(url="https://site.example/x.png?w=1"), "blocked_extension"),
@@ -65,6 +87,22 @@ def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:
             "self_post",
         ),
         ({"id": "1", "points": 2, "dt": "2020-01-01T00:00:00", "url": "https://a.example/"}, "low_karma"),
+        (item(), "ok"),
+        (item(score="12.0"), "ok"),
+        (item(dead=True), "dead"),
+        (item(dead="true"), "dead"),
+        (item(dead=1), "dead"),
+        (item(dead=None, deleted=False), "ok"),
+        (item(deleted=True), "deleted"),
+        (item(deleted=True, dead=True, url=None), "deleted"),
+        (item(type="job"), "not_a_submission"),
+        (item(type="job", dead=True), "not_a_submission"),
+        (item(type="comment", url=None), "not_a_submission"),
+        (item(type="poll", url=None), "not_a_submission"),
+        (item(type="pollopt", url=None), "not_a_submission"),
+        (item(type=..., points=9, _tags=["job", "author_a", "job_8863"]), "not_a_submission"),
+        (item(type=..., points=9, _tags=["story", "author_job", "story_8863"]), "ok"),
+        (item(type=..., points=9, _tags=["comment"], url=None), "not_a_submission"),
         (b"{", "malformed_line"),
         (b"[1, 2]", "malformed_line"),
         (b"null", "malformed_line"),
@@ -76,6 +114,11 @@ def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:
 )
 def test_each_line_gets_one_status(line: dict[str, Any] | bytes, status: str, tmp_path: Path) -> None:
     assert only_count(tmp_path, line) == status
+
+
+@pytest.mark.parametrize("value", [8863, 8863.0, "8863"])
+def test_an_id_is_read_in_every_type(value: Any, tmp_path: Path) -> None:
+    assert one_link(tmp_path, [item(id=value)])["submission_ids"] == ["8863"]
 
 
 def test_a_row_has_the_fields_of_its_submission(tmp_path: Path) -> None:
