@@ -137,6 +137,17 @@ def compression(path: Path, file: BinaryIO) -> str:
     return found
 
 
+def head(path: Path, file: BinaryIO) -> bytes:
+    """The first megabyte of the decompressed content, or all of it. Raises InputError as ``compression`` does."""
+    file.seek(0)
+    stream = _Stream(path, file)
+    found = bytearray()
+    with memoryview(bytearray(READ_BYTES)) as view:
+        while len(found) < READ_BYTES and (n_read := stream.read_into(view)):
+            found += view[:n_read]
+    return bytes(found)
+
+
 class _Stream:
     """The decompressed bytes of a file, without a byte order mark."""
 

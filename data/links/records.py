@@ -72,6 +72,7 @@ class LinkRecords(NamedTuple):
     counts: Counter[LinkStatus]
     blank: int = 0
     malformed: Sequence[Malformed] = ()  # the first NAMED_LINES, numbered from 1 here
+    n_submissions: int = 0  # outbound or not; in a URL list, the lines that begin like a URL
     n_read: int = 0  # lines; the other counts may sum to more, since a line may be a whole listing
 
     def after(self, n_before: int) -> LinkRecords:
@@ -96,6 +97,7 @@ class RedditFields(msgspec.Struct, gc=False):
 
 _DECODER = msgspec.json.Decoder(RedditFields)
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_SCHEME = re.compile(rb"\s*[A-Za-z][A-Za-z0-9+.-]*:")
 _OPEN, _CLOSE = b"{}"
 
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -209,7 +211,9 @@ class _Classified:
         arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
         arrays += [pa.repeat(pa.scalar(label), len(self.rows)), pa.nulls(len(self.rows), pa.string())]
         table = pa.Table.from_arrays(arrays, schema=SUBMISSIONS)
-        return LinkRecords(table, len(self.rows), self.counts, self.blank, self.malformed, n_read)
+        n_others = self.counts[LinkStatus.MALFORMED_LINE] + self.counts[LinkStatus.NOT_A_SUBMISSION]
+        n_submissions = len(self.rows) + self.counts.total() - n_others
+        return LinkRecords(table, len(self.rows), self.counts, self.blank, self.malformed, n_submissions, n_read)
 
 
 def too_long(max_bytes: int, label: str) -> LinkRecords:
@@ -228,7 +232,8 @@ def classify_urls(lines: bytes, label: str) -> LinkRecords:
             classified.add(number, [parse_url_line(line)])
         else:
             classified.blank += 1
-    return classified.records(label, len(every))
+    n_submissions = sum(_SCHEME.match(line) is not None for line in every)
+    return classified.records(label, len(every))._replace(n_submissions=n_submissions)
 
 
 def classify_dump(lines: bytes, label: str) -> LinkRecords:

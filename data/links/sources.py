@@ -25,9 +25,11 @@ from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
 from data.lake.manifest import Part
 from data.lake.store import Dataset
-from data.links.blocks import BlockReader, compression
+from data.links.blocks import BlockReader, compression, head
+from data.links.guess import guess
 from data.links.records import LinkRecords, classify_dump
 from data.links.workers import classify_blocks
+from data.schema import LinkStatus
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,12 @@ def file_source(spec: str) -> FileSource:
 def lines_of(
     path: Path, file: BinaryIO, reading: Reading, *, label: str, is_url_list: bool = False
 ) -> Iterator[LinkRecords]:
-    """The records of an opened file of lines. Raises InputError if it is damaged or holds no lines."""
-    n_read = 0
+    """The records of an opened file of lines.
+
+    Raises InputError if it is damaged or holds no lines, and, at its end, if no line was a submission. The last element
+    of a JSON array may be a whole line, and so may a few others.
+    """
+    n_read = n_submissions = n_malformed = 0
     for records in classify_blocks(
         BlockReader(path, file),
         is_url_list=is_url_list,
@@ -128,9 +134,17 @@ def lines_of(
         workers=reading.config.workers,
     ):
         n_read += records.n_read
+        n_submissions += records.n_submissions
+        n_malformed += records.counts[LinkStatus.MALFORMED_LINE]
         yield records
     if n_read == 0:
         raise InputError(f"{path}: holds no lines; remove it from the link sources or download it again")
+    if n_submissions <= n_malformed:
+        begin = head(path, file)
+        if n_submissions == 0 or begin.lstrip().startswith(b"["):
+            wanted = "a URL" if is_url_list else "a submission"
+            found = f"only {n_submissions:,}" if n_submissions else "none"
+            raise InputError(f"{path}: {found} of its {n_read:,} lines is {wanted}; {guess(begin, is_url_list)}")
 
 
 def sealed_records(reading: Reading, label: str, files: list[str]) -> Iterator[LinkRecords]:

@@ -32,6 +32,7 @@ from data.urls.canonical import UrlParts, is_below, parse_url, registrable_domai
 
 MAX_SCORE = 2**31  # a larger number is not a score; sums of scores stay far within 64 bits
 HACKER_NEWS_FIELDS = frozenset({"points", "time", "dt"})
+_SUBMISSION_FIELDS = frozenset({"score", "is_self", "over_18", "subreddit"})
 _NO_STORIES = frozenset({"job", "comment", "poll", "pollopt"})
 _HN_HOSTS = frozenset({"news.ycombinator.com"})
 _WORDS = dict.fromkeys(("true", "t", "yes", "1", "1.0"), True) | dict.fromkeys(("false", "f", "no", "0", "0.0"), False)
@@ -138,7 +139,7 @@ def _items(item: Any) -> Iterator[Submission | Rejected]:
     elif not HACKER_NEWS_FIELDS.isdisjoint(item):
         yield _result(_hacker_news, item)
     else:
-        yield _result(parse_reddit, item)
+        yield _result(_untimed, item)
 
 
 def _result(parse: Callable[[Any], Submission | Rejected], item: Any) -> Submission | Rejected:
@@ -151,7 +152,16 @@ def _result(parse: Callable[[Any], Submission | Rejected], item: Any) -> Submiss
 def _child(child: Any) -> Submission | Rejected:
     if isinstance(child, dict) and child.get("kind") == "t3" and isinstance(data := child.get("data"), dict):
         return parse_reddit(data)
-    return Rejected(LinkStatus.MALFORMED_LINE, "in a listing, but no submission")
+    kind = child.get("kind") if isinstance(child, dict) else None
+    status = LinkStatus.NOT_A_SUBMISSION if isinstance(kind, str) else LinkStatus.MALFORMED_LINE
+    return Rejected(status, "in a listing, but no submission")
+
+
+def _untimed(item: dict[str, Any]) -> Submission | Rejected:
+    """An object without a time. A URL alone makes no submission: text corpora and crawl logs have URLs too."""
+    if _SUBMISSION_FIELDS.isdisjoint(item) and ("title" not in item or "text" in item):
+        return Rejected(LinkStatus.NOT_A_SUBMISSION, "no field of a submission")
+    return parse_reddit(item)
 
 
 def left_out(item: Mapping[str, Any]) -> Rejected | None:
@@ -174,7 +184,8 @@ def _hacker_news(item: dict[str, Any]) -> Submission | Rejected:
         return other
     url = item.get("url")
     if not isinstance(url, str) or not url.strip():
-        return Rejected(LinkStatus.NO_URL, "")
+        is_story = item.get("type") == "story" or isinstance(item.get("title"), str)
+        return Rejected(LinkStatus.NO_URL if is_story else LinkStatus.NOT_A_SUBMISSION, "")
     parts = _parts(url)
     if isinstance(parts, Rejected):
         return parts
@@ -197,8 +208,13 @@ def parse_reddit(item: Mapping[str, Any]) -> Submission | Rejected:
     domain = domain.lower() if isinstance(domain, str) else ""
     is_self_domain = domain.startswith("self.")
     if not isinstance(url, str) or not url.strip():
-        return Rejected(LinkStatus.SELF_POST if is_self_domain else LinkStatus.NO_URL, "")
+        if is_self_domain:
+            return Rejected(LinkStatus.SELF_POST, "")
+        is_submission = item.get("is_self") is not None or isinstance(item.get("title"), str)  # comments have neither
+        return Rejected(LinkStatus.NO_URL if is_submission else LinkStatus.NOT_A_SUBMISSION, "")
     if url.startswith("/"):
+        if "display_name" in item:
+            return Rejected(LinkStatus.NOT_A_SUBMISSION, "a subreddit")
         return Rejected(LinkStatus.SELF_POST, "relative to the site")
     url = unescaped(url)
     parts = _parts(url)

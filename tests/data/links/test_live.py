@@ -357,7 +357,7 @@ def test_a_saved_listing_is_read_as_a_dump(services: Services, tmp_path: Path) -
     listing = {"kind": "Listing", "data": {"after": None, "children": [*posts, {"kind": "more", "data": {}}]}}
     (tmp_path / "top.json").write_bytes(orjson.dumps(listing))
     manifest = refresh(tmp_path / "lake", "s", [str(tmp_path / "top.json")], services)
-    assert manifest.counts == {"malformed_line": 1, "merged": 0, "ok": 3}
+    assert manifest.counts == {"merged": 0, "not_a_submission": 1, "ok": 3}
 
 
 # ---------------------------------------------------------------------------------------------------- looks

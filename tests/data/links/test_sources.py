@@ -5,6 +5,7 @@ import io
 import time
 from pathlib import Path
 
+import orjson
 import pytest
 import zstandard
 
@@ -15,7 +16,8 @@ from data.links import sources
 from data.links.plan import SOURCE_KINDS, kind_of
 from data.urls.canonical import partition_of
 from flows.cli import options
-from tests.data.links.dumps import COMPRESSORS, CONFIG, build, dump, ndjson, post, rows_of, zstd
+from tests.data.links.dumps import COMPRESSORS, CONFIG, build, dump, item, ndjson, post, rows_of, zstd
+from tests.data.links.test_submissions import COMMENT
 
 
 def reading(folder: Path) -> sources.Reading:
@@ -136,6 +138,79 @@ def test_unreadable_files_are_errors(name: str, body: bytes | None, message: str
     dataset = Lake(tmp_path / "lake").dataset("links", "demo")
     assert dataset.manifest() is None
     assert dataset.sealed() == {}
+
+
+WRONG_FILES = {
+    "comments": (ndjson([COMMENT] * 3), "comments of Reddit: name the dump of submissions"),
+    "comments of Hacker News": (
+        ndjson([item(type="comment", url=None, title=None, parent=8862)] * 3),
+        "comments of Hacker News: name a file of stories",
+    ),
+    "jobs": (ndjson([item(type="job")] * 3), "jobs of Hacker News"),
+    "an array": (b"[\n" + ndjson([post(n) for n in range(3)]).replace(b"\n", b",\n") + b"]\n", "a JSON array"),
+    "an array that ends in a whole line": (b"[\n" + orjson.dumps(post(0)) + b",\n" + ndjson([post(1)]), "a JSON array"),
+    "an array on one line": (
+        orjson.dumps([post(n) for n in range(3)]),
+        r"a JSON array: write one object per line \(jq",
+    ),
+    "a long array on one line": (orjson.dumps([post(n) for n in range(90_000)]), "a JSON array"),
+    "an array, indented": (orjson.dumps([post(1)], option=orjson.OPT_INDENT_2), "a JSON array"),
+    "objects, indented": (orjson.dumps(post(1), option=orjson.OPT_INDENT_2), "JSON over several lines"),
+    "a search answer": (
+        orjson.dumps({"hits": [item()], "nbHits": 1}),
+        r"an answer of Algolia's search: .* \(jq -c '.hits\[\]' FILE",
+    ),
+    "an answer of Pushshift": (orjson.dumps({"data": [post(1)]}), "an answer of an interface"),
+    "texts": (ndjson([{"url": "https://a.example/", "text": "A page."}]), "texts: write their URLs one per line"),
+    "accounts": (ndjson([{"id": "u", "name": "someone", "link_karma": 4}]), "accounts of Reddit"),
+    "other objects": (ndjson([{"b": 1, "a": {}}]), r"objects of another kind \(fields 'a', 'b'\)"),
+    "URLs": (b"https://a.example/\nhttps://b.example/\n", "a list of URLs: name it urls:FILE"),
+    "a table": (b"id,score,url\n1,7,https://a.example/\n", "a table with commas"),
+    "a page": (b"<!doctype html>\n<title>404</title>", "a page of HTML or XML"),
+    "captures": (b"example,a)/x 20200101000000 {}\n" * 2, "an index of web captures"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "a pointer of Git LFS"),
+    "prose": (b"The cat sat on the mat.\n", "plain text: a source has one JSON object per line"),
+    "blanks": (b"\n \n", "blank"),
+}
+
+
+@pytest.mark.parametrize("suffix", ["", ".zst"])
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_a_file_without_any_submission_is_refused_and_named(name: str, suffix: str, tmp_path: Path) -> None:
+    body, message = WRONG_FILES[name]
+    path = tmp_path / f"wrong{suffix}"
+    path.write_bytes(zstd(body) if suffix else body)
+    with pytest.raises(
+        InputError, match=rf"(none|only 1) of its \d+ lines is a submission; it seems to be {message}"
+    ) as caught:
+        build(tmp_path / "lake", [path])
+    assert "\n" not in str(caught.value)
+    assert Lake(tmp_path / "lake").dataset("links", "demo").sealed() == {}
+    path.write_bytes(zstd(ndjson([post(1)])) if suffix else ndjson([post(1)]))  # the right file may be named so later
+    assert build(tmp_path / "lake", [path]).rows_in == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (ndjson([post(1)]), "JSON: name it without urls:"),
+        (orjson.dumps([post(1)]), "a JSON array"),
+        (b"rank\tsite\n1\ta.example\n", "a table with tabs: keep the column of URLs only"),
+        (b"a.example\nb.example\n", "plain text: a source has one absolute URL per line"),
+    ],
+)
+def test_a_url_list_without_any_url_is_refused_and_named(body: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(body)
+    with pytest.raises(InputError, match=rf"list.txt: none of its \d+ lines is a URL; it seems to be {message}"):
+        build(tmp_path / "lake", [f"urls:{tmp_path}/list.txt"])
+
+
+def test_one_submission_or_url_is_enough(tmp_path: Path) -> None:
+    rows = [COMMENT, b"{", post(1, is_self=True), {"a": 1}]
+    counts = build(tmp_path / "a", [dump(tmp_path / "dump.ndjson", rows)]).counts
+    assert counts == {"malformed_line": 1, "merged": 0, "not_a_submission": 2, "self_post": 1}
+    (tmp_path / "list.txt").write_bytes(b"a.example\nmailto:someone@a.example\n")
+    assert build(tmp_path / "b", [f"urls:{tmp_path}/list.txt"]).counts == {"bad_url": 2, "merged": 0}
 
 
 def test_an_invalid_source_is_refused_and_the_error_shows_the_format(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One line of a dump, however odd: its fields and its one status."""
 
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,22 @@ import pytest
 from data.lake.store import Lake
 from tests.data.links.dumps import build, dump, item, one_link, post
 
+COMMENT = {
+    "id": "c1",
+    "body": "A comment.",
+    "link_id": "t3_abc",
+    "parent_id": "t1_xyz",
+    "subreddit": "news",
+    "score": 12,
+    "created_utc": 1_500_000_000,
+}
+
 
 def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:
-    """The status of the only line of a dump."""
-    manifest = build(tmp_path / "lake", [dump(tmp_path / "dump.ndjson", [row])])
-    (status,) = (name for name, count in manifest.counts.items() if count)
+    """The status of a line of a dump. The other line is a submission, since a dump without any is refused."""
+    other = post(99, url="https://other.example/")
+    manifest = build(tmp_path / "lake", [dump(tmp_path / "dump.ndjson", [other, row])])
+    (status,) = (Counter(manifest.counts) - Counter(ok=1)).elements()
     return status
 
 
@@ -103,12 +115,29 @@ def only_count(tmp_path: Path, row: dict[str, Any] | bytes) -> str:
         (item(type=..., points=9, _tags=["job", "author_a", "job_8863"]), "not_a_submission"),
         (item(type=..., points=9, _tags=["story", "author_job", "story_8863"]), "ok"),
         (item(type=..., points=9, _tags=["comment"], url=None), "not_a_submission"),
+        (item(type=..., title=..., points=9, url=None), "not_a_submission"),
+        (item(type=..., points=9, url=None), "no_url"),
+        (COMMENT, "not_a_submission"),
+        (COMMENT | {"over_18": False, "link_title": "A story", "link_url": "https://a.example/"}, "not_a_submission"),
+        ({"kind": "Listing", "data": {"children": [{"kind": "t1", "data": COMMENT}]}}, "not_a_submission"),
+        (
+            {"id": "2qh3l", "display_name": "news", "url": "/r/news/", "created_utc": 1, "over18": False},
+            "not_a_submission",
+        ),
+        ({"name": "someone", "link_karma": 7, "created_utc": 1}, "not_a_submission"),
+        ({"url": "https://a.example/", "text": "A page.", "timestamp": "2019-04-25T12:57:54Z"}, "not_a_submission"),
+        ({"url": "https://a.example/", "text": "A page.", "title": "A title"}, "not_a_submission"),
+        ({"url": "https://a.example/"}, "not_a_submission"),
+        ({"url": "https://a.example/", "title": "A title"}, "low_karma"),
+        ({"url": "https://a.example/", "score": 5}, "ok"),
+        ({"title": "Only a title", "created_utc": 1}, "no_url"),
+        ({}, "not_a_submission"),
         (b"{", "malformed_line"),
         (b"[1, 2]", "malformed_line"),
         (b"null", "malformed_line"),
         (b'"text"', "malformed_line"),
         (b'{"url": NaN}', "malformed_line"),
-        (b'{"url": "\xff"}', "malformed_line"),
+        (b'{"score": 5, "url": "\xff"}', "malformed_line"),
         (b"[" * 100_000, "malformed_line"),
     ],
 )
@@ -169,7 +198,7 @@ def test_the_second_retrieval_of_arctic_shift_dates_the_score(tmp_path: Path) ->
 
 
 def test_malformed_lines_are_counted_and_the_first_hundred_listed(tmp_path: Path) -> None:
-    bad = [b'{"id": "cut', b"17", b"", b"   ", b'{"url": "\xff"}']
+    bad = [b'{"id": "cut', b"17", b"", b"   ", b'{"score": 5, "url": "\xff"}']
     rows = [post(0), *bad, post(1), *[b"{"] * 120, post(2)]
     manifest = build(tmp_path / "lake", [dump(tmp_path / "dump.ndjson", rows)])
     assert manifest.counts == {"malformed_line": 123, "merged": 0, "ok": 3}
