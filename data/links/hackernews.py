@@ -5,7 +5,8 @@
     hn-items:FROM-TO    items by number, by Firebase; without TO up to the newest one
 
 Algolia's search shows at most 1,000 hits of a query. So each day is a slice, and a query with 1,000 hits or more is
-halved by time, down to a second. Hits are kept as they came, with ``retrieved_on`` and without their highlighting.
+halved by time, down to a second. The search may count a story that it never shows; such stories are counted as
+``not_shown``. Hits are kept as they came, with ``retrieved_on`` and without their highlighting.
 
 Firebase gives one item per request, and nine items of ten are comments, so it serves to fill gaps and for checks: at
 one request per second, 3,600 items take an hour. Items that are missing, deleted, dead or not a story are counted.
@@ -104,6 +105,9 @@ async def _hits(
         if page < n_pages and answer["hits"]:
             continue
         if len(hits) >= n_hits:
+            return hits
+        if is_second and n_hits < MAX_HITS:
+            counts["not_shown"] += n_hits - len(hits)
             return hits
         if is_second:
             raise InputError(

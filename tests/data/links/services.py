@@ -43,6 +43,7 @@ class Services:
     asked: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     before: Callable[[str], tuple[int, dict[str, str]] | None] = lambda _: None
+    phantoms: Callable[[int, int], int] = lambda start, end: 0  # noqa: ARG005 - counted in a window, never shown
     port: int = 0
 
     @property
@@ -85,7 +86,7 @@ class Services:
         shown = sorted(found, key=lambda story: -story["created_at_i"])[:SHOWN]
         return {
             "hits": [story | {"_highlightResult": {"title": {}}} for story in shown[page * size : (page + 1) * size]],
-            "nbHits": len(found),
+            "nbHits": len(found) + self.phantoms(start, end),
             "nbPages": -(-len(shown) // size),
             "page": page,
             "hitsPerPage": size,

@@ -76,6 +76,24 @@ def test_more_stories_in_one_second_than_a_query_shows_is_an_error(services: Ser
         refresh(tmp_path, "t", ["hn:2026-11"], services)
 
 
+def test_stories_that_the_search_counts_but_never_shows_are_counted(services: Services, tmp_path: Path) -> None:
+    services.stories = [story(n, NOV_1 + 700 * n) for n in range(40)]
+    whole = refresh(tmp_path / "whole", "s", ["hn:2026-11"], services)
+    assert "not_shown" not in whole.extra
+    phantoms = {NOV_1 + 7_000, NOV_1 + 7_001, NOV_1 + 20 * DAY}  # beside a story, next to one, alone
+
+    def with_phantoms(start: int, end: int) -> int:
+        return sum(start <= at < end for at in phantoms)
+
+    services.phantoms = with_phantoms
+    manifest = refresh(tmp_path / "lake", "s", ["hn:2026-11"], services)
+    assert manifest.extra["not_shown"] == 3
+    assert manifest.counts == whole.counts == {"merged": 0, "ok": 40}
+    assert links_of(tmp_path / "lake", "s") == links_of(tmp_path / "whole", "s")
+    again = refresh(tmp_path / "again", "s", ["hn:2026-11"], services)
+    assert again.digest == manifest.digest
+
+
 def test_a_title_that_is_no_text_costs_no_story(services: Services, tmp_path: Path) -> None:
     services.stories = [story(1, NOV_1), story(2, NOV_1 + 1, title="cut \ud83d emoji")]
     assert refresh(tmp_path, "s", ["hn:2026-11"], services).counts == {"merged": 0, "ok": 2}
