@@ -1,18 +1,34 @@
 """The one exception that a person sees as a single line.
 
     ValueError
-    └── InputError    bad input: a file, a setting, a damaged lake; says what is wrong and what to do
+    └── InputError         bad input: a file, a setting, a damaged lake; says what is wrong and what to do
+        └── KilledError    someone ended this process or a child of it; says that the same command goes on
 
 Everything else that escapes is a defect of the program and keeps its traceback.
 """
 
 import errno
+import threading
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class InputError(ValueError):
     """Bad input. The message is one line: the wrong value, where it is, and what to do about it."""
+
+
+class KilledError(InputError):
+    """This process was asked to stop, or a child of it was ended from outside. That says nothing about the input."""
+
+
+stopping = threading.Event()
+"""Set once someone has asked this process to stop. Its threads may go on for a while, but they seal nothing."""
+
+
+def refuse_when_stopping() -> None:
+    """Raise KilledError if this process was asked to stop."""
+    if stopping.is_set():
+        raise KilledError("this process was asked to stop: run the same command again to go on from there")
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

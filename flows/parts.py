@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 from prefect.tasks import Task
 
+from data.errors import KilledError, stopping
 from data.lake.manifest import Part
 from data.stage import MakePart, Mapper
 from flows.progress import Bar
@@ -22,8 +23,12 @@ _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOENT,
 
 
 def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry may help: with most errors of a disk or an object store, not with a full disk or bad input."""
+    """Whether a retry may help: with most errors of a disk or an object store, and after a child process was killed;
+    not with a full disk or bad input.
+    """
     error = state.result(raise_on_failure=False)
+    if isinstance(error, KilledError):
+        return not stopping.is_set()
     return isinstance(error, OSError) and error.errno not in _LASTING
 
 
@@ -44,10 +49,20 @@ def part(stage: str, snapshot: str, name: str, make_part: MakePart) -> dict[str,
 def prefect_mapper(stage: str, snapshot: str, at_once: int, *, with_bar: bool = True) -> Mapper:
     """A mapper that makes each part in a task run, at most ``at_once`` at a time.
 
-    When a part fails, no further parts start, the running ones finish, and the first error is raised.
+    When a part fails, no further parts start, the running ones finish, and the first error is raised. When this process
+    is asked to stop, the running ones seal nothing more.
     """
 
     def mapper(make_part: MakePart, names: Sequence[str]) -> None:
+        try:
+            run_all(make_part, names)
+        except Exception:
+            raise
+        except BaseException:  # Prefect's TerminationSignal, or Ctrl-C; Prefect waits for the threads of the parts
+            stopping.set()
+            raise
+
+    def run_all(make_part: MakePart, names: Sequence[str]) -> None:
         slots = threading.BoundedSemaphore(at_once)
         futures: list[PrefectFuture[dict[str, Any]]] = []
         failed = threading.Event()

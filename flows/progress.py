@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from datetime import timedelta
@@ -63,6 +64,14 @@ def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)
     else:
         print(line, file=sys.stderr, flush=True)
+
+
+def say_at_once(line: str) -> None:
+    """``say`` in a signal handler, which may have interrupted a write to standard error that is not finished."""
+    try:
+        say(line)
+    except RuntimeError:
+        os.write(sys.stderr.fileno(), f"\n{line}\n".encode())
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from data import tokens as tokens_stage
 from data.config import LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
+from data.errors import stopping
 from data.lake.store import Lake, base_snapshot, check_name
 from data.links import stage as links_stage
 from data.pages import stage as pages_stage
@@ -28,6 +29,7 @@ from flows.crawlview import CrawlView
 from flows.parts import prefect_mapper
 from flows.progress import say
 from flows.settings import Settings
+from flows.signals import before_prefect
 
 CPU_TASKS = os.cpu_count() or 1
 
@@ -140,9 +142,13 @@ def _as_subflow(stage: str, snapshot: str, run: Callable[[Mapper], StageResult])
 
     @flow(name=stage, task_runner=runner, persist_result=False)
     def stage_flow() -> StageResult:
-        return run(mapper)
+        with before_prefect():
+            return run(mapper)
 
-    outcome: StageResult = stage_flow()
+    try:
+        outcome: StageResult = stage_flow()
+    finally:
+        stopping.clear()  # the stage's threads have ended
     summary = StageSummary.of(outcome)
     state = "found done" if summary.skipped else f"done in {summary.seconds:.0f} s"
     lost = summary.lost()

@@ -14,8 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,60 @@ import psutil
 
 from data.errors import InputError
 from flows import services
+from flows.signals import before_prefect
 from model.events import EvalEvent, Failed, TrainEvent
 from model.launch import STOP_GRACE_S
+
+TRAINING = "model.launch"
+QUICK_S = 3.0  # for a child that has nothing to save; killing what is left makes it 5 s
 
 Event = TrainEvent | EvalEvent
 
 
-@dataclass(frozen=True)
-class StoppedChild:
-    """A child that was ended because this process was asked to end."""
+class Child:
+    """A child process that is running, and what it has reported. A thread reads its standard output."""
 
-    exit_code: int | None  # 0 if a training run has saved its checkpoint
-    last: Event | None  # its last event
+    def __init__(
+        self, process: subprocess.Popen[bytes], read: Callable[[Child, bytes], None], *, is_training: bool
+    ) -> None:
+        self.process = process
+        self.is_training = is_training
+        self.exit_code: int | None = None  # 0 if a training run was stopped and has saved its checkpoint
+        self.last: Event | None = None
+        self.failure: Failed | None = None
+        self.error: BaseException | None = None  # what ``read`` raised
+        self._read = read
+        self._reader = threading.Thread(target=self._read_all, name="child", daemon=True)
+        self._reader.start()
+
+    def wait(self) -> int:
+        """Its exit code, after all that it has reported was read. Raises what ``read`` raised."""
+        self._reader.join()
+        if self.error is not None:
+            raise self.error
+        return self.process.wait()
+
+    def end(self) -> None:
+        """Ask it to stop, and kill it and its descendants if they take too long. Only training has much time."""
+        grace_s = STOP_GRACE_S if self.is_training else QUICK_S
+        try:
+            self.exit_code = services.end_tree(psutil.Process(self.process.pid), grace_s)
+        except psutil.NoSuchProcess:
+            self.exit_code = self.process.wait()
+        self._reader.join(QUICK_S)
+
+    def _read_all(self) -> None:
+        assert self.process.stdout is not None
+        try:
+            with self.process.stdout as lines:  # closed after an error, so that the child does not wait for a reader
+                for line in lines:
+                    self._read(self, line)
+        except BaseException as error:
+            self.error = error
 
 
-stopped: list[StoppedChild] = []
+running: list[Child] = []
+spec_files: list[Path] = []  # that exist
 
 
 @contextlib.contextmanager
@@ -47,7 +86,12 @@ def spec_file(spec: dict[str, Any], folder: Path) -> Iterator[Path]:
     with tempfile.NamedTemporaryFile("w", prefix="spec-", suffix=".json", dir=folder) as file:
         json.dump(spec, file, indent=2)
         file.flush()
-        yield Path(file.name)
+        path = Path(file.name)
+        spec_files.append(path)
+        try:
+            yield path
+        finally:
+            spec_files.remove(path)
 
 
 def run_child(
@@ -60,12 +104,24 @@ def run_child(
     """Run ``python -m module arguments`` to its end and return its last event. ``parse`` reads a line of its output.
 
     Raises InputError with the message of the child's ``Failed`` event, or with the log's name and last line if the
-    child failed without one. If this process is interrupted, the child is asked to stop, and killed if it does not.
+    child failed without one. If this process is interrupted, the child is asked to stop, and killed if it does not;
+    only training has the time to save something first. ``on_event`` is called in another thread.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    last: Event | None = None
-    failure: Failed | None = None
     with log.open("ab") as file:
+
+        def read(child: Child, line: bytes) -> None:
+            event = parse(line)
+            if event is None:
+                file.write(line)
+                file.flush()
+                return
+            if isinstance(event, Failed):
+                child.failure = event
+            else:
+                child.last = event
+            on_event(event)
+
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
@@ -73,31 +129,20 @@ def run_child(
             stderr=file,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        assert process.stdout is not None
+        child = Child(process, read, is_training=module == TRAINING)
+        running.append(child)
         try:
-            for line in process.stdout:
-                event = parse(line)
-                if event is None:
-                    file.write(line)
-                    file.flush()
-                    continue
-                if isinstance(event, Failed):
-                    failure = event
-                else:
-                    last = event
-                on_event(event)
-            code = process.wait()
+            with before_prefect():
+                code = child.wait()
         except BaseException:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                exit_code = services.end_tree(psutil.Process(process.pid), grace_s=STOP_GRACE_S)
-                events = [event for line in process.stdout if (event := parse(line))]
-                stopped.append(StoppedChild(exit_code, events[-1] if events else last))
-            process.wait()
+            child.end()
             raise
-    if code == 0 and last is not None:
-        return last
-    if failure is not None:
-        raise InputError(failure.message)
+        finally:
+            running.remove(child)
+    if code == 0 and child.last is not None:
+        return child.last
+    if child.failure is not None:
+        raise InputError(child.failure.message)
     raise InputError(f"{module} {_ending(code)}; see {log}: {_last_line(log)}")
 
 

@@ -28,7 +28,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import InputError
+from data.errors import InputError, refuse_when_stopping
 from data.lake import disk
 from data.lake.locks import Lease, file_lock
 from data.lake.manifest import (
@@ -278,7 +278,7 @@ class Dataset:
         """Publish the local ``files`` (by their names in the dataset) as one part, and its record last.
 
         ``table`` holds the rows of the part, for the digest. ``rows`` is the number of rows by file. ``published``
-        lists files of the part that are in the lake already.
+        lists files of the part that are in the lake already. Raises KilledError if this process was asked to stop.
         """
         tables = table if isinstance(table, list) else [table]
         digests = [rows_digest(t) for t in tables]
@@ -290,6 +290,7 @@ class Dataset:
             entries.append(entry)
         counts = dict(sorted((str(key), value) for key, value in counts.items()))
         part = Part(name, sum(counts.values()), counts, digest, tuple(entries), extra or {})
+        refuse_when_stopping()
         self.lake.publish_json(part.to_json(), *self.names("_parts", f"{name}.json"))
         return part
 
@@ -316,6 +317,7 @@ class Dataset:
             seconds=round(seconds, 2),
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        refuse_when_stopping()
         self.lake.publish_json(manifest.to_json(), *self.names("_manifest.json"))
         return manifest
 

@@ -22,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
+from data.errors import KilledError, refuse_when_stopping
 from data.links.blocks import MAX_LINE_BYTES, BlockReader, Buffer, LineBlock, buffer_bytes
 from data.links.records import LinkRecords, classify_dump, classify_urls, too_long
 from data.process import die_with_main_process, die_with_parent
@@ -47,13 +48,14 @@ def classify_blocks(
 
 
 def map_blocks(reader: BlockReader, work: Work[T], scratch: Path, workers: int = 0) -> Iterator[T]:
-    """``work`` of each block, in the order of the blocks.
+    """``work`` of each block, in the order of the blocks. Raises KilledError if a child was ended from outside.
 
     ``workers`` counts this process too; 0: one per core, up to MAX_WORKERS. ``scratch`` is a directory.
     """
     n_children = (workers or min(os.cpu_count() or 1, MAX_WORKERS)) - 1
     buffer = Buffer(bytearray(buffer_bytes()), 0)
     for n_blocks in itertools.count():
+        refuse_when_stopping()
         block = reader.fill(buffer)
         if block is None:
             return
@@ -85,6 +87,7 @@ def _map_in_children(reader: BlockReader, work: Work[T], scratch: Path, n_childr
         while True:
             while waiting and (waiting[0][0].done() or not free or len(waiting) > 2 * n_slots):
                 yield _next(waiting, free)
+            refuse_when_stopping()
             buffer = Buffer(memory, free[-1] * size)
             block = reader.fill(buffer)
             if block is None:
@@ -99,7 +102,9 @@ def _map_in_children(reader: BlockReader, work: Work[T], scratch: Path, n_childr
         while waiting:
             yield _next(waiting, free)
     except BrokenProcessPool as error:
-        raise RuntimeError("a process that classifies lines was killed (out of memory?)") from error
+        raise KilledError(
+            "a process that reads links was killed (out of memory?): run the same command again to go on from there"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
         memory.close()

@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 
 from data.archives.lookup import Capture
 from data.config import PagesConfig
+from data.errors import refuse_when_stopping
 from data.lake.manifest import Part
 from data.lake.store import Dataset, code_version, write_parquet
 from data.pages.frontier import Link
@@ -196,7 +197,11 @@ class Segments:
         await self.check(wait=True)
 
     async def check(self, *, wait: bool = False) -> None:
-        """Raise the first error of the seals that have ended; with ``wait``, of all."""
+        """Raise the first error of the seals that have ended; with ``wait``, of all.
+
+        Raises KilledError if this process was asked to stop, which ends the crawl.
+        """
+        refuse_when_stopping()
         for task in [task for task in self._sealing if wait or task.done()]:
             self.sealed.append(await task)
             self._sealing.remove(task)

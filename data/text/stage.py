@@ -1,10 +1,8 @@
 """The text stage: each fetched page becomes one row with its main text, its language and its signals. It drops nothing.
 
 Some pages take minutes, exhaust the memory or crash a parser. So extraction runs in child processes, each with one page
-at a time. If a page takes longer than ``timeout_s``, the stage kills the child, and the page is ``timeout``. If a child
-dies, its page is ``crashed``. The kernel limits a child's memory. Children are forked from a server that has imported
-the extractor, so a new child costs milliseconds. They end with the process that started the stage, even if it is
-killed.
+at a time (data/text/children.py). A page that uses more than ``timeout_s`` of CPU time is ``timeout``, one that ends
+its child is ``crashed``. Both are tried twice. If someone else ends the children, the part fails and is made again.
 
 A part reads its pages in the order of the WARC file. Besides the part's rows, at most ``QUEUED`` pages per child are in
 memory. The rows are the ``ok`` rows of the pages part, in the same order. A row's ``url`` is the link's canonical URL;
@@ -18,30 +16,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import logging
-import multiprocessing
-import os
-import resource
-import signal
-import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pebble import ProcessExpired, ProcessPool
 
 from data.config import TextConfig
 from data.lake.manifest import Part
 from data.lake.store import Lake, base_snapshot, write_parquet
-from data.process import die_with_main_process, die_with_parent
 from data.schema import TEXT, PageStatus, TextStatus
 from data.stage import Mapper, StageResult, in_turn, run_stage
-from data.text import language
+from data.text.children import Extractors, Work
 from data.text.extract import Extracted, extract
 from data.text.signals import Signals
 from data.urls.canonical import domain_of
@@ -55,7 +44,7 @@ Page = dict[str, Any]
 def run(lake: Lake, snapshot: str, config: TextConfig, mapper: Mapper = in_turn) -> StageResult:
     """Extract the text of ``pages/<snapshot>``. A part keeps ``config.workers`` cores busy: make one part at a time.
 
-    Raises InputError if pages is not published or a WARC file is damaged.
+    Raises InputError if pages is not published, if a WARC file is damaged or (KilledError) if children were killed.
     """
     snapshot = base_snapshot(snapshot)
     pages = lake.dataset("pages", snapshot).require()
@@ -98,19 +87,20 @@ def make_part(lake_root: str, snapshot: str, config: TextConfig, name: str) -> P
         )
 
 
-Extraction = Callable[[], Extracted] | Extracted
+Extraction = Work | Extracted
 """A call for a child to make, or a result that is known without one."""
 
 
 def extract_all(extractions: Iterable[Extraction], config: TextConfig) -> Iterator[Extracted]:
     """The results in order. At most ``QUEUED`` extractions per child are taken from the iterable before they are done.
 
+    Raises KilledError if the children that extract a page were ended from outside.
+
     A slow page does not stop the other children; their results wait until its own is yielded.
     """
-    n_workers = config.workers or os.cpu_count() or 1
-    slots = threading.BoundedSemaphore(QUEUED * n_workers)
     waiting: deque[Future[Extracted]] = deque()
-    with _children(n_workers, config) as pool:
+    with Extractors(config) as extractors:
+        slots = threading.BoundedSemaphore(QUEUED * extractors.n_workers)
         for extraction in extractions:
             slots.acquire()
             future: Future[Extracted]
@@ -118,13 +108,13 @@ def extract_all(extractions: Iterable[Extraction], config: TextConfig) -> Iterat
                 future = Future()
                 future.set_result(extraction)
             else:
-                future = pool.schedule(extraction, timeout=config.timeout_s)
+                future = extractors.submit(extraction)
             future.add_done_callback(lambda _: slots.release())
             waiting.append(future)
             while waiting and waiting[0].done():
-                yield _result(waiting.popleft(), config)
+                yield waiting.popleft().result()
         while waiting:
-            yield _result(waiting.popleft(), config)
+            yield waiting.popleft().result()
 
 
 def _extractions(lake: Lake, snapshot: str, pages: list[Page], config: TextConfig) -> Iterator[Extraction]:
@@ -165,50 +155,3 @@ def _row(page: Page, extracted: Extracted) -> Page:
         "text": extracted.text,
         **signals,
     }
-
-
-@contextlib.contextmanager
-def _children(n_workers: int, config: TextConfig) -> Iterator[ProcessPool]:
-    context = multiprocessing.get_context("forkserver")
-    # Without __main__ each child would import the caller's script again.
-    context.set_forkserver_preload(["__main__", "data.text.stage"])
-    pool = ProcessPool(
-        max_workers=n_workers,
-        max_tasks=config.pages_per_child,
-        initializer=_start_child,
-        initargs=(config.worker_memory_bytes,),
-        context=context,
-    )
-    try:
-        yield pool
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
-    finally:
-        pool.join()
-
-
-def _result(future: Future[Extracted], config: TextConfig) -> Extracted:
-    try:
-        return future.result()
-    except TimeoutError:
-        return Extracted(TextStatus.TIMEOUT, f"more than {config.timeout_s:g} s")
-    except ProcessExpired as error:
-        code = error.exitcode
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return Extracted(TextStatus.CRASHED, f"the extracting process ended {how}")
-
-
-def _start_child(memory_bytes: int) -> None:
-    """Prepare a child for its first page."""
-    die_with_parent()  # the fork server
-    die_with_main_process()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends a parser at once; pebble's handler would wait for it
-    for name in ("trafilatura", "htmldate", "charset_normalizer"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the page's row reports its errors
-    language.identify("")  # loads the model, so that it counts towards no page's time and memory
-    if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + memory_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -366,14 +366,15 @@ def _settings(lake: str | None) -> Settings:
 
 @contextlib.contextmanager
 def _session(settings: Settings) -> Iterator[None]:
-    """Start the servers, handle signals, mark killed runs and tag our own. Enter it before Prefect is imported."""
+    """Handle signals, start the servers, mark killed runs and tag our own. Enter it before Prefect is imported."""
     from flows import services
-
-    services.ensure(settings)
-
-    from flows.interrupt import crash_killed_runs, stop_on_signals, tagged
+    from flows.stop import stop_on_signals
 
     stop_on_signals(settings.home)
+    services.ensure(settings)
+
+    from flows.interrupt import crash_killed_runs, tagged
+
     crash_killed_runs(settings)
     with tagged():
         yield

@@ -21,16 +21,18 @@ import importlib.util
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from data.errors import InputError
+from data.errors import InputError, KilledError
 from data.process import die_with_parent
 from flows.localweb.prose import Block, blocks_of, plain, prose_chars
 
@@ -142,12 +144,16 @@ def _candidates() -> Iterator[Article]:
     with ProcessPoolExecutor(
         min(2, os.cpu_count() or 1), multiprocessing.get_context("spawn"), initializer=_start_reader
     ) as pool:
-        for articles in pool.map(_read, *zip(*modules, strict=True), chunksize=50):
-            yield from articles
+        try:
+            for articles in pool.map(_read, *zip(*modules, strict=True), chunksize=50):
+                yield from articles
+        except BrokenProcessPool as error:
+            raise KilledError("a process that reads documentation was killed: run the same command again") from error
 
 
 def _start_reader() -> None:
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops, and ends its children
     gc.disable()  # syntax trees have no cycles, and looking for them would double the time
 
 

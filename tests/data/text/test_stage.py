@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,27 +140,6 @@ def test_only_the_slow_page_times_out(tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
     assert manifest.counts == {"ok": 7, "timeout": 1}
     assert rows_by_url(lake)["http://a.example/3"]["reason"] == "more than 1 s"
-
-
-def test_a_page_whose_process_is_killed_is_crashed(tmp_path: Path) -> None:
-    by_url = {f"http://a.example/{n}": ("ok", SLOW if n == 3 else article(n)) for n in range(8)}
-    lake = make_lake(tmp_path, {"part-00000": by_url})
-
-    def kill_the_busy_one() -> None:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            time.sleep(0.2)
-            for child in workers():
-                if child.cpu_times().user > 1.5:  # the others finish long before
-                    child.send_signal(signal.SIGKILL)  # like the kernel when memory runs out
-                    return
-
-    killer = threading.Thread(target=kill_the_busy_one)
-    killer.start()
-    manifest = text.run(lake, "s", CONFIG).manifest
-    killer.join()
-    assert manifest.counts == {"crashed": 1, "ok": 7}
-    assert rows_by_url(lake)["http://a.example/3"]["reason"] == "the extracting process ended by SIGKILL"
 
 
 def test_memory_is_limited_by_the_kernel(tmp_path: Path) -> None:
