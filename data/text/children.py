@@ -20,8 +20,8 @@ the end of the fork server     nothing about the page
 A page whose second child is ended from outside too fails the part: KilledError. The same is true of children that stop
 making progress.
 
-Children are forked from a server that has imported the extractor, so a new child costs milliseconds. They end with the
-process that started them, even if it is killed.
+Children are forked from a server that has imported the extractor (data/text/preload.py), so a new child costs
+milliseconds. They end with the process that started them, even if it is killed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ from data.config import TextConfig
 from data.errors import KilledError, refuse_when_stopping
 from data.process import die_with_main_process, die_with_parent
 from data.schema import TextStatus
-from data.text import language
 from data.text.extract import Extracted
 
 STILL_S = 30.0  # a child with a page that uses no CPU time for this long, at most twice this long, is replaced
@@ -194,7 +193,7 @@ class _Child:
     def __init__(self, config: TextConfig) -> None:
         context = multiprocessing.get_context("forkserver")
         # Without __main__ each child would import the caller's script again.
-        context.set_forkserver_preload(["__main__", "data.text.children"])
+        context.set_forkserver_preload(["__main__", "data.text.preload"])
         self.n_pages = 0
         self.is_busy = False
         self._pipe, its_pipe = context.Pipe()
@@ -278,7 +277,6 @@ def _prepare(memory_bytes: int) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     for name in ("trafilatura", "htmldate", "charset_normalizer"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the page's row reports its errors
-    language.identify("")  # loads the model, so that it counts towards no page's time and memory
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + memory_bytes
