@@ -109,7 +109,7 @@ class TextConfig:
     # balanced 0.9587, recall 0.9587; every setting found text on every page.
     favor: Literal["balanced", "precision", "recall"] = "precision"
     max_html_bytes: PositiveInt = 10_000_000
-    timeout_s: PositiveFloat = 30.0  # then the page is given up and its process killed
+    timeout_s: PositiveFloat = 30.0  # of CPU time; then the page's process is killed
     worker_memory_bytes: int = operational(2_000_000_000)  # address space a child may add to what it starts with
     workers: int = operational(0)  # child processes; 0: one per core
     pages_per_child: int = operational(2_000)  # then the child is replaced, so that leaks stay small

@@ -93,8 +93,8 @@ class TextStatus(Status):
     OK = "ok", "text was found"
     EMPTY = "empty", "no main text was found"
     UNDECODABLE = "undecodable", "the bytes are not text in the declared or a detected encoding"
-    TIMEOUT = "timeout", "extraction took longer than timeout_s and its process was killed"
-    CRASHED = "crashed", "the extracting process died (memory limit, crash of a parser)"
+    TIMEOUT = "timeout", "extraction used more than timeout_s of CPU time, in two processes"
+    CRASHED = "crashed", "the page ended two extracting processes (memory limit, crash of a parser)"
     FAILED = "failed", "the extractor raised an error; the reason names it"
 
 

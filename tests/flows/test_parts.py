@@ -1,6 +1,8 @@
 """Parts as task runs on a real Prefect server: recorded, limited in number, resumed, failing with their own error."""
 
 import errno
+import os
+import signal
 import threading
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from data.config import TokensConfig
-from data.errors import InputError
+from data.errors import InputError, KilledError, stopping
 from data.lake.manifest import Part
 from data.lake.store import Lake, write_parquet
 from data.stage import run_stage
@@ -97,3 +99,39 @@ def test_a_full_disk_is_not_retried(servers: services.Servers, tmp_path: Path) -
         run_as_flow(tmp_path, make, 1, "parts-full")
     assert caught.value.errno == errno.ENOSPC
     assert tries == ["part-00000"]
+
+
+def test_a_part_whose_children_were_killed_is_made_again(servers: services.Servers, tmp_path: Path) -> None:
+    tries = []
+
+    def make(name: str) -> Part:
+        tries.append(name)
+        if len(tries) == 1:
+            raise KilledError("a child was killed")
+        return make_one(str(tmp_path), name)
+
+    outcome = run_as_flow(tmp_path, make, 1, "parts-killed")
+    assert tries == [NAMES[0], *NAMES]
+    assert outcome.manifest.rows_out == len(NAMES)
+
+
+def test_a_flow_that_is_terminated_seals_nothing_more(servers: services.Servers, tmp_path: Path) -> None:
+    """A cancelled flow of a worker: Prefect waits for its threads, which go on."""
+    from prefect.exceptions import TerminationSignal
+
+    def make(name: str) -> Part:
+        if name == NAMES[3]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stopping.wait(120)
+        return make_one(str(tmp_path), name)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # Prefect sends the signal again, for this handler
+    try:
+        with pytest.raises(TerminationSignal):
+            run_as_flow(tmp_path, make, 1, "parts-terminated")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        stopping.clear()
+    dataset = Lake(tmp_path).dataset("tokens", "demo")
+    assert sorted(dataset.sealed()) == NAMES[:3]
+    assert dataset.manifest() is None
