@@ -38,12 +38,19 @@ resource_tracker.ensure_running()
 if kind == "plain":
     child = subprocess.Popen([sys.executable, str(home / "stubborn.py")])
     time.sleep(3000)
+if kind == "localweb":
+    from flows.localweb.build import build
+    build(home)
+if kind == "servers":
+    from flows import services
+    from flows.settings import Settings
+    services.ensure(Settings(home=home))
 supervise.TRAINING = "stubborn" if kind == "training" else "another"
 with supervise.spec_file({"tracking_uri": "http://user:password@host"}, home) as spec:
     supervise.run_child("stubborn", [str(spec)], home / "log", train_event, print)
 """
 
-Command = "subprocess.Popen[str]"
+STOPPED = "stopping\nstopped; what is done is kept: run the same command again to go on from there\n"
 
 
 @pytest.fixture
@@ -58,16 +65,23 @@ def commands(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
         one.communicate()
 
 
-def start(commands: list[subprocess.Popen[str]], home: Path, kind: str) -> list[psutil.Process]:
-    """Start the command; returns its children once they all run."""
+def start(commands: list[subprocess.Popen[str]], home: Path, kind: str) -> subprocess.Popen[str]:
+    outside = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_HOME", "WEBTEXT_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in outside}
     process = subprocess.Popen(
         [sys.executable, str(home / "command.py"), str(home), kind],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{home}"},
+        env=environment | {"PYTHONPATH": f"{ROOT}:{home}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     commands.append(process)
+    return process
+
+
+def children_of(process: subprocess.Popen[str], home: Path, kind: str) -> list[psutil.Process]:
+    """The stubborn child and CPython's resource tracker, once both run."""
     assert process.stderr is not None
     if kind == "plain":
         assert process.stderr.readline() == "ready\n"
@@ -76,7 +90,7 @@ def start(commands: list[subprocess.Popen[str]], home: Path, kind: str) -> list[
         while "ready" not in (log.read_text() if log.exists() else ""):
             assert process.poll() is None, process.stderr.read()
     children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) == 2, "the child and CPython's resource tracker"
+    assert len(children) == 2
     return children
 
 
@@ -86,14 +100,12 @@ def test_only_training_gets_time_to_save(
     commands: list[subprocess.Popen[str]], tmp_path: Path, kind: str, number: signal.Signals
 ) -> None:
     """A child that ignores SIGTERM, and CPython's resource tracker, which does so too."""
-    children = start(commands, tmp_path, kind)
-    (process,) = commands
+    process = start(commands, tmp_path, kind)
+    children = children_of(process, tmp_path, kind)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    first, last = errors.splitlines()
-    assert first == "stopping"
-    assert last == "stopped; what is done is kept: run the same command again to go on from there"
+    assert errors == STOPPED
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
     assert list(tmp_path.glob("spec-*")) == [], "it holds a password"
@@ -103,8 +115,8 @@ def test_only_training_gets_time_to_save(
 def test_a_second_signal_does_not_wait_for_training(
     commands: list[subprocess.Popen[str]], tmp_path: Path, second: signal.Signals
 ) -> None:
-    children = start(commands, tmp_path, "training")
-    (process,) = commands
+    process = start(commands, tmp_path, "training")
+    children = children_of(process, tmp_path, "training")
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("stopping: a training run saves a checkpoint first (press Ctrl-C again")
@@ -116,6 +128,40 @@ def test_a_second_signal_does_not_wait_for_training(
         if child.is_running():
             child.kill()
     psutil.wait_procs(children, timeout=10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_building_the_local_web_can_be_stopped(
+    commands: list[subprocess.Popen[str]], tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start(commands, tmp_path, "localweb")
+    family: list[psutil.Process] = []
+    while len(family) < 3:  # two readers and the resource tracker
+        assert process.poll() is None
+        family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == STOPPED
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_can_be_stopped_while_its_servers_start(
+    commands: list[subprocess.Popen[str]], tmp_path: Path, number: signal.Signals
+) -> None:
+    """The servers go on, as they would after the command, and the next command finds them."""
+    process = start(commands, tmp_path, "servers")
+    try:
+        while not all(services.find(kind, tmp_path) for kind in services.KINDS):
+            assert process.poll() is None
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert errors == STOPPED
+    finally:
+        assert sorted(services.stop(tmp_path)) == ["mlflow", "prefect"]
 
 
 def test_a_tree_ends_without_waiting_for_the_resource_tracker(tmp_path: Path) -> None:
