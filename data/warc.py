@@ -37,7 +37,7 @@ from typing import BinaryIO
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from isal import igzip_lib
 
-from data.errors import InputError
+from data.errors import InputError, StoreError
 
 GZIP_LEVEL = 1  # of ISA-L's 0 to 3; 2 takes 5 % longer for 0.7 % fewer bytes, 3 twice as long for 4 % fewer
 MAX_HEADER_BYTES = 8 << 20  # of one record; the client accepts 128 headers of 32 kB
@@ -193,7 +193,7 @@ def read_payload(
         if record is None or record.record_type != WarcRecordType.response:
             raise InputError(f"{where}: no WARC response record begins here; the file was damaged")
         body = record.reader.read(max_bytes + 1)
-    except InputError:
+    except (InputError, StoreError):
         raise
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: not a WARC record ({error}); the file was damaged") from error

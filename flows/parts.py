@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 from prefect.tasks import Task
 
-from data.errors import KilledError, stopping
+from data.errors import KilledError, StoreError, stopping
 from data.lake.manifest import Part
 from data.stage import MakePart, Mapper
 from flows.progress import Bar
@@ -29,6 +29,8 @@ def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bo
     error = state.result(raise_on_failure=False)
     if isinstance(error, KilledError):
         return not stopping.is_set()
+    if isinstance(error, StoreError):
+        return error.may_pass
     return isinstance(error, OSError) and error.errno not in _LASTING
 
 
@@ -36,8 +38,8 @@ def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bo
     task_run_name="{stage} {snapshot} {name}",
     cache_policy=NO_CACHE,  # whether a part is done is read from the lake
     persist_result=False,
-    retries=2,
-    retry_delay_seconds=[5, 30],
+    retries=4,  # the lake itself waits out a minute each time
+    retry_delay_seconds=[5, 30, 60, 120],
     retry_condition_fn=_is_transient,
 )
 def part(stage: str, snapshot: str, name: str, make_part: MakePart) -> dict[str, Any]:  # noqa: ARG001 - in its name

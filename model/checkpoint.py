@@ -360,7 +360,7 @@ def local_files(lake: Lake, run: str, step: int, names: tuple[str, ...]) -> Iter
         return
     with lake.scratch() as scratch:
         for name in names:
-            lake.fs.get_file(lake.path("checkpoints", run, step_name(step), name), str(scratch / name))
+            lake.fetch(scratch / name, "checkpoints", run, step_name(step), name)
         yield scratch
 
 

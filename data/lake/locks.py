@@ -8,12 +8,14 @@ a kill the next writer waits that long at most. An owner reads the lease before 
 finds another owner there. On S3 the write also carries the ETag that was read, so the store refuses it if the lease
 changed in between; elsewhere two processes that take over the same stale lease at the same instant may both succeed,
 and the first one learns of it at its next renewal. A lease is never deleted, only marked as released.
+
+Before a process writes or removes something, it checks the leases that it holds. If one was not renewed for half of
+``LEASE_S``, because the store or the process was away, it is renewed first, or nothing is written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 import time
 import uuid
@@ -25,7 +27,8 @@ import filelock
 import fsspec
 import orjson
 
-from data.errors import InputError
+from data.errors import InputError, StoreError
+from data.lake import objects
 from data.lake.manifest import canonical_json
 
 LEASE_S = 60.0  # a lease that was not renewed for this long may be taken over
@@ -54,7 +57,9 @@ class Lease:
 
     def __init__(self, fs: fsspec.AbstractFileSystem, folder: str, name: str) -> None:
         self.fs = fs
+        self.folder = folder
         self.path = f"{folder}/{name}.json"
+        self.url = fs.unstrip_protocol(self.path)
         self.name = name
         self.owner = uuid.uuid4().hex
         self.renewed = 0.0
@@ -64,20 +69,28 @@ class Lease:
         self.thread = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> Self:
-        _twice(self._take)
+        objects.ask(lambda: _twice(self._take), self.url)
         self.thread.start()
+        with _held_mutex:
+            _held.append(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with _held_mutex:
+            _held.remove(self)
         self.stop.set()
         self.thread.join()
-        self._renew(0.0)
+        with contextlib.suppress(Exception):  # the work is done or has failed already; the lease expires by itself
+            self._renew(0.0)
         if kind is None:
             self._refuse_lost()
 
     def check(self) -> None:
-        """Raise InputError if another process took the lease. Asks the store only if a renewal is overdue."""
-        if time.time() - self.renewed > LEASE_S:  # this process may have been suspended
+        """Raise InputError if another process took the lease. Asks the store only if a renewal is overdue.
+
+        Raises StoreError if the store does not answer then.
+        """
+        if time.time() - self.renewed > LEASE_S / 2:  # the rest is for clocks that differ, and for the publication
             self._renew(time.time())
         self._refuse_lost()
 
@@ -98,20 +111,20 @@ class Lease:
         age = now - float(lease["renewed"])
         if age < LEASE_S and lease["owner"] != self.owner:
             raise InputError(
-                f"{self.name}: another webtext process is writing it (its lock is {age:.0f} s old); wait for it or "
-                "stop it"
+                f"{self.name}: another webtext process is writing it (it renewed its lock {max(0.0, age):.0f} s ago); "
+                f"wait for it or stop it; if it was killed, its lock ends in {LEASE_S - age:.0f} s"
             )
         self._write(now, **condition)
 
     def _keep(self) -> None:
         while not self.is_lost and not self.stop.wait(LEASE_S / 4):
-            with contextlib.suppress(OSError):  # tried again: the lease outlives three failures
+            with contextlib.suppress(Exception):  # tried again; ``check`` raises what lasts
                 self._renew(time.time())
 
     def _renew(self, time_: float) -> None:
         """Set the time of renewal (0 releases the lease), or find that it was lost."""
         with self.mutex:
-            _twice(functools.partial(self._write_own, time_))
+            objects.ask(lambda: _twice(lambda: self._write_own(time_)), self.url, waits_s=())
 
     def _write_own(self, time_: float) -> None:
         found = self._read()
@@ -126,18 +139,38 @@ class Lease:
         try:
             info = self.fs.info(self.path)
             lease = orjson.loads(self.fs.cat_file(self.path))
+            float(lease["renewed"]), str(lease["owner"])
         except FileNotFoundError:
             return None
-        return lease, {"IfMatch": info["ETag"]} if "s3" in self.fs.protocol else {}
+        except (orjson.JSONDecodeError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{self.url}: damaged; if no webtext process is writing this lake, remove this file and run again"
+            ) from error
+        return lease, {"IfMatch": info["ETag"]} if objects.is_s3(self.fs) else {}
 
     def _write(self, time_: float, **condition: str) -> None:
         self.fs.pipe_file(self.path, canonical_json({"owner": self.owner, "renewed": time_}), **condition)
         self.renewed = time_
 
 
+_held: list[Lease] = []  # by this process: parts are made in threads, each with its own Lake
+_held_mutex = threading.Lock()
+
+
+def check_held(fs: fsspec.AbstractFileSystem, folder: str) -> None:
+    """Call ``check`` of every lease that this process holds in this folder."""
+    with _held_mutex:
+        held = [lease for lease in _held if lease.folder == folder and lease.fs.protocol == fs.protocol]
+    for lease in held:
+        lease.check()
+
+
 def _twice(act: Callable[[], None]) -> None:
     """Read the lease and write it. If it changed in between, the write fails, and the second look finds out why."""
     try:
         act()
-    except OSError:
+    except Exception as error:
+        found = objects.store_error(error, "")
+        if not isinstance(found, StoreError) or not found.is_conflict:
+            raise
         act()

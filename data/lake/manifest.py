@@ -148,7 +148,7 @@ class Manifest:
         try:
             return cls(**{**value, "parts": tuple(Part.from_json(p) for p in value["parts"])})
         except (TypeError, KeyError) as error:
-            raise InputError(f"{where}: damaged manifest ({error}); remove the dataset and run again") from error
+            raise InputError(f"{where}: damaged manifest ({error}); remove this file and run again") from error
 
 
 def dataset_digest(stage: str, settings: dict[str, Any], inputs: dict[str, str], parts: tuple[Part, ...]) -> str:

@@ -21,16 +21,16 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import InputError, refuse_when_stopping
-from data.lake import disk
-from data.lake.locks import Lease, file_lock
+from data.errors import InputError, StoreError, refuse_when_stopping
+from data.lake import disk, objects
+from data.lake.locks import Lease, check_held, file_lock
 from data.lake.manifest import (
     File,
     Manifest,
@@ -41,6 +41,13 @@ from data.lake.manifest import (
     rows_digest,
     settings_diff,
 )
+from data.schema import STAGES
+
+T = TypeVar("T")
+
+BEGUN = "_begun.json"
+MANIFEST = "_manifest.json"
+_CREATED = (BEGUN, MANIFEST)  # in an object store these are never overwritten, only removed
 
 _PART_NAME = re.compile(r"part-(?:(\d+)-)?(\d{5,})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?")
@@ -75,7 +82,6 @@ class Lake:
         except (ImportError, ValueError) as error:
             raise InputError(f"--lake {self.root}: {error}") from error
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
-        self._leases: list[Lease] = []  # that are held through this object
         if self.is_local:
             try:
                 Path(self.base).mkdir(parents=True, exist_ok=True)
@@ -88,7 +94,7 @@ class Lake:
 
     def snapshots(self, stage: str) -> list[str]:
         """Names of the published datasets of a stage, sorted."""
-        return [name for name in self.datasets(stage) if self.exists(stage, name, "_manifest.json")]
+        return [name for name in self.datasets(stage) if self.exists(stage, name, MANIFEST)]
 
     def datasets(self, stage: str) -> list[str]:
         """Names of a stage's datasets, published or begun, sorted. Other files and folders are ignored."""
@@ -97,35 +103,77 @@ class Lake:
     def path(self, *names: str) -> str:
         return "/".join((self.base, *names))
 
+    def url(self, *names: str) -> str:
+        """The path with its protocol; on disk, the path."""
+        return self.path(*names) if self.is_local else str(self.fs.unstrip_protocol(self.path(*names)))
+
+    def _ask(self, call: Callable[[], T], *names: str) -> T:
+        """What ``call`` does at a path. Raises StoreError if an object store fails (objects.py)."""
+        return call() if self.is_local else objects.ask(call, self.url(*names))
+
     def exists(self, *names: str) -> bool:
-        return bool(self.fs.exists(self.path(*names)))
+        return self._ask(lambda: bool(self.fs.exists(self.path(*names))), *names)
+
+    def size(self, *names: str) -> int:
+        """The file's size in bytes. Raises FileNotFoundError if it is missing."""
+        return self._ask(lambda: int(self.fs.size(self.path(*names))), *names)
 
     def names(self, *folder: str) -> list[str]:
         """Names directly below a folder, sorted; empty if there is no such folder."""
         self.fs.invalidate_cache()
         if not self.exists(*folder):
+            self._require_bucket()
             return []
-        return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in self.fs.ls(self.path(*folder), detail=False))
+        paths = self._ask(lambda: list(self.fs.ls(self.path(*folder), detail=False)), *folder)
+        return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in paths)
+
+    def _require_bucket(self) -> None:
+        """Raise StoreError if the bucket is missing; S3 itself calls an object in it missing, too."""
+        if objects.is_s3(self.fs):
+            try:
+                self._ask(lambda: self.fs.info(self.base.partition("/")[0]))
+            except FileNotFoundError as error:
+                raise objects.no_bucket(self.url()) from error
 
     def open(self, *names: str) -> BufferedReader:
         """Raises InputError if the file is missing."""
         try:
-            return self.fs.open(self.path(*names), "rb")  # type: ignore[no-any-return]
+            if self.is_local:
+                return self.fs.open(self.path(*names), "rb")  # type: ignore[no-any-return]
+            return objects.open_object(self.fs, self.path(*names), self.url(*names))
         except FileNotFoundError as error:
-            raise InputError(f"{self.path(*names)}: missing from the lake") from error
+            raise self._missing(*names) from error
+
+    def read(self, *names: str) -> bytes:
+        """The content of a file, in one request. Raises InputError if it is missing."""
+        try:
+            return self._ask(lambda: bytes(self.fs.cat_file(self.path(*names))), *names)
+        except FileNotFoundError as error:
+            raise self._missing(*names) from error
+
+    def _missing(self, *names: str) -> InputError:
+        return InputError(f"{self.path(*names)}: missing from the lake; {_repair(names)}")
 
     def read_json(self, *names: str) -> Any:
-        with self.open(*names) as file:
-            text = file.read()
+        text = self.read(*names)
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            raise InputError(f"{self.path(*names)}: not JSON ({error}); the file was damaged") from error
+            raise InputError(f"{self.path(*names)}: damaged, not JSON ({error}); {_repair(names)}") from error
 
     def remove(self, *names: str) -> None:
         """Remove a file or a folder and everything in it, if it exists."""
         with contextlib.suppress(FileNotFoundError):
-            self.fs.rm(self.path(*names), recursive=True)
+            self._change(lambda: self.fs.rm(self.path(*names), recursive=True), *names)
+
+    def _change(self, call: Callable[[], T], *names: str) -> T:
+        """``call`` writes or removes something. Raises InputError if another process took a lock that we hold."""
+
+        def checked() -> T:
+            check_held(self.fs, self.path("locks"))
+            return call()
+
+        return call() if self.is_local else self._ask(checked, *names)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -153,10 +201,21 @@ class Lake:
         if self.is_local:
             disk.move_file(local, Path(target))
             return
-        for lease in tuple(self._leases):
-            lease.check()
-        self.fs.put_file(str(local), target)
+        condition = {"mode": "create"} if names[-1] in _CREATED and objects.is_s3(self.fs) else {}
+        try:
+            self._change(lambda: self.fs.put_file(str(local), target, **condition), *names)
+        except StoreError as error:
+            # A put whose answer was lost is put again, and then meets itself.
+            if not error.is_conflict or self.read(*names) != local.read_bytes():
+                raise
         local.unlink()
+
+    def fetch(self, local: Path, *names: str) -> None:
+        """Copy a file of the lake to this machine. Raises InputError if it is missing."""
+        try:
+            self._ask(lambda: self.fs.get_file(self.path(*names), str(local)), *names)
+        except FileNotFoundError as error:
+            raise self._missing(*names) from error
 
     def publish_directory(self, local: Path, *names: str) -> None:
         """Publish a local directory. On disk it appears whole; in an object store its files appear one by one.
@@ -183,12 +242,8 @@ class Lake:
             with file_lock(Path(self.base) / "locks", name):
                 yield
             return
-        with Lease(self.fs, self.path("locks"), name) as lease:
-            self._leases.append(lease)
-            try:
-                yield
-            finally:
-                self._leases.remove(lease)
+        with Lease(self.fs, self.path("locks"), name):
+            yield
 
 
 @dataclass(frozen=True)
@@ -208,10 +263,10 @@ class Dataset:
 
     def manifest(self) -> Manifest | None:
         """The manifest; None if the dataset is not published."""
-        if not self.lake.exists(*self.names("_manifest.json")):
+        if not self.lake.exists(*self.names(MANIFEST)):
             return None
-        where = self.lake.path(*self.names("_manifest.json"))
-        return Manifest.from_json(self.lake.read_json(*self.names("_manifest.json")), where)
+        where = self.lake.path(*self.names(MANIFEST))
+        return Manifest.from_json(self.lake.read_json(*self.names(MANIFEST)), where)
 
     def require(self) -> Manifest:
         """The manifest; raises InputError if the dataset is not published."""
@@ -229,8 +284,8 @@ class Dataset:
         """
         settings = orjson.loads(canonical_json(settings))
         inputs = dict(sorted(inputs.items()))
-        if self.lake.exists(*self.names("_begun.json")):
-            begun = self.lake.read_json(*self.names("_begun.json"))
+        if self.lake.exists(*self.names(BEGUN)):
+            begun = self.lake.read_json(*self.names(BEGUN))
             for what, old, new in (("settings", begun["settings"], settings), ("inputs", begun["inputs"], inputs)):
                 if old != new:
                     raise InputError(
@@ -240,14 +295,14 @@ class Dataset:
                     )
             return self.manifest()
         body = {"settings": settings, "inputs": inputs, "begun_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        self.lake.publish_json(body, *self.names("_begun.json"))
+        self.lake.publish_json(body, *self.names(BEGUN))
         return None
 
     def begun(self) -> dict[str, Any] | None:
         """The record of ``begin`` (settings, inputs, begun_at); None if the dataset was not begun."""
-        if not self.lake.exists(*self.names("_begun.json")):
+        if not self.lake.exists(*self.names(BEGUN)):
             return None
-        value: dict[str, Any] = self.lake.read_json(*self.names("_begun.json"))
+        value: dict[str, Any] = self.lake.read_json(*self.names(BEGUN))
         return value
 
     def sealed(self, is_wanted: Callable[[str], bool] = lambda _: True) -> dict[str, Part]:
@@ -259,10 +314,17 @@ class Dataset:
         for name in self.lake.names(*self.names("_parts")):
             if not is_wanted(name.removesuffix(".json")):
                 continue
-            part = Part.from_json(self.lake.read_json(*self.names("_parts", name)))
+            part = self._record(name)
             if all(self._size(file.path) == file.bytes for file in part.files):
                 parts[part.name] = part
         return parts
+
+    def _record(self, name: str) -> Part:
+        names = self.names("_parts", name)
+        try:
+            return Part.from_json(self.lake.read_json(*names))
+        except (TypeError, KeyError, AssertionError) as error:
+            raise InputError(f"{self.lake.path(*names)}: damaged record ({error}); {_repair(names)}") from error
 
     def seal(
         self,
@@ -318,7 +380,7 @@ class Dataset:
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         refuse_when_stopping()
-        self.lake.publish_json(manifest.to_json(), *self.names("_manifest.json"))
+        self.lake.publish_json(manifest.to_json(), *self.names(MANIFEST))
         return manifest
 
     def verify(self, parts: list[Part] | None = None) -> None:
@@ -340,7 +402,7 @@ class Dataset:
             where = self.lake.path(*self.names(file.path))
             raise InputError(
                 f"{where}: sha256 is {sha256[:16]}.., its record says {file.sha256[:16]}..: the file was damaged after "
-                f"it was published; remove {self.label} and everything made from it, and run again"
+                f"it was published; {_repair(self.names(*file.path.split('/')))}"
             )
 
     def read(self, relative: str, columns: list[str] | None = None) -> pa.Table:
@@ -349,18 +411,37 @@ class Dataset:
             try:
                 # No read-ahead: if Arrow's threads still hold the file when a short command ends, the process aborts.
                 return pq.ParquetFile(file, pre_buffer=False).read(columns=columns, use_threads=False)
+            except StoreError:
+                raise
             except (pa.ArrowInvalid, OSError) as error:
-                where = self.lake.path(*self.names(relative))
-                raise InputError(f"{where}: not readable as Parquet ({error})") from error
+                names = self.names(*relative.split("/"))
+                raise InputError(
+                    f"{self.lake.path(*names)}: not readable as Parquet ({error}); {_repair(names)}"
+                ) from error
 
     def _open(self, relative: str) -> BufferedReader:
         return self.lake.open(*self.names(*relative.split("/")))
 
     def _size(self, relative: str) -> int:
         try:
-            return int(self.lake.fs.size(self.lake.path(*self.names(relative))))
+            return self.lake.size(*self.names(*relative.split("/")))
         except FileNotFoundError:
             return -1
+
+
+def _repair(names: tuple[str, ...]) -> str:
+    """What to do about a damaged or missing file, at the lowest cost: a dataset is mended part by part."""
+    copy = "restore it from a copy"
+    if names[0] not in STAGES or len(names) < 3:
+        return copy
+    label = "/".join(names[:2])
+    if names[2] == MANIFEST:
+        advice = "remove this file"
+    elif names[2] == BEGUN:
+        advice = f"remove it and {label}/{MANIFEST}, if that exists"
+    else:
+        advice = f"remove it and {label}/{MANIFEST}, if that exists: only its part is made again"
+    return f"{copy}, or {advice}, and run the same command again; later stages stay done if the digest stays the same"
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from data.config import TokensConfig
-from data.errors import InputError, KilledError, stopping
+from data.errors import InputError, KilledError, StoreError, stopping
 from data.lake.manifest import Part
 from data.lake.store import Lake, write_parquet
 from data.stage import run_stage
@@ -135,3 +135,22 @@ def test_a_flow_that_is_terminated_seals_nothing_more(servers: services.Servers,
     dataset = Lake(tmp_path).dataset("tokens", "demo")
     assert sorted(dataset.sealed()) == NAMES[:3]
     assert dataset.manifest() is None
+
+
+def test_a_part_is_made_again_after_an_outage_and_not_after_a_refusal(
+    servers: services.Servers, tmp_path: Path
+) -> None:
+    tries: list[str] = []
+
+    def make(name: str) -> Part:
+        tries.append(name)
+        if len(tries) == 1:
+            raise StoreError("s3://corpus/lake", "the object store does not answer", may_pass=True)
+        if name == NAMES[1]:
+            raise StoreError("s3://corpus/lake", "the object store refuses access")
+        return make_one(str(tmp_path), name)
+
+    with pytest.raises(StoreError, match="refuses access"):
+        run_as_flow(tmp_path, make, 1, "parts-outage")
+    assert tries == [NAMES[0], NAMES[0], NAMES[1]]
+    assert list(Lake(tmp_path).dataset("tokens", "demo").sealed()) == [NAMES[0]]
