@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +35,13 @@ RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930
 # Splits text before merging: contractions, words with their leading space, digits, other marks, white space. This is
 # GPT-2's expression, with possessive quantifiers where backtracking cannot change the match.
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+# At 999,999 white-space characters before a word, the expression's engine runs out of stack and tiktoken panics. So
+# long runs are cut out before it: they are one piece each, by the last alternatives. Nothing in the expression looks
+# back, and no other alternative goes past white space, so the texts around them are split as before.
+LONG_SPACE = 100_000
+# Unicode's White_Space, as Rust's \s; Python's \s has U+001C to U+001F too.
+_WHITE_SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 
 
 def load(path: Path) -> tiktoken.Encoding:
@@ -67,7 +75,14 @@ def encoding() -> tiktoken.Encoding:
 
 def encode(text: str) -> npt.NDArray[np.uint16]:
     """Tokens [n] of a text. ``<|endoftext|>`` in the text is encoded as text, never as the end-of-text token."""
-    return np.array(encoding().encode_ordinary(text), dtype=np.uint16)
+    tokens: list[int] = []
+    done = 0
+    for run in re.finditer(f"{_WHITE_SPACE}{{{LONG_SPACE},}}", text) if len(text) >= LONG_SPACE else ():
+        end = run.end() - (run.end() < len(text))  # the last white space before a word belongs to what follows
+        tokens += encoding().encode_ordinary(text[done : run.start()])
+        tokens += encoding()._encode_single_piece(text[run.start() : end])
+        done = end
+    return np.array(tokens + encoding().encode_ordinary(text[done:]), dtype=np.uint16)
 
 
 def decode(tokens: Iterable[int] | npt.NDArray[np.integer]) -> str:

@@ -59,6 +59,29 @@ def test_round_trip(text: str) -> None:
     assert bpe.decode(tokens) == text
 
 
+@given(
+    st.lists(st.sampled_from([" ", "\n", "\t", "\x1c", "\x85", "\u3000", "a", "'s", "é", "7", ".", " x"]), max_size=30)
+)
+def test_white_space_that_is_cut_out_gives_the_tokens_of_the_whole_text(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe, "LONG_SPACE", 2)
+        assert bpe.encode(text).tolist() == bpe.encoding().encode_ordinary(text)
+
+
+@pytest.mark.parametrize("space", [" ", "\n", " \n", "\u3000"])
+@pytest.mark.parametrize("before", ["", "word"])
+def test_a_million_white_space_characters_are_encoded(before: str, space: str) -> None:
+    """tiktoken alone panics there, with an exception that is no Exception."""
+    run = space * (1_200_000 // len(space))
+    text = f"{before}{run}after"
+    tokens = bpe.encode(text)
+    rest = bpe.encode(space[-1] + "after").tolist()
+    assert bpe.decode(tokens) == text
+    assert tokens[-len(rest) :].tolist() == rest
+    assert bpe.encode(before + run).tolist() == bpe.encoding().encode_ordinary(before + run)  # it ends without a word
+
+
 def test_end_of_text_in_a_document_is_ordinary_text() -> None:
     tokens = bpe.encode("a<|endoftext|>b")
     assert bpe.END_OF_TEXT not in tokens.tolist()

@@ -130,3 +130,12 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         tokens.run(lake, "s", TokensConfig(tokenizer="llama"))
     with pytest.raises(InputError, match="select/other: no such dataset"):
         tokens.run(lake, "other", HALF)
+
+
+def test_a_document_with_a_million_white_space_characters_is_encoded(tmp_path: Path) -> None:
+    text = "before" + "\n" * 1_000_000 + "after"
+    lake = make_lake(tmp_path, {"part-00000": [("an ordinary document", "ok"), (text, "ok")]})
+    manifest = tokens.run(lake, "s", TokensConfig(val_share=0.0)).manifest
+    rows = lake.dataset("tokens", "s").read("train/part-00000.parquet").column("tokens").to_pylist()
+    assert [bpe.decode(row[:-1]) for row in rows] == ["an ordinary document", text]
+    assert manifest.counts == {"ok": 2}
