@@ -8,6 +8,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts, services
+from flows.interrupt import tag_own_run
 from flows.progress import Bar, say
 from flows.settings import EXPERIMENT, Settings
 from flows.supervise import run_child, spec_file
@@ -15,7 +16,7 @@ from model.evals import EvalSpec
 from model.events import EvalEvent, EvalResult, TaskProgress, Warned, eval_event, to_json
 
 
-@flow(name="evaluate", persist_result=False)
+@flow(name="evaluate", persist_result=False, on_running=[tag_own_run])
 def evaluate(
     run: str | None = None,
     checkpoint: str | None = None,

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import tags
 from prefect.states import Crashed
 
@@ -24,6 +24,18 @@ def process_tag() -> str:
 def tagged() -> AbstractContextManager[set[str]]:
     """Tag the flow runs that start inside with ``process_tag``."""
     return tags(process_tag())
+
+
+def tag_own_run(flow: object, flow_run: FlowRun, state: object) -> None:  # noqa: ARG001 - the names that Prefect gives
+    """A hook of every flow: give its run ``process_tag`` when it starts, also if a worker started it.
+
+    A run that is started again by another process loses the tag of the first one.
+    """
+    mine = process_tag()
+    if mine not in flow_run.tags:
+        others = [tag for tag in flow_run.tags if not tag.startswith("process:")]
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, tags=[*others, mine])
 
 
 def crash_killed_runs(settings: Settings) -> int:

@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from data.errors import InputError
 from data.lake.store import Lake
 from flows import artifacts, services
+from flows.interrupt import tag_own_run
 from flows.progress import Bar, duration, say
 from flows.settings import EXPERIMENT, Settings
 from flows.supervise import run_child, spec_file
@@ -18,7 +19,7 @@ from model.config import TrainSpec
 from model.events import Failed, StepDone, Stopped, TrainEvent, TrainSummary, Warned, to_json, train_event
 
 
-@flow(name="pretrain", persist_result=False)
+@flow(name="pretrain", persist_result=False, on_running=[tag_own_run])
 def pretrain(
     corpus: list[str],
     preset: str = "124M",

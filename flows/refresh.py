@@ -26,6 +26,7 @@ from data.text import stage as text_stage
 from flows import artifacts
 from flows.crawl import CRAWL_TASKS, allow_files, lacks_contact, log_path, whole_crawl
 from flows.crawlview import CrawlView
+from flows.interrupt import tag_own_run
 from flows.parts import prefect_mapper
 from flows.progress import say
 from flows.settings import Settings
@@ -81,7 +82,7 @@ class RefreshResult:
     stages: dict[str, StageSummary]
 
 
-@flow(name="refresh", persist_result=False)
+@flow(name="refresh", persist_result=False, on_running=[tag_own_run])
 def refresh(
     sources: list[str],
     snapshot: str | None = None,
@@ -140,7 +141,7 @@ def _as_subflow(stage: str, snapshot: str, run: Callable[[Mapper], StageResult])
     mapper = prefect_mapper(stage, snapshot, AT_ONCE[stage], with_bar=stage != "pages")  # pages has CrawlView
     runner: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE[stage])
 
-    @flow(name=stage, task_runner=runner, persist_result=False)
+    @flow(name=stage, task_runner=runner, persist_result=False, on_running=[tag_own_run])
     def stage_flow() -> StageResult:
         with before_prefect():
             return run(mapper)

@@ -70,6 +70,8 @@ def _prefect_environment(home: Path, port: int) -> dict[str, str]:
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # In memory, leases die with the server while SQLite goes on counting their slots: a limit of 1 then stays full.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
 
 
@@ -324,9 +326,14 @@ def _last_port(kind: Kind, home: Path) -> int:
 
 
 def free_port(wanted: int) -> int:
-    """``wanted`` if that port is free, otherwise any free port."""
+    """``wanted`` if that port is free, otherwise any free port.
+
+    The servers bind with SO_REUSEADDR. Without it, the connections that a stopped server closed (TIME_WAIT) would keep
+    its port for a minute.
+    """
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise InputError("no free port on 127.0.0.1")

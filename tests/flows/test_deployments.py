@@ -82,6 +82,7 @@ def test_a_worker_runs_the_deployments(pipeline: Pipeline, servers: services.Ser
     for flow in ("refresh", "pretrain", "evaluate"):
         (run,) = flow_runs(flow)
         assert run.state_name == "Completed", (flow, run.state)
+        assert len([tag for tag in run.tags if tag.startswith("process:")]) == 1, run.tags
     lake = Lake(pipeline.lake)
     assert lake.dataset("links", "deployed").require().rows_out == 3
     assert lake.dataset("pages", "deployed").require().counts["ok"] == 3
@@ -94,6 +95,16 @@ def test_refresh_is_scheduled_weekly() -> None:
     for deployment in deployments.values():
         file, _, function = deployment["entrypoint"].partition(":")
         assert f"def {function}(" in (ROOT / file).read_text()
+
+
+def test_leases_outlive_the_server_in_the_compose_file() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    server = compose["services"]["prefect-server"]
+    storage = services.PREFECT.environment(Path("/home"), 4200)["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]
+    assert server["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == storage
+    volume, _, folder = server["volumes"][0].partition(":")
+    assert volume in compose["volumes"]
+    assert server["environment"]["PREFECT_HOME"].startswith(f"{folder}/")
 
 
 def compose_tool() -> list[str] | None:

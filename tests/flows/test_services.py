@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -51,6 +52,82 @@ def test_a_killed_server_is_started_again_on_its_port(tmp_path: Path) -> None:
         assert services.stop(tmp_path) == ["mlflow"]
     assert services.find(services.MLFLOW, tmp_path) is None
     assert services.stop(tmp_path) == []
+
+
+def test_a_port_is_free_although_a_client_was_connected_when_its_server_stopped() -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            served, _ = listener.accept()
+            assert services.free_port(port) != port  # it is in use
+            served.close()  # the server's side closes first, so the port is in TIME_WAIT
+            assert client.recv(1) == b""
+    assert services.free_port(port) == port
+
+
+def test_a_concurrency_lease_outlives_a_crash_of_the_server(tmp_path: Path) -> None:
+    """In memory it would be lost, and its slot taken for ever."""
+    program = (
+        "import sys; from uuid import UUID; from prefect.client.orchestration import get_client\n"
+        "with get_client(sync_client=True) as client:\n"
+        "    if sys.argv[1:]:\n"
+        "        client.renew_concurrency_lease(UUID(sys.argv[1]), lease_duration=60)\n"
+        "    else:\n"
+        "        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name='one', limit=1))\n"
+        "        taken = client.increment_concurrency_slots_with_lease(['one'], 1, 'concurrency', 60)\n"
+        "        print(taken.json()['lease_id'])\n"
+    )
+    program = f"from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate\n{program}"
+
+    def ask(service: services.Service, *arguments: str) -> str:
+        environment = os.environ | {"PREFECT_API_URL": f"{service.url}/api", "PREFECT_HOME": str(tmp_path / "client")}
+        command = [sys.executable, "-c", program, *arguments]
+        return subprocess.check_output(command, env=environment, text=True).strip()
+
+    first = services.ensure_one(services.PREFECT, tmp_path)
+    try:
+        lease = ask(first)
+        process = psutil.Process(first.pid)
+        family = [*process.children(recursive=True), process]
+        for member in family:
+            member.kill()
+        psutil.wait_procs(family)
+        second = services.ensure_one(services.PREFECT, tmp_path)
+        assert second.port == first.port
+        ask(second, lease)
+    finally:
+        services.stop(tmp_path)
+
+
+def test_a_run_of_a_worker_is_marked_as_crashed_after_a_kill(
+    servers: services.Servers, home: Path, tmp_path: Path
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows import interrupt
+
+    program = (
+        "import time; from prefect import flow, runtime; from flows.interrupt import tag_own_run\n"
+        "@flow(name='worked', on_running=[tag_own_run])\n"
+        "def worked():\n"
+        "    print(runtime.flow_run.id, flush=True)\n"
+        "    time.sleep(600)\n"
+        "worked()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    run = process.stdout.readline().strip()
+    here = Settings(home=home, PREFECT_API_URL=None, MLFLOW_TRACKING_URI=None)
+    with get_client(sync_client=True) as client:
+        interrupt.crash_killed_runs(here)
+        assert client.read_flow_run(run).state_name == "Running"
+        process.kill()
+        process.communicate()
+        interrupt.crash_killed_runs(here)
+        assert client.read_flow_run(run).state_name == "Crashed"
 
 
 def test_a_server_that_ends_while_starting_is_reported_with_its_log(tmp_path: Path) -> None:
