@@ -171,8 +171,8 @@ def test_children_that_are_stopped_again_and_again_fail_the_part(impatient: None
 
 def processes() -> list[psutil.Process]:
     """Living extractors of this process."""
-    found = psutil.Process().children(recursive=True)
-    return [one for one in found if one.ppid() != os.getpid() and one.status() != psutil.STATUS_ZOMBIE]
+    servers = [one for one in psutil.Process().children() if "forkserver" in " ".join(one.cmdline())]
+    return [one for server in servers for one in server.children() if one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_an_error_of_the_reader_ends_children_and_waiting_pages(tmp_path: Path) -> None:
