@@ -264,8 +264,8 @@ class _Zlib:
             is_member = self.is_gzip and data.startswith(_GZIP_MAGIC)
             if not is_member and self.is_gzip and _GZIP_MAGIC.startswith(data):
                 return False
-            if not is_member:
-                self.is_tail = True
+            self.is_tail = not is_member
+            if self.is_tail:
                 return True
         elif len(data) < 2:
             return False
@@ -345,7 +345,7 @@ class _Brotli:
         """What is still to give of the chunk in which the stream ends. Raises DecodeError if it does not end there."""
         n_left = self.kept.tell() + len(data)
         good = self._before_failure(data)
-        end = [data[at : at + 1] for at in range(good, min(good + _STEP_BYTES + 1, len(data)))]
+        end = [data[at : at + 1] for at in range(good, min(good + _STEP_BYTES, len(data)))]
         n_skipped = self.n_given
         stream = brotli.Decompressor()
         try:
@@ -359,6 +359,8 @@ class _Brotli:
                     break
         except brotli.error as error:
             raise DecodeError("broken brotli data") from error
+        if not stream.is_finished():
+            raise DecodeError("broken brotli data")
         self.has_ended = True
         self.tail.skip(n_left)
 

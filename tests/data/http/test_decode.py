@@ -137,6 +137,30 @@ def test_bytes_after_the_end_have_a_limit_in_any_chunks(coding: str, encode: Cal
                 assert b"".join(_decode(coding, chunks)) == b"<p>words"
 
 
+@pytest.mark.parametrize(("coding", "encode"), ENCODERS[1:])
+@settings(max_examples=150, deadline=None)
+@given(
+    at=st.floats(0, 1),
+    put=st.binary(max_size=12),
+    cut=st.integers(0, 12),
+    tail=st.binary(max_size=30),
+    seed=st.integers(),
+)
+def test_damaged_data_have_one_outcome_in_any_chunks(
+    coding: str, encode: Callable[[bytes], bytes], at: float, put: bytes, cut: int, tail: bytes, seed: int
+) -> None:
+    wire = encode(PROSE[:3_000])
+    position = int(at * len(wire))
+    damaged = wire[:position] + put + wire[position + cut :] + tail
+    outcomes = set()
+    for chunks in _cut_up(damaged, seed):
+        try:
+            outcomes.add(b"".join(_run(decoder_of(coding), chunks, is_whole=True)))
+        except DecodeError as error:
+            outcomes.add(str(error).encode())
+    assert len(outcomes) == 1
+
+
 def test_a_long_brotli_stream_keeps_its_input_in_a_file(tmp_path: Path) -> None:
     """It goes over KEPT_BYTES, and bytes follow its end in the same chunk, far into the chunk or near to its start."""
     body = random.Random(3).randbytes(KEPT_BYTES + 100_000) + bytes(300_000)
