@@ -7,8 +7,8 @@ the encodings that can be bounded in this way.
 As browsers do, the decoders ignore up to MAX_TAIL_BYTES after the end of the compressed data. Some servers append
 zeros, a line break or an HTML comment.
 
-A gzip or zlib stream may lack its trailer if the message arrived whole and the compressed data reached its end. A wrong
-checksum is an error, and so is data that ends earlier.
+A stream may lack its trailer, and an empty last block before it, if the message arrived whole: some servers flush their
+compressor and do not end it. A wrong checksum is an error, and so is data that ends within a block.
 
 A name in Content-Encoding that is no coding (``utf-8``, ``none``, ``aws-chunked``) is ignored. A coding beside such a
 name, and a transfer coding, are applied only if the body begins like it. Servers name those by mistake more often than
@@ -44,6 +44,7 @@ _STEP_BYTES = 1 << 10  # the first search for the end of a brotli stream; the se
 _LAYER_BYTES, _LAYER_RATIO = 1 << 20, 2
 
 _GZIP_MAGIC = b"\x1f\x8b\x08"  # RFC 1952, section 2.3; the method is always 8
+_EMPTY_BLOCK, _EMPTY_BROTLI_BLOCK = b"\x03\0", b"\x03"  # a last one (RFC 1951, section 3.2.3; RFC 7932, section 9.2)
 _MAGICS = (b"\x1f\x8b", b"\x1f\x9d", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh91AY&SY")
 _ZLIB_HEADS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 
@@ -252,7 +253,7 @@ class _Zlib:
             return
         while piece := self._decompress(b""):
             yield piece
-        if not self.stream.eof and not (is_whole and self._lacks_only_its_trailer()):
+        if not self.stream.eof and not (is_whole and self._lacks_only_its_end()):
             raise DecodeError(CUT)
 
     def close(self) -> None:
@@ -288,20 +289,20 @@ class _Zlib:
         self.n_bytes += len(piece)
         return piece
 
-    def _lacks_only_its_trailer(self) -> bool:
-        """Whether the right trailer, or the end of it, would complete the stream."""
+    def _lacks_only_its_end(self) -> bool:
+        """Whether the trailer, its end, or an empty last block and the trailer would complete the stream."""
         if self.is_gzip:
             trailer = self.check.to_bytes(4, "little") + (self.n_bytes & 0xFFFF_FFFF).to_bytes(4, "little")
         else:
             trailer = self.check.to_bytes(4) if self._sum is not None else b""
-        for n_there in range(len(trailer)):
+        ends = [trailer[n_there:] for n_there in range(len(trailer))]
+        if self.n_bytes:
+            ends.append(_EMPTY_BLOCK + trailer)
+        for end in ends:
             probe = self.stream.copy()
-            try:
-                probe.decompress(trailer[n_there:])
-            except zlib.error:
-                continue
-            if probe.eof:
-                return True
+            with contextlib.suppress(zlib.error):
+                if not probe.decompress(end) and probe.eof:
+                    return True
         return False
 
 
@@ -333,13 +334,18 @@ class _Brotli:
             self.kept.write(data)
             self.has_ended = self.stream.is_finished()
 
-    def finish(self, *, is_whole: bool = False) -> Iterator[bytes]:  # noqa: ARG002
-        if self.kept.tell() and not self.has_ended:
+    def finish(self, *, is_whole: bool = False) -> Iterator[bytes]:
+        if self.kept.tell() and not self.has_ended and not (is_whole and self._lacks_only_its_end()):
             raise DecodeError(CUT)
         return iter(())
 
     def close(self) -> None:
         self.kept.close()
+
+    def _lacks_only_its_end(self) -> bool:
+        with contextlib.suppress(brotli.error):
+            return bool(self.n_given and not self.stream.process(_EMPTY_BROTLI_BLOCK) and self.stream.is_finished())
+        return False
 
     def _last_chunk(self, data: bytes) -> Iterator[bytes]:
         """What is still to give of the chunk in which the stream ends. Raises DecodeError if it does not end there."""

@@ -205,6 +205,29 @@ def test_a_missing_trailer_is_accepted_only_for_a_whole_message(
                 _run(decoder_of(coding), chunks, is_whole=False)
 
 
+def _flushed(coding: str, body: bytes) -> bytes:
+    """A stream that was flushed but not ended."""
+    if coding == "br":
+        compressor = brotli.Compressor()
+        return bytes(compressor.process(body) + compressor.flush())
+    deflate = zlib.compressobj(wbits={"gzip": 31, "zlib": 15, "raw": -15}[coding])
+    return deflate.compress(body) + deflate.flush(zlib.Z_SYNC_FLUSH)
+
+
+@pytest.mark.parametrize("body", [b"<p>words", PROSE], ids=["short", "long"])
+@pytest.mark.parametrize("coding", ["gzip", "zlib", "raw", "br"])
+def test_a_stream_that_ends_with_a_flush_is_accepted_only_for_a_whole_message(coding: str, body: bytes) -> None:
+    wire = _flushed(coding, body)
+    name = "deflate" if coding in ("zlib", "raw") else coding
+    for chunks in _cut_up(wire, 3):
+        assert b"".join(_run(decoder_of(name), chunks, is_whole=True)) == body
+        with pytest.raises(DecodeError, match="cut off"):
+            _run(decoder_of(name), chunks, is_whole=False)
+    for n_cut in range(2, min(len(wire) - 10, 40)):
+        with pytest.raises(DecodeError, match="cut off"):
+            _run(decoder_of(name), [wire[:-n_cut]], is_whole=True)
+
+
 @pytest.mark.parametrize(("coding", "trailer"), [("gzip", 8), ("deflate", 4)])
 def test_a_wrong_checksum_is_an_error_even_if_part_of_it_is_missing(coding: str, trailer: int) -> None:
     whole = (gzip.compress if coding == "gzip" else zlib.compress)(PROSE)

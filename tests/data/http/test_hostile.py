@@ -188,6 +188,8 @@ BODIES = [
 ]  # fmt: skip
 
 GZIP, ZLIB, RAW, BROTLI = gzip.compress(PAGE), zlib.compress(PAGE), zlib.compress(PAGE)[2:-4], brotli.compress(PAGE)
+COMPRESSOR = zlib.compressobj(wbits=31)
+FLUSHED = COMPRESSOR.compress(PAGE) + COMPRESSOR.flush(zlib.Z_SYNC_FLUSH)
 TAIL = b"\r\n<!-- made in 0.2 s -->"
 TRANSFER_GZIP = HTML + b"Transfer-Encoding: gzip, chunked\r\n\r\n"
 TRANSFER_AND_GZIP = HTML + b"Transfer-Encoding: gzip, chunked\r\nContent-Encoding: gzip\r\n\r\n"
@@ -281,6 +283,9 @@ ENDS = [
     _ok("zlib_without_its_trailer", _coded("deflate", ZLIB[:-4])),
     _ok("gzip_without_its_trailer_in_chunks",
         _page(raw(CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") + _chunks(GZIP[:-8])))),
+    _ok("gzip_that_ends_with_a_flush", _coded("gzip", FLUSHED)),
+    Case("gzip_that_ends_with_a_flush_until_close",
+         _page(raw(HTML + b"Content-Encoding: gzip\r\n\r\n" + FLUSHED, then="close")), "bad_encoding", 200, reason=CUT),
     Case("gzip_without_its_trailer_until_close",
          _page(raw(HTML + b"Content-Encoding: gzip\r\n\r\n" + GZIP[:-8], then="close")), "bad_encoding", 200,
          reason=CUT),
