@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from data.errors import InputError
 from data.lake.manifest import SPLITS
 from data.lake.store import Dataset, Lake, base_snapshot
 from data.links.stage import find_link
+from data.schema import LinkStatus, SelectStatus
 from data.urls import canonical as urls
 
 _STAGE_FIELDS = {
@@ -20,25 +20,70 @@ _STAGE_FIELDS = {
 
 
 def why(lake: Lake, url: str) -> list[dict[str, Any]]:
-    """One entry per snapshot that knows the URL: ``{"snapshot", "stages": {stage: {field: value}}}``.
+    """One entry per snapshot that knows the URL: ``{"snapshot", "canonical_url", "stages": {stage: {field: value}}}``.
 
-    Raises InputError for a URL that cannot be a link.
+    A link that was redirected to the URL has an entry too, with the URL under ``"redirected_to"``.
+
+    Raises ValueError for a URL that cannot be a link.
     """
-    try:
-        canonical = urls.canonical_url(url)
-    except ValueError as error:
-        raise InputError(f"{url}: {error}") from error
+    canonical = urls.canonical_url(url)
     found = []
     for snapshot in lake.snapshots("links"):
-        stages = _base_stages(lake, snapshot, canonical)
-        if not stages:
-            continue
-        variants = [name for name in lake.snapshots("select") if base_snapshot(name) == snapshot]
-        doc_id = stages.get("text", {}).get("doc_id")
-        for variant in variants or [snapshot]:
-            later = _later_stages(lake, variant, doc_id) if variant in variants and doc_id is not None else {}
-            found.append({"snapshot": variant, "canonical_url": canonical, "stages": {**stages, **later}})
+        found += _entries(lake, snapshot, canonical, {})
+        for link in _redirected_to(lake, snapshot, canonical):
+            found += _entries(lake, snapshot, link, {"redirected_to": canonical})
     return found
+
+
+def uncounted(lake: Lake, *statuses: LinkStatus) -> dict[str, int]:
+    """Per snapshot, how many lines of its sources have one of these statuses of lines that leave no row."""
+    manifests = [lake.dataset("links", snapshot).require() for snapshot in lake.snapshots("links")]
+    counts = {m.snapshot: sum(m.counts.get(str(status), 0) for status in statuses) for m in manifests}
+    return {snapshot: n for snapshot, n in counts.items() if n}
+
+
+def _entries(lake: Lake, snapshot: str, canonical: str, extra: dict[str, str]) -> list[dict[str, Any]]:
+    """The entries of a link: one per variant of the snapshot; none if the snapshot has no such link."""
+    stages = _base_stages(lake, snapshot, canonical)
+    if not stages:
+        return []
+    variants = [name for name in lake.snapshots("select") if base_snapshot(name) == snapshot]
+    doc_id = stages.get("text", {}).get("doc_id")
+    found = []
+    for variant in variants or [snapshot]:
+        later = _later_stages(lake, variant, doc_id) if variant in variants and doc_id is not None else {}
+        found.append({"snapshot": variant, "canonical_url": canonical, **extra, "stages": {**stages, **later}})
+    return found
+
+
+def _redirected_to(lake: Lake, snapshot: str, canonical: str) -> list[str]:
+    """The links of a snapshot that ended at another URL, which is this one in its canonical spelling."""
+    pages = lake.dataset("pages", snapshot)
+    manifest = pages.manifest()
+    if manifest is None:
+        return []
+    domain = urls.domain_of(canonical)
+    links = []
+    for part in manifest.parts:
+        for file in part.files:
+            if not (file.path.startswith("part-") and file.path.endswith(".parquet") and file.rows):
+                continue
+            table = pages.read(file.path, columns=["canonical_url", "final_url"])
+            moved = pc.not_equal(table["canonical_url"], table["final_url"])
+            table = table.filter(pc.and_(moved, pc.match_substring(table["final_url"], domain)))
+            links += [
+                row["canonical_url"]
+                for row in table.to_pylist()
+                if row["canonical_url"] != canonical and _is_spelling_of(row["final_url"], canonical)
+            ]
+    return sorted(links)
+
+
+def _is_spelling_of(url: str, canonical: str) -> bool:
+    try:
+        return urls.canonical_url(url) == canonical
+    except ValueError:  # it has credentials, or is longer than a link may be
+        return False
 
 
 def _base_stages(lake: Lake, snapshot: str, canonical: str) -> dict[str, dict[str, Any]]:
@@ -63,7 +108,9 @@ def _later_stages(lake: Lake, snapshot: str, doc_id: str) -> dict[str, dict[str,
     stages: dict[str, dict[str, Any]] = {"select": {"status": verdict["status"], "reason": verdict["reason"]}}
     if verdict["duplicate_of"] is not None:
         stages["select"]["duplicate_of"] = _plain(verdict["duplicate_of"])
-        stages["select"]["duplicate_of_url"] = _url_of(lake, verdict["duplicate_of"])
+        keeper, url = _keeper_of(lake, snapshot, verdict["duplicate_of"])
+        stages["select"]["duplicate_of_url"] = url
+        stages["select"]["duplicate_of_snapshot"] = keeper
     tokens = lake.dataset("tokens", snapshot)
     for split in SPLITS:
         row = _find(tokens, "doc_id", identity, within=split)
@@ -88,12 +135,19 @@ def _find(dataset: Dataset, column: str, value: str | bytes, within: str = "part
     return None
 
 
-def _url_of(lake: Lake, doc_id: bytes) -> str | None:
-    for snapshot in lake.snapshots("text"):
-        row = _find(lake.dataset("text", snapshot), "doc_id", doc_id)
-        if row is not None:
-            return str(row["url"])
-    return None
+def _keeper_of(lake: Lake, snapshot: str, doc_id: bytes) -> tuple[str | None, str | None]:
+    """The snapshot that kept a document, and the document's URL.
+
+    Only this snapshot and those that it was compared with are searched. An unchanged page has the same identity in each
+    snapshot, and only one of them keeps it.
+    """
+    compared = [key.removeprefix("history:") for key in lake.dataset("select", snapshot).require().inputs]
+    for name in (snapshot, *sorted(name for name in compared if name in lake.snapshots("select"))):
+        verdict = _find(lake.dataset("select", name), "doc_id", doc_id)
+        if verdict is not None and verdict["status"] == SelectStatus.OK:
+            row = _find(lake.dataset("text", base_snapshot(name)), "doc_id", doc_id)
+            return name, None if row is None else str(row["url"])
+    return None, None
 
 
 def _plain(value: Any) -> Any:

@@ -1,12 +1,28 @@
-"""What a score means, in one plain line that compares it with the best trivial baseline."""
+"""Results in words: what a score means, compared with the best trivial baseline, and why a URL is nowhere."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from data.errors import InputError
+from data.lake.store import Lake
+from data.schema import LinkStatus
+from data.trace import uncounted, why
+from data.urls.blocklists import REDDIT_HOSTS
+from data.urls.canonical import host_of, is_below
 from flows.progress import number
 from model.events import TaskScore
 
 _LAST_WORD = "the model guesses the last word of {value} of"
 _UNSURE = "the model is as unsure as if it chose each {unit} among {value} equally likely ones"
+
+_OWN_HOSTS = REDDIT_HOSTS | {"news.ycombinator.com"}
+_WITHOUT_ROW = {
+    LinkStatus.OVER_18: "marked as not safe for work",
+    LinkStatus.SELF_POST: "marked as a text post",
+    LinkStatus.DELETED: "that was deleted",
+    LinkStatus.DEAD: "that was killed by moderators or flags",
+}
 
 MEANINGS = {
     "heldout_ppl": f"on held-out documents {_UNSURE}",
@@ -31,6 +47,38 @@ BASELINES = {
     "heldout_lastword/unigram": "the commonest word of the training text",
     "heldout_cloze/unigram": "the choice that is commonest in the training text",
 }
+
+
+def what_became_of(lake: Lake, url: str) -> list[dict[str, Any]]:
+    """The entries of data/trace.py. Raises InputError, in words for this kind of URL, if there are none."""
+    try:
+        found = why(lake, url)
+    except ValueError as error:
+        raise InputError(
+            f"{url}: {error}, so it is a bad URL: such lines of a source are only counted"
+            + _counted(lake, LinkStatus.BAD_URL)
+        ) from error
+    if not found:
+        raise InputError(f"{url}: {_why_nowhere(lake, url)}")
+    return found
+
+
+def _why_nowhere(lake: Lake, url: str) -> str:
+    if is_below(host_of(url), _OWN_HOSTS) is not None:
+        return "on the site's own hosts, so it is a self post: such lines of a source are only counted" + _counted(
+            lake, LinkStatus.SELF_POST
+        )
+    words = "in no snapshot's links, and no link was redirected to it; `webtext status` lists the snapshots"
+    for status, kind in _WITHOUT_ROW.items():
+        if counted := _counted(lake, status):
+            words += f". A submission {kind} leaves no row, it is only counted{counted}"
+    return words
+
+
+def _counted(lake: Lake, status: LinkStatus) -> str:
+    """`` (over_18: 3 in 2026-10, 5 in 2026-11)``; empty if no snapshot counted any."""
+    counts = ", ".join(f"{n:,} in {snapshot}" for snapshot, n in uncounted(lake, status).items())
+    return f" ({status}: {counts})" if counts else ""
 
 
 def score_line(task: str, score: TaskScore) -> str:

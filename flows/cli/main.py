@@ -312,11 +312,9 @@ def why(
 ) -> None:
     """Show what became of a URL at each stage."""
     from data.lake.store import Lake
-    from data.trace import why as trace
+    from flows.cli.explain import what_became_of
 
-    found = trace(Lake(_settings(lake).lake), url)
-    if not found:
-        raise InputError(f"{url}: in no snapshot's links; `webtext status` lists the snapshots")
+    found = what_became_of(Lake(_settings(lake).lake), url)
     _result({"url": url, "found": found}, as_json, lambda: _show().why(found))
 
 

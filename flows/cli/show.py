@@ -157,7 +157,8 @@ def settings(values: dict[str, Any]) -> None:
 def why(found: list[dict[str, Any]]) -> None:
     """One block per snapshot: the URL's outcome at each stage, with the details that are known."""
     for entry in found:
-        console.print(f"{entry['snapshot']}: {entry['canonical_url']}", soft_wrap=True)
+        arrow = f", redirected to {entry['redirected_to']}" if "redirected_to" in entry else ""
+        console.print(f"{entry['snapshot']}: {entry['canonical_url']}{arrow}", soft_wrap=True)
         for stage, fields in entry["stages"].items():
             rest = ", ".join(f"{k} {v}" for k, v in fields.items() if k != "status" and v not in (None, ""))
             meaning = _meanings(stage)[fields["status"]]

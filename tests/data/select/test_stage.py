@@ -47,7 +47,8 @@ def add_text(lake: Lake, snapshot: str, parts: dict[str, list[Row]]) -> None:
             write_parquet(table, folder / "text")
             statuses = table["status"].to_pylist()
             counts = {status: statuses.count(status) for status in set(statuses)}
-            dataset.seal(name, {f"{name}.parquet": folder / "text"}, table, counts=counts)
+            file = f"{name}.parquet"
+            dataset.seal(name, {file: folder / "text"}, table, counts=counts, rows={file: len(rows)})
     dataset.finish(list(parts), {}, 0.0)
 
 
