@@ -97,7 +97,13 @@ class Client:
         self._idle: OrderedDict[str, tuple[Connection, float]] = OrderedDict()  # by origin, the oldest first
         self._n_busy = 0
 
+    @property
+    def n_pauses(self) -> int:
+        """How often this process was stopped for seconds. What failed meanwhile says nothing about its host."""
+        return self._watch.n_pauses
+
     async def close(self) -> None:
+        self._watch.stop()
         while self._idle:
             self._idle.popitem()[1][0].abort()
         await asyncio.sleep(0)  # transports close in the next iteration of the loop
@@ -117,6 +123,7 @@ class Client:
         ``extra`` headers replace ours. With ``keep`` the connection may be used again, otherwise it closes.
         """
         ends_at = time.monotonic() + timeout_s
+        self._watch.start()
         self.network.traffic.requests += 1
         if _UNSENDABLE.search(url):
             raise FetchError(PageStatus.PROTOCOL_ERROR, "not a URL that can be asked for")

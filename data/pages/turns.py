@@ -59,7 +59,20 @@ class Turns:
         self.tdmrep_limits = Limits(MAX_TDMREP_BYTES, MAX_TDMREP_BYTES, cut=True)
 
     async def turn(self, host: Host) -> TurnResult:
-        """Take the host's next link one step further."""
+        """Take the host's next link one step further.
+
+        A request that failed while this process was stopped says nothing about the host, so it is sent again.
+        """
+        left_s = host.queue[-1].left_s if host.queue else 0.0
+        n_pauses = self.client.n_pauses
+        result = await self._turn(host)
+        if self.client.n_pauses == n_pauses or result.link is None:
+            return result
+        result.link.left_s = left_s
+        is_unknown = isinstance(result, (Failure, ReservationsRead)) and not result.answered
+        return NotYet(result.link) if is_unknown else result
+
+    async def _turn(self, host: Host) -> TurnResult:
         if not host.queue:  # emptied before the turn began
             return NotYet(None)
         link = host.queue.pop()
