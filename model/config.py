@@ -34,6 +34,9 @@ PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFinite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 BATCH_PARTS = 8  # a batch that warms up grows in steps of this fraction of its size
+WARMUP_SHARE = 0.05  # of a run that is shorter than its preset: the most that warms up, as in mini
+FITTED = ("warmup_steps", "batch_warmup_steps")
+"""Settings that ``resolve`` fits to the length of a short run. A run keeps those that it began with."""
 
 
 def from_json(cls: type[T], value: Mapping[str, Any], where: str) -> T:
@@ -149,6 +152,17 @@ class TrainConfig:
         if batch % processes:
             raise InputError(f"{what} is not divisible by {processes} processes; change it with --set batch_size=N")
 
+    def require_apart(self) -> None:
+        """Raise InputError if the learning rate would have to rise and fall at the same time."""
+        fall = max(1, round(self.decay_share * self.steps)) if self.schedule == "wsd" else 0
+        if self.warmup_steps + fall > self.steps:
+            what = f"warmup_steps={self.warmup_steps}"
+            if fall:
+                what += f" and the last {fall} steps, in which the rate falls (decay_share={self.decay_share:g}),"
+            raise InputError(
+                f"{what} do not fit into a run of {self.steps} steps; lower them with --set, or give more --steps"
+            )
+
     def content(self) -> dict[str, Any]:
         """The settings that decide the result, without the number of steps."""
         fields = (f.name for f in dataclasses.fields(self) if not f.metadata.get("operational"))
@@ -161,6 +175,7 @@ class Preset:
 
     model: ModelConfig
     train: TrainConfig
+    notes: tuple[str, ...] = ()  # what was fitted to the length of the run
 
 
 PRESETS: dict[str, Preset] = {
@@ -221,7 +236,7 @@ ALIASES = {"117M": "124M", "345M": "355M", "762M": "774M", "1542M": "1558M"}
 
 
 def resolve(preset: str, overrides: Mapping[str, str]) -> Preset:
-    """The preset's settings with ``--set key=value`` applied.
+    """The preset's settings with ``--set key=value`` applied, and what is in ``FITTED`` fitted to a shorter run.
 
     Raises InputError for an unknown preset or key, listing the known ones, and for a bad value.
     """
@@ -237,7 +252,32 @@ def resolve(preset: str, overrides: Mapping[str, str]) -> Preset:
             known = sorted(key for names in kinds.values() for key in names)
             raise InputError(f"--set {key}={text}: no such setting; choose from {', '.join(known)}")
         changes[part][key] = _parse(key, text, kinds[part][key])
-    return Preset(**{part: dataclasses.replace(config, **changes[part]) for part, config in parts.items()})
+    planned = PRESETS[name].train
+    fitted = _fitted(planned, changes["train"].get("steps", planned.steps))
+    fitted = {key: value for key, value in fitted.items() if key not in overrides and value != getattr(planned, key)}
+    changes["train"] |= fitted
+    steps = changes["train"].get("steps", planned.steps)
+    notes = tuple(
+        f"{key} is {value} instead of {getattr(planned, key)}, because the run has {steps:,} steps and the preset "
+        f"{planned.steps:,}; --set {key}=N chooses another"
+        for key, value in fitted.items()
+    )
+    return Preset(
+        model=dataclasses.replace(parts["model"], **changes["model"]),
+        train=dataclasses.replace(parts["train"], **changes["train"]),
+        notes=notes,
+    )
+
+
+def _fitted(planned: TrainConfig, steps: int) -> dict[str, int]:
+    """The values of ``FITTED`` for a run of so many steps: as planned unless it is shorter than the preset's.
+
+    The learning rate then warms up for ``WARMUP_SHARE`` of the run at most, the batch for the same share as planned.
+    """
+    share = min(1.0, steps / planned.steps)
+    warmup = planned.warmup_steps if share == 1 else min(planned.warmup_steps, max(1, round(WARMUP_SHARE * steps)))
+    growing = planned.batch_warmup_steps and max(1, round(planned.batch_warmup_steps * share))
+    return dict(zip(FITTED, (warmup, growing), strict=True))
 
 
 def _parse(key: str, text: str, kind: Any) -> Any:

@@ -78,6 +78,8 @@ class Recorder:
                 peak=self.meter.peak.source,
             )
         )
+        for note in self.setup.preset.notes:
+            self.emit(Warned(note))
 
     def step(self, state: State, loss: float, grad_norm: float, eta_s: float) -> None:
         """Report a step; rates and shares of time are means since the last report."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from data.bpe import TOKENIZER_ID, VOCAB_SIZE
 from data.errors import InputError
@@ -13,7 +14,7 @@ from data.lake.manifest import settings_diff
 from data.lake.store import Lake
 from model import checkpoint, runs, world
 from model.checkpoint import State
-from model.config import Preset, TrainSpec
+from model.config import FITTED, Preset, TrainSpec
 from model.events import Emit, Resumed, Warned
 from model.initial import load_initial
 from model.loader import Corpus, open_corpus
@@ -124,17 +125,37 @@ def _open_corpus(spec: TrainSpec, lake: Lake, peers: World) -> Corpus:
 
 
 def _resolve(spec: TrainSpec, lake: Lake, peers: World) -> Preset:
-    """The settings, completed by what the run began with and by what the machine can do."""
+    """The settings, completed by what the run began with and by what the machine can do.
+
+    Raises InputError if a new run's learning rate would have to rise and fall at the same time. An older version began
+    such runs, which may go on.
+    """
     preset = spec.resolve()
-    begun = runs.read_record(lake, spec.run)
-    steps = preset.train.steps
-    if begun and spec.steps is None and "steps" not in spec.overrides:
-        steps = int(begun["train"]["steps"])
+    begun = _begun_with(spec, lake)
+    chosen: dict[str, Any] = {}
     precision = preset.train.precision
-    if begun and precision == "auto":
-        precision = begun["train"]["precision"]
+    if begun:
+        chosen = {name: begun[name] for name in FITTED if name in begun and name not in spec.overrides}
+        if spec.steps is None and "steps" not in spec.overrides:
+            chosen["steps"] = int(begun["steps"])
+        if precision == "auto":
+            precision = begun["precision"]
+    else:
+        preset.train.require_apart()
     precision = world.precision_for(precision, peers.device, preset.train.parallel)
-    return Preset(preset.model, dataclasses.replace(preset.train, steps=steps, precision=precision))
+    train = dataclasses.replace(preset.train, **chosen, precision=precision)
+    return Preset(preset.model, train, () if begun else preset.notes)
+
+
+def _begun_with(spec: TrainSpec, lake: Lake) -> dict[str, Any] | None:
+    """The training settings of an existing run: its record's or, if someone removed that, its newest checkpoint's."""
+    record = runs.read_record(lake, spec.run)
+    if record is not None:
+        return dict(record["train"])
+    for step in reversed(checkpoint.steps(lake, spec.run)):
+        with contextlib.suppress(InputError):  # ``Setup.newest`` reports it
+            return dict(checkpoint.read_state(lake, spec.run, step).train)
+    return None
 
 
 def _require_vocabulary(spec: TrainSpec, corpus: Corpus, preset: Preset) -> None:

@@ -69,6 +69,7 @@ class TrainPlan:
     size: TrainingSize
     gpus: dict[str, GpuPlan]
     impossible: dict[str, str]  # why the batch cannot be divided, by number of GPUs
+    notes: list[str]  # settings that were fitted to the length of the run
     assumed_mfu: float
 
 
@@ -103,7 +104,8 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, pro
 
     Computed for one GPU, for eight, and for ``processes``. Memory is for autocast unless another precision is set
     (model/memory.py explains the estimate). Times assume 40 % of the GPUs' peak, which was not measured. Raises
-    InputError for an unknown preset or setting, and for a batch that the processes cannot share.
+    InputError for an unknown preset or setting, for a batch that the processes cannot share, and for a warm-up that
+    does not fit into the run.
     """
     from model.config import resolve
     from model.flops import A100_PEAK, flop_per_token
@@ -111,6 +113,7 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, pro
     from model.memory import optimizer_bytes
 
     chosen = resolve(preset, overrides if steps is None else {**overrides, "steps": str(steps)})
+    chosen.train.require_apart()
     model = chosen.model
     config = chosen.train
     parameters = count_parameters(model)
@@ -147,6 +150,7 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, pro
         size=size,
         gpus=gpus,
         impossible=impossible,
+        notes=list(chosen.notes),
         assumed_mfu=ASSUMED_MFU,
     )
 

@@ -140,6 +140,8 @@ def training_plan(result: TrainPlan) -> None:
     console.print(table)
     for n, why in result.impossible.items():
         console.print(f"not on {n} GPUs: {why}")
+    for note in result.notes:
+        console.print(f"note: {note}", soft_wrap=True)
     console.print("Estimates; model/memory.py explains them. To change the micro-batch, set micro_batch_size.")
 
 

@@ -124,3 +124,61 @@ def test_the_learning_rate_follows_its_schedule() -> None:
     assert learning_rate(100, config) == pytest.approx(0.1)
     rates = [learning_rate(step, config) for step in range(10, 101)]
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps", "warmup", "growing"),
+    [
+        ("124M", 572_204, 715, 0),
+        ("124M", 20_000, 715, 0),  # 5 % would be more
+        ("124M", 2_000, 100, 0),
+        ("124M", 500, 25, 0),
+        ("124M", 100, 5, 0),
+        ("124M", 1, 1, 0),
+        ("mini", 400, 20, 0),
+        ("mini", 1_600, 40, 0),
+        ("nano", 432, 20, 432),
+        ("nano", 864, 20, 432),
+        ("nano", 100, 5, 100),
+    ],
+)
+def test_a_short_run_reaches_its_peak_and_falls(preset: str, steps: int, warmup: int, growing: int) -> None:
+    resolved = resolve(preset, {"steps": str(steps)})
+    config = resolved.train
+    assert (config.warmup_steps, config.batch_warmup_steps) == (warmup, growing)
+    assert bool(resolved.notes) == (warmup < PRESETS[preset].train.warmup_steps)
+    rates = [learning_rate(step, config) for step in range(0, steps, max(1, steps // 5_000))]
+    if steps > 1:
+        assert max(rates) > 0.99 * config.learning_rate
+        assert learning_rate(steps - 1, config) == pytest.approx(config.final_lr_share * config.learning_rate)
+        assert config.batch_at(steps - 1) == config.batch_size
+    config.require_apart()
+
+
+def test_a_warm_up_that_is_set_is_not_fitted() -> None:
+    resolved = resolve("124M", {"steps": "500", "warmup_steps": "300", "batch_warmup_steps": "400"})
+    assert (resolved.train.warmup_steps, resolved.train.batch_warmup_steps) == (300, 400)
+    assert resolved.notes == ()
+    (note,) = resolve("124M", {"steps": "500"}).notes
+    assert note.startswith("warmup_steps is 25 instead of 715, because the run has 500 steps and the preset 572,204")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"steps": "500", "warmup_steps": "501"}, "warmup_steps=501 do not fit into a run of 500 steps; lower them"),
+        (
+            {"steps": "500", "warmup_steps": "401", "schedule": "wsd"},
+            r"warmup_steps=401 and the last 100 steps, in which the rate falls \(decay_share=0.2\), do not fit",
+        ),
+        ({"steps": "500", "schedule": "wsd", "decay_share": "1"}, "warmup_steps=25 and the last 500 steps"),
+    ],
+)
+def test_a_rise_and_a_fall_that_overlap_are_refused(overrides: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve("124M", overrides).train.require_apart()
+
+
+def test_a_rise_and_a_fall_that_just_fit_are_allowed() -> None:
+    resolve("124M", {"steps": "500", "warmup_steps": "500"}).train.require_apart()
+    resolve("124M", {"steps": "500", "warmup_steps": "400", "schedule": "wsd"}).train.require_apart()

@@ -89,12 +89,12 @@ def test_the_state_records_the_progress_of_training(lake: Lake) -> None:
 )
 def test_a_checkpoint_of_another_run_is_refused(lake: Lake, setting: str, value: float, diff: str) -> None:
     """As if a checkpoint was copied from another run: the run's record matches, the checkpoint does not."""
-    train(make_spec(lake, "other", **{"steps": 2, setting: value}), Events())
-    train(make_spec(lake, "a", steps=1), Events())
+    train(make_spec(lake, "other", **{"steps": 2, "warmup_steps": 1, setting: value}), Events())
+    train(make_spec(lake, "a", steps=1, warmup_steps=1), Events())
     source, target = (Path(lake.path("checkpoints", run)) for run in ("other", "a"))
     (source / "step-00000002").rename(target / "step-00000002")
     with pytest.raises(InputError, match=rf"a/step-00000002 belongs to another run \({diff}\)"):
-        train(make_spec(lake, "a", steps=4), Events())
+        train(make_spec(lake, "a", steps=4, warmup_steps=1), Events())
     assert checkpoint.steps(lake, "a") == [1, 2]
 
 
@@ -182,7 +182,7 @@ def test_an_invalid_run_record_is_refused(lake: Lake, text: str) -> None:
 
 
 def test_an_unknown_run_is_refused(lake: Lake) -> None:
-    train(make_spec(lake, "known", steps=1), Events())
+    train(make_spec(lake, "known", steps=2), Events())
     with pytest.raises(InputError, match=r"--run unknown: no checkpoint in .*; runs there: known"):
         checkpoint.load_model(lake, "unknown", tokenizer="sixty-four")
 
@@ -249,7 +249,7 @@ def test_a_run_starts_from_transformers_weights(texts: Lake, tmp_path: Path) -> 
     moved = folder.rename(tmp_path / "moved")
     assert train(begin_at(spec, init_from=str(moved)), Events()).steps == 4
     assert texts.read_json("checkpoints", "a", "run.json")["settings"]["init_from"] == digest
-    train(make_spec(texts, "scratch", steps=1, **SMALL), Events())
+    train(make_spec(texts, "scratch", steps=2, **SMALL), Events())
     with pytest.raises(InputError, match=r"init_from: '\(none\)' -> '"):
         train(begin_at(make_spec(texts, "scratch", steps=2, **SMALL), init_from=str(moved)), Events())
 
@@ -399,6 +399,49 @@ def test_fewer_steps_than_already_done_are_refused(lake: Lake) -> None:
     with pytest.raises(InputError, match="--steps 7: run a has already done 8"):
         train(make_spec(lake, steps=7), Events())
     assert train(make_spec(lake, steps=8), Events()).skipped
+
+
+def with_the_presets_warm_up(spec: TrainSpec) -> TrainSpec:
+    unset = ("warmup_steps", "batch_warmup_steps")
+    return dataclasses.replace(spec, overrides={k: v for k, v in spec.overrides.items() if k not in unset})
+
+
+def test_a_short_run_says_how_its_warm_up_was_fitted_and_keeps_it(lake: Lake) -> None:
+    """Also when it is continued to more steps, and when its record is removed."""
+    events = Events()
+    train(with_the_presets_warm_up(make_spec(lake, steps=40)), events, after_steps(2))
+    fitted = ["warmup_steps is 2 instead of 20", "batch_warmup_steps is 40 instead of 432"]
+    assert [line for note in fitted for line in events.warnings() if line.startswith(note)] == events.warnings()
+    assert len(events.warnings()) == 2
+    settings = lake.read_json("checkpoints", "a", "run.json")["settings"]
+    assert (settings["warmup_steps"], settings["batch_warmup_steps"]) == (2, 40)
+    later = Events()
+    train(with_the_presets_warm_up(make_spec(lake, steps=200)), later, after_steps(2))
+    assert lake.read_json("checkpoints", "a", "run.json")["settings"] == settings
+    assert later.warnings() == []
+    lake.remove("checkpoints", "a", "run.json")
+    train(with_the_presets_warm_up(make_spec(lake, steps=None)), Events(), after_steps(2))
+    record = lake.read_json("checkpoints", "a", "run.json")
+    assert record["settings"] == settings
+    assert record["train"]["steps"] == 200
+
+
+def test_a_run_of_an_earlier_version_keeps_its_warm_up(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That version did not fit the warm-up to the run, and did not refuse one that is longer than it."""
+    spec = with_the_presets_warm_up(make_spec(lake, steps=10))
+    chosen = make_spec(lake, run="chosen", steps=10, warmup_steps=11)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("model.config._fitted", lambda *_: {})
+        earlier.setattr("model.config.TrainConfig.require_apart", lambda _: None)
+        whole = train(dataclasses.replace(spec, run="whole"), Events())
+        train(spec, Events(), after_steps(4))
+        train(chosen, Events(), after_steps(4))
+    assert lake.read_json("checkpoints", "a", "run.json")["settings"]["warmup_steps"] == 20
+    assert train(spec, Events()).train_loss == whole.train_loss
+    assert train(chosen, Events()).steps == 10
+    with pytest.raises(InputError, match="warmup_steps=11 do not fit into a run of 10 steps"):
+        train(dataclasses.replace(chosen, run="new"), Events())
+    assert lake.names("checkpoints", "new") == []
 
 
 def test_a_damaged_summary_is_rewritten(lake: Lake) -> None:

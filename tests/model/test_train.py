@@ -298,7 +298,7 @@ def test_one_process_is_alone_whatever_a_cluster_says_about_processes(
 ) -> None:
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    process = run_process(lake, make_spec(lake, steps=1), program="model.launch")
+    process = run_process(lake, make_spec(lake, steps=2), program="model.launch")
     out, err = process.communicate()
     assert process.returncode == 0, err
     events = [json.loads(line) for line in out.splitlines()]

@@ -51,6 +51,16 @@ def test_steps_and_settings_change_the_plan() -> None:
     assert usual.gpus["1"].memory["plain"]["logits"] == 8 * 1024 * 2 * 50_257 + beside + 2 * 50_257 * 768 * 2
 
 
+def test_the_plan_of_a_short_run_states_its_warm_up(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = train_plan("124M", {}, 500)
+    assert plan.training.warmup_steps == 25
+    show.training_plan(plan)
+    assert "note: warmup_steps is 25 instead of 715, because the run has 500 steps" in capsys.readouterr().out
+    assert train_plan("124M", {}, None).notes == []
+    with pytest.raises(InputError, match="warmup_steps=600 do not fit into a run of 500 steps"):
+        train_plan("124M", {"warmup_steps": "600"}, 500)
+
+
 def test_the_presets_file_states_the_right_numbers() -> None:
     plans = [train_plan(preset, {"recompute": "true"}, None) for preset in PARAMETERS]
     sizes = [plan.size.flop_per_token / 1e9 for plan in plans]
