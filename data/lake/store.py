@@ -159,7 +159,7 @@ class Lake:
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            raise InputError(f"{self.path(*names)}: damaged, not JSON ({error}); {_repair(names)}") from error
+            raise InputError(f"{self.path(*names)}: not JSON ({error}), damaged; {_repair(names)}") from error
 
     def remove(self, *names: str) -> None:
         """Remove a file or a folder and everything in it, if it exists."""
