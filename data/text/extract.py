@@ -17,11 +17,15 @@ import unicodedata
 from dataclasses import dataclass
 
 import trafilatura
+import trafilatura.utils
+from lxml.html import HtmlElement, HTMLParser, fromstring
 from trafilatura.settings import Document
 
 from data.schema import TextStatus
 from data.text import language, signals
 from data.text.charset import decode
+
+MAX_DEPTH = 2048  # libxml2's XML_MAX_HUGE_DEPTH
 
 _LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 # Control characters, surrogates, byte order marks, noncharacters.
@@ -55,8 +59,10 @@ def extract(body: bytes, content_type: str | None, url: str, favor: str) -> Extr
         html, note = decode(body, content_type)
         if html is None:
             return Extracted(TextStatus.UNDECODABLE, note)
+        tree, cut = _parse(html)
+        note = "; ".join(part for part in (note, cut) if part) or None
         document = trafilatura.bare_extraction(
-            html,
+            tree,
             url=url,
             favor_precision=favor == "precision",
             favor_recall=favor == "recall",
@@ -87,6 +93,34 @@ def extract(body: bytes, content_type: str | None, url: str, favor: str) -> Extr
         return Extracted(TextStatus.CRASHED, "memory limit")
     except Exception as error:  # parsers raise all kinds of errors on pages of the web
         return Extracted(TextStatus.FAILED, _one_line(f"{type(error).__name__}: {error}"))
+
+
+def _parse(html: str) -> tuple[HtmlElement | str, str | None]:
+    """The page's tree as trafilatura makes it, but deeper, with a note if even so not all of it is there.
+
+    Old forums leave tags open, so that each post lies inside the one before. libxml2 stops reading when 256 elements
+    are open, or ``MAX_DEPTH`` if it is asked for huge trees; trafilatura does not ask. A page that deep may take 20 s.
+    """
+    tree = trafilatura.load_html(html)
+    if tree is None:
+        return html, None
+    if not _too_deep(trafilatura.utils.HTML_PARSER):
+        return tree, None
+    repaired = trafilatura.utils.repair_faulty_html(html, html[:50].lower())
+    parser = HTMLParser(
+        collect_ids=False,
+        default_doctype=False,
+        encoding="utf-8",
+        remove_comments=True,
+        remove_pis=True,
+        huge_tree=True,
+    )
+    tree = fromstring(repaired.encode("utf-8", "surrogatepass"), parser=parser)
+    return tree, f"elements deeper than {MAX_DEPTH} are left out" if _too_deep(parser) else None
+
+
+def _too_deep(parser: HTMLParser) -> bool:
+    return any(error.message.startswith("Excessive depth") for error in parser.error_log)
 
 
 def normalise(text: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,24 @@ def test_a_page_is_decoded_in_its_own_charset(start: str) -> None:
 def test_a_page_without_text_is_empty(body: bytes) -> None:
     outcome = extract(body, "text/html", "http://a.example/", "precision")
     assert (outcome.status, outcome.text, outcome.signals) == ("empty", None, None)
+
+
+def test_the_text_of_deeply_nested_elements_is_kept() -> None:
+    posts = "".join(f"<font><i><p>Post number {k} says that the ferry is late.</p>" for k in range(300))
+    body = f"<html><head><title>Forum</title></head><body><div>{posts}</div></body></html>".encode()
+    outcome = extract(body, None, "http://forum.example/", "precision")
+    assert outcome.text is not None
+    assert re.findall(r"Post number (\d+)", outcome.text) == [str(k) for k in range(300)]
+    assert outcome.reason is None
+
+
+@pytest.mark.parametrize(("charset", "note"), [("utf-8", ""), ("koi8-r", "declared koi8-r, read as utf-8; ")])
+def test_the_reason_says_that_a_page_is_deeper_than_can_be_read(charset: str, note: str) -> None:
+    shallow = f"<p>{PROSE['ru']}</p>" * 3
+    body = f"<html><head><title>Forum</title></head><body>{shallow}{'<div>' * 2100}{shallow}</body></html>".encode()
+    outcome = extract(body, f"text/html; charset={charset}", "http://forum.example/", "precision")
+    assert outcome.status == "ok"
+    assert outcome.reason == f"{note}elements deeper than 2048 are left out"
 
 
 def test_an_error_of_the_extractor_becomes_a_status_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
