@@ -45,7 +45,8 @@ from data.links.records import NAMED_LINES, SUBMISSIONS, LinkRecords, Malformed
 from data.links.sources import LinkSource, Reading
 from data.schema import LinkStatus
 from data.stage import Mapper, StageResult, in_turn, run_stage
-from data.urls.canonical import canonical_url, check_rules, domain_of, part_of
+from data.urls.canonical import canonical_url, check_rules, domain_of, part_of, unwrapped
+from data.urls.copies import COPY_PATTERN
 
 _ROW_GROUP = 10_000
 
@@ -155,7 +156,7 @@ def _make_source(reading: Reading, source: LinkSource, slices: list[str], name: 
     """Classify the lines of a source, and keep those with an outbound link, sorted."""
     counts: Counter[LinkStatus] = Counter()
     malformed: list[Malformed] = []
-    blank = outbound = 0
+    blank = outbound = n_unwrapped = 0
     folder = reading.scratch
     runs = _Runs(folder, reading.config.spill_rows)
     for records in source.records(reading, slices):
@@ -164,6 +165,7 @@ def _make_source(reading: Reading, source: LinkSource, slices: list[str], name: 
         malformed += records.malformed[: NAMED_LINES - len(malformed)]
         blank += records.blank
         outbound += records.outbound
+        n_unwrapped += _n_unwrapped(records.table)
     files = {f"{name}.parquet": folder / "submissions.parquet", f"{name}.malformed.json": folder / "malformed.json"}
     n_rows = runs.write_sorted(files[f"{name}.parquet"])
     first = [line._asdict() for line in malformed]
@@ -177,8 +179,15 @@ def _make_source(reading: Reading, source: LinkSource, slices: list[str], name: 
         pa.table({"what": [what for what, _ in kept], "lines": [n for _, n in kept]}),
         counts={str(status): n for status, n in counts.items()},
         rows={f"{name}.parquet": n_rows},
-        extra={"lines": counts.total() + outbound, "blank_lines": blank, "outbound": outbound},
+        extra={"lines": counts.total() + outbound, "blank_lines": blank, "outbound": outbound}
+        | ({"unwrapped": n_unwrapped} if n_unwrapped else {}),
     )
+
+
+def _n_unwrapped(submissions: pa.Table) -> int:
+    """How many name an archived, cached or translated copy, and got the canonical URL of its original."""
+    found = submissions.filter(pc.match_substring_regex(submissions["url"], COPY_PATTERN))
+    return sum(unwrapped(url) is not None for url in found["url"].to_pylist())
 
 
 class _Runs:

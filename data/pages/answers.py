@@ -11,7 +11,7 @@ from data.http.decode import begins_as_compressed
 from data.http.exchange import HTML_TYPES, Answer, FetchError, media_type
 from data.pages.optout import header_opt_out, meta_opt_out
 from data.schema import PageStatus
-from data.urls.canonical import domain_of
+from data.urls.canonical import unwrapped
 
 NOT_MODIFIED = 304
 
@@ -94,7 +94,7 @@ def redirect_target(answer: Answer, seen: Sequence[str], max_redirects: int, blo
     try:
         if target is None:
             raise ValueError
-        domain_of(target)
+        target = unwrapped(target) or target  # the original of a copy, not the copy
     except ValueError as error:
         raise FetchError(PageStatus.REDIRECT_BAD, "Location is not a URL that can be fetched", code) from error
     blocked = block_reason(target)

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import lxml.etree
 import lxml.html
 import orjson
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from data.schema import PageStatus
 from data.urls.canonical import normal_percents
@@ -51,6 +51,7 @@ _META_WORDS = re.compile(rb"noindex|none|noai|noml|unavailable_after|tdm-reserva
 
 # The categories in the drafts that cover training of a generative model: first the exact ones, then wider ones.
 _TRAINING = (frozenset({"ai-train", "train-ai", "train-genai", "genai"}), frozenset({"ai", "tdm", "bots", "all"}))
+_ORIGINAL = "x-archive-orig-"  # before the names of the page's own headers in a replay of OpenWayback or pywb
 _ALLOWED = {"yes": True, "y": True, "no": False, "n": False}
 
 
@@ -67,6 +68,11 @@ def header_opt_out(headers: CIMultiDictProxy[str], user_agent: str, *, now: date
 
     ``user_agent`` is our product token; ``now`` (this machine's time by default) is for ``unavailable_after``.
     """
+    original = [
+        (name[len(_ORIGINAL) :], value) for name, value in headers.items() if name.lower().startswith(_ORIGINAL)
+    ]
+    if original:  # a copy in an archive: what forbids the page forbids the copy
+        headers = CIMultiDictProxy(CIMultiDict([*headers.items(), *original]))
     for value in headers.getall("X-Robots-Tag", ()):
         word = _header_word(value, user_agent.lower(), now)
         if word is not None:

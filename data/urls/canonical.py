@@ -7,6 +7,7 @@ After that, we change only what cannot change the page:
 * percent-encodings get one spelling (RFC 3986, section 6.2.2)
 * parameters are sorted where no program can notice (``_sorted``)
 * URLs of AMP caches and mobile hosts become the publisher's (data/urls/variants.py)
+* URLs of archived, cached and translated copies become the original's (data/urls/copies.py)
 
 http and https, www and no www, a trailing slash, and the order of all other parameters make a difference on many sites,
 so they are kept.
@@ -31,6 +32,7 @@ from data.config import PUBLIC_SUFFIX_LIST, LinksConfig
 from data.errors import InputError
 from data.schema import LinkStatus
 from data.urls.blocklists import PROFILES, REDDIT_HOSTS
+from data.urls.copies import COPY_HOSTS, original_url
 from data.urls.variants import desktop_host, may_be_rewritten, publisher_url
 
 if TYPE_CHECKING:
@@ -94,18 +96,19 @@ def parse_url(url: str) -> UrlParts:
     """
     parts = _split(url)
     while not parts.port and may_be_rewritten(parts.host, parts.path):
-        shown = publisher_url(parts.host, parts.path, parts.query)
+        shown = original_url(parts.host, parts.path, parts.query)
+        shown = shown or publisher_url(parts.host, parts.path, parts.query)
         if shown is None:
             return parts._replace(host=desktop_host(parts.host))
         try:
-            parts = _split(shown)  # it has fewer segments, so this ends
+            parts = _split(shown)  # it is shorter, so this ends
         except ValueError:
             break
     return parts
 
 
 def _split(url: str) -> UrlParts:
-    """Like ``parse_url``, but AMP caches and mobile hosts stay."""
+    """Like ``parse_url``, but copies, AMP caches and mobile hosts stay."""
     if len(url) > MAX_URL_CHARS:
         raise ValueError(f"longer than {MAX_URL_CHARS} characters")
     try:
@@ -129,6 +132,18 @@ def _split(url: str) -> UrlParts:
 def canonical_url(url: str) -> str:
     """The one spelling of a URL; idempotent, ASCII only. Raises ValueError as ``parse_url`` does."""
     return parse_url(url).url
+
+
+def unwrapped(url: str) -> str | None:
+    """The canonical URL of the original if a URL shows an archived, cached or translated copy; else None.
+
+    Raises ValueError as ``parse_url`` does.
+    """
+    parts = _split(url)
+    if parts.port or original_url(parts.host, parts.path, parts.query) is None:
+        return None
+    original = parse_url(url)
+    return None if is_below(original.host, COPY_HOSTS) else original.url
 
 
 def host_of(url: str) -> str:
@@ -227,7 +242,7 @@ def _rules(profile: str, block_domains: tuple[str, ...]) -> tuple[frozenset[str]
             own.add(_domain_name(domain))
         except ValueError as error:
             raise InputError(f"block_domains: {error}; write it like example.com") from error
-    return PROFILES[profile].hosts | REDDIT_HOSTS | own, PROFILES[profile].extensions
+    return PROFILES[profile].hosts | REDDIT_HOSTS | COPY_HOSTS | own, PROFILES[profile].extensions
 
 
 def read_block_list(path: Path) -> tuple[str, ...]:

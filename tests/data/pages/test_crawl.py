@@ -176,6 +176,21 @@ def test_handoff_carries_the_redirect_chain(web: Web, crawl: Crawler) -> None:
     assert crawl.one(as_link(handoff), max_redirects=2)["status"] == "redirect_limit"
 
 
+def test_a_redirect_to_an_archived_copy_leads_to_its_original(web: Web, crawl: Crawler) -> None:
+    web[URL] = redirect("https://web.archive.org/web/2020/http://other.example/x?a=1")
+    fetched = crawl(URL)
+    assert fetched.rows == []
+    (handoff,) = fetched.handoffs
+    assert handoff["target_url"] == "http://other.example/x?a=1"
+    assert web.asked("web.archive.org") == web.asked("other.example") == []
+    web[URL] = redirect("https://archive.is/2020/http://blocked.example/x")
+    assert crawl.one(URL)["status"] == "redirect_bad"
+    web[URL] = redirect("https://web.archive.org/web/2020/http://www.site.example/new")
+    web["www.site.example/new"] = reply()
+    assert crawl.one(URL)["final_url"] == "http://www.site.example/new"
+    assert web.asked("web.archive.org") == web.asked("archive.is") == []
+
+
 def test_request_identifies_the_crawler(web: Web, crawl: Crawler) -> None:
     web[URL] = reply()
     crawl(URL, contact="https://us.example/bot")

@@ -29,6 +29,19 @@ def _tag(*values: str) -> str | None:
     return found and found[1]
 
 
+@pytest.mark.parametrize("name", ["X-Archive-Orig-X-Robots-Tag", "x-archive-orig-x-robots-tag"])
+def test_the_headers_of_an_archived_page_forbid_its_copy(name: str) -> None:
+    def status(**fields: str) -> PageStatus | None:
+        found = header_opt_out(CIMultiDictProxy(CIMultiDict(fields)), BOT, now=NOW)
+        return found and found[0]
+
+    assert status(**{name: "noai"}) is PageStatus.OPT_OUT_X_ROBOTS_TAG
+    assert status(**{name: "noai", "X-Robots-Tag": "all"}) is PageStatus.OPT_OUT_X_ROBOTS_TAG
+    assert status(**{"X-Archive-Orig-TDM-Reservation": "1"}) is PageStatus.OPT_OUT_TDM
+    assert status(**{"X-Archive-Orig-Content-Signal": "ai-train=no"}) is PageStatus.OPT_OUT_CONTENT_SIGNAL
+    assert status(**{name: "all", "X-Archive-Orig-Server": "noai"}) is None
+
+
 @pytest.mark.parametrize(
     ("values", "word"),
     [
