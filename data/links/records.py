@@ -34,6 +34,7 @@ from data.links.submissions import (
 from data.schema import LinkStatus
 from data.urls.blocklists import REDDIT_HOSTS
 from data.urls.canonical import MAX_URL_CHARS, is_below, normal_percents, normal_query, partition_of, registrable_domain
+from data.urls.copies import may_show_copies
 from data.urls.variants import may_be_rewritten
 
 SUBMISSIONS = pa.schema(
@@ -119,8 +120,11 @@ class _Host(NamedTuple):
 
 @functools.lru_cache(maxsize=65_536)
 def _host(host: str) -> _Host:
-    """``is_plain``: the parser would not change it. Punycode is not plain, since its labels need checks."""
-    if not _PLAIN_HOST.fullmatch(host) or len(host) > 253 or "xn--" in host:
+    """``is_plain``: the parser would not change it, nor is it known for copies of other pages.
+
+    Punycode is not plain, since its labels need checks.
+    """
+    if not _PLAIN_HOST.fullmatch(host) or len(host) > 253 or "xn--" in host or may_show_copies(host):
         return _Host(False, False, "", 0)
     domain = registrable_domain(host)
     return _Host(True, is_below(host, REDDIT_HOSTS) is not None, domain, _partition(domain))

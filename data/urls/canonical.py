@@ -32,7 +32,7 @@ from data.config import PUBLIC_SUFFIX_LIST, LinksConfig
 from data.errors import InputError
 from data.schema import LinkStatus
 from data.urls.blocklists import PROFILES, REDDIT_HOSTS
-from data.urls.copies import COPY_HOSTS, original_url
+from data.urls.copies import COPY_HOSTS, may_be_copy, original_url
 from data.urls.variants import desktop_host, may_be_rewritten, publisher_url
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def parse_url(url: str) -> UrlParts:
     credentials, a host that DNS cannot hold, or more than ``MAX_URL_CHARS`` characters.
     """
     parts = _split(url)
-    while not parts.port and may_be_rewritten(parts.host, parts.path):
+    while not parts.port and (may_be_rewritten(parts.host, parts.path) or may_be_copy(parts.host, parts.path)):
         shown = original_url(parts.host, parts.path, parts.query)
         shown = shown or publisher_url(parts.host, parts.path, parts.query)
         if shown is None:

@@ -48,6 +48,11 @@ def may_be_copy(host: str, path: str) -> bool:
     return path.startswith(("/search", "/translate", "/website")) and _GOOGLE.fullmatch(host) is not None
 
 
+def may_show_copies(host: str) -> bool:
+    """Whether ``may_be_copy`` holds for any path of a host."""
+    return may_be_copy(host, "/search")
+
+
 def original_url(host: str, path: str, query: str) -> str | None:
     """The original of the copy at this canonical URL; None if it is no copy or does not name its original."""
     if not may_be_copy(host, path):
