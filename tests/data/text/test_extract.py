@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from trafilatura.settings import Document
 
 from benchmarks import extraction
 from data.config import TextConfig
@@ -13,6 +14,8 @@ from data.text import signals
 from data.text.extract import extract, normalise
 from tests.data.text.test_charset import PROSE, page
 
+FAVORS = ("precision", "balanced", "recall")
+CORPUS_GUIDE = Path(__file__).parents[3] / "docs" / "corpus.md"
 PAGES = Path(__file__).parents[3].parent / "shared" / "data" / "pages"
 
 
@@ -126,3 +129,50 @@ def test_quality_stays_above_the_floor() -> None:
     assert found["pages"] == 181
     assert found["without_text"] == 0
     assert found["f1"] >= F1_FLOOR
+
+
+SIX = [f"Paragraph {k} tells that the ferry left the pier at nine and came back in the evening." for k in range(6)]
+P = [f"<p>{text}</p>" for text in SIX]
+LI = [f"<li>{text}</li>" for text in SIX]
+LAYOUTS = {
+    "article": f"<article>{''.join(P)}</article>",
+    "paragraphs around a list in a table cell": (
+        f"<table><tr><td>{P[0]}<ul>{LI[1]}{LI[2]}</ul>{''.join(P[3:])}</td></tr></table>"
+    ),
+    "a list that is the whole body": f"<ul>{''.join(LI)}</ul>",
+    "class `teaser-content` around most of the article": (
+        f"<article>{P[0]}{P[1]}<div class='teaser-content'>{''.join(P[2:])}</div></article>"
+    ),
+    "class `comment-content post-body` around the article": (
+        f"<h1>The ferry</h1><div class='comment-content post-body'>{''.join(P)}</div>"
+    ),
+    "tabs, of which one is hidden by `aria-hidden`": (
+        f"<article>{''.join(P[:4])}<div role='tabpanel' aria-hidden='true'>{P[4]}{P[5]}</div></article>"
+    ),
+}
+
+
+def test_the_guide_says_how_much_of_each_layout_is_kept() -> None:
+    lines = CORPUS_GUIDE.read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert {row[0]: row[1:] for row in cells[2:]} == {
+        layout: [
+            str(len(set(re.findall(r"Paragraph \d", kept))))
+            for kept in (
+                *(extract(html, None, "http://a.example/", favor).text or "" for favor in FAVORS),
+                _with(html, include_comments=True, include_tables=True),
+                _with(html, include_comments=False, include_tables=False),
+            )
+        ]
+        for layout, html in (
+            (name, f"<html><head><title>The ferry</title></head><body>{body}</body></html>".encode())
+            for name, body in LAYOUTS.items()
+        )
+    }
+
+
+def _with(html: bytes, include_comments: bool, include_tables: bool) -> str:
+    document = module.trafilatura.bare_extraction(
+        html, favor_precision=True, include_comments=include_comments, include_tables=include_tables
+    )
+    return f"{document.text} {document.comments}" if isinstance(document, Document) else ""
