@@ -169,11 +169,12 @@ def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
     try:
         stage = psutil.Process(process.pid)
         deadline = time.monotonic() + 120
-        while not any(p.cpu_times().user > 1.5 for p in stage.children(recursive=True)):  # the page is being extracted
+        children: list[psutil.Process] = []
+        while not any(p.ppid() != process.pid for p in children):  # a child of the fork server
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        children = stage.children(recursive=True)
-        assert len(children) >= 3  # the fork server and two workers
+            children = stage.children(recursive=True)
+        assert len(children) >= 2
     finally:
         process.kill()
         process.wait()
