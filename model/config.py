@@ -152,9 +152,14 @@ class TrainConfig:
         if batch % processes:
             raise InputError(f"{what} is not divisible by {processes} processes; change it with --set batch_size=N")
 
+    def falling_steps(self, steps: int) -> int:
+        """The last steps of a run of ``steps``, in which wsd lowers the learning rate."""
+        is_falling = self.schedule == "wsd" and self.final_lr_share < 1
+        return max(1, round(self.decay_share * steps)) if is_falling else 0
+
     def require_apart(self) -> None:
         """Raise InputError if the learning rate would have to rise and fall at the same time."""
-        fall = max(1, round(self.decay_share * self.steps)) if self.schedule == "wsd" else 0
+        fall = self.falling_steps(self.steps)
         if self.warmup_steps + fall > self.steps:
             what = f"warmup_steps={self.warmup_steps}"
             if fall:
@@ -275,7 +280,9 @@ def _fitted(planned: TrainConfig, steps: int) -> dict[str, int]:
     The learning rate then warms up for ``WARMUP_SHARE`` of the run at most, the batch for the same share as planned.
     """
     share = min(1.0, steps / planned.steps)
-    warmup = planned.warmup_steps if share == 1 else min(planned.warmup_steps, max(1, round(WARMUP_SHARE * steps)))
+    warmup = planned.warmup_steps
+    if share < 1:
+        warmup = min(warmup, max(1, round(WARMUP_SHARE * steps)), max(0, steps - planned.falling_steps(steps)))
     growing = planned.batch_warmup_steps and max(1, round(planned.batch_warmup_steps * share))
     return dict(zip(FITTED, (warmup, growing), strict=True))
 

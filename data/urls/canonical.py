@@ -143,7 +143,8 @@ def unwrapped(url: str) -> str | None:
     if parts.port or original_url(parts.host, parts.path, parts.query) is None:
         return None
     original = parse_url(url)
-    return None if is_below(original.host, COPY_HOSTS) else original.url
+    is_itself = _split(original.url) == parts  # what its path names is no URL, so it is a page of the archive
+    return None if is_itself or is_below(original.host, COPY_HOSTS) else original.url
 
 
 def host_of(url: str) -> str:

@@ -322,7 +322,7 @@ def test_a_damaged_shard_is_detected_and_the_error_names_it(pipeline: Pipeline) 
         run = webtext(pipeline.environment(), "doctor")
         assert run.returncode == 1
         assert f"{shard.name}: sha256 is" in run.stdout
-        with pytest.raises(InputError, match=rf"{shard.name}: sha256 is .* remove tokens/small"):
+        with pytest.raises(InputError, match=rf"{shard.name}: sha256 is .* remove it and tokens/small/_manifest"):
             refresh_again(pipeline)
     finally:
         shard.write_bytes(good)
