@@ -1,4 +1,4 @@
-"""``webtext demo``: the whole pipeline on the bundled local web, in about four minutes on two cores."""
+"""``webtext demo``: the whole pipeline on the bundled local web, in about four minutes on two fast cores."""
 
 from __future__ import annotations
 
