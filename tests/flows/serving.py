@@ -53,6 +53,18 @@ def webtext(environment: dict[str, str], *arguments: str) -> subprocess.Complete
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+def start_webtext(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    """The command in a process group of its own, as a terminal starts it."""
+    return subprocess.Popen(
+        webtext_command(*arguments),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def refresh_small(dump: Path, lake: Path | str, connect_to: tuple[str, ...]) -> RefreshResult:
     """The refresh of the small corpus; with an empty ``connect_to`` no page can be fetched."""
     from flows.cli.demo import pages_config

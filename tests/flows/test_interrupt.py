@@ -15,20 +15,9 @@ from data.lake.store import Lake
 from flows import services
 from flows.localweb import server as localweb
 from model import checkpoint
-from tests.flows.serving import TINY, Pipeline, wait_until, webtext, webtext_command
+from tests.flows.serving import TINY, Pipeline, start_webtext, wait_until, webtext, webtext_command
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
-
-
-def start(pipeline: Pipeline, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        webtext_command(*arguments),
-        env=pipeline.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def slow_refresh(pipeline: Pipeline, tmp_path: Path, snapshot: str, connect_to: str) -> list[str]:
@@ -58,7 +47,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(
 ) -> None:
     with localweb.running(pipeline.home) as web:
         arguments = slow_refresh(pipeline, tmp_path, "stopped", web.connect_to[0])
-        process = start(pipeline, *arguments)
+        process = start_webtext(pipeline.environment(), *arguments)
         wait_until(lambda: (pipeline.lake / "pages" / "stopped" / "_begun.json").exists())
         time.sleep(1.0)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -87,7 +76,7 @@ def test_sigterm_saves_a_checkpoint_and_ends_with_0(pipeline: Pipeline) -> None:
     settings = {**TINY, "micro_batch_size": "2", "val_every": "10000", "checkpoint_every": "10000"}
     for key, value in settings.items():
         arguments += ["--set", f"{key}={value}"]
-    process = start(pipeline, *arguments, "--steps", "100000", "--json")
+    process = start_webtext(pipeline.environment(), *arguments, "--steps", "100000", "--json")
     assert process.stderr is not None
     told = next(line for line in process.stderr if line.startswith("train: "))
     assert re.search(r"train: \d+/100000 steps loss [\d.]+ [\d,]+ tokens/s MFU \d+%, .+ left", told)
@@ -108,7 +97,7 @@ def test_a_killed_run_is_marked_as_crashed_by_the_next_command(
     pipeline: Pipeline, servers: services.Servers, tmp_path: Path
 ) -> None:
     with localweb.running(pipeline.home) as web:
-        process = start(pipeline, *slow_refresh(pipeline, tmp_path, "killed", web.connect_to[0]))
+        process = start_webtext(pipeline.environment(), *slow_refresh(pipeline, tmp_path, "killed", web.connect_to[0]))
         wait_until(lambda: (pipeline.lake / "pages" / "killed" / "_begun.json").exists())
         wait_until(lambda: "Running" in flow_run_states("refresh"))
         process.kill()

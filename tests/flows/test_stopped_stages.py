@@ -22,7 +22,7 @@ import pytest
 from data.lake.store import Lake
 from data.schema import STAGES
 from flows.localweb import server as localweb
-from tests.flows.serving import Pipeline, wait_until, webtext, webtext_command
+from tests.flows.serving import Pipeline, start_webtext, wait_until, webtext
 
 pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
 
@@ -158,14 +158,7 @@ def left_in_group(group: int) -> list[psutil.Process]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_scoring_ends_at_once_and_resumes(pipeline: Pipeline, number: signal.Signals) -> None:
     arguments = ["eval", "--run", "tiny", "--limit", "38", "--json"]
-    process = subprocess.Popen(
-        webtext_command(*arguments),
-        env=pipeline.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_webtext(pipeline.environment(), *arguments)
     wait_until(lambda: any("model.evaluate" in one.cmdline() for one in psutil.Process(process.pid).children()))
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)

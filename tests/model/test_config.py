@@ -180,5 +180,15 @@ def test_a_rise_and_a_fall_that_overlap_are_refused(overrides: dict[str, str], m
 
 
 def test_a_rise_and_a_fall_that_just_fit_are_allowed() -> None:
-    resolve("124M", {"steps": "500", "warmup_steps": "500"}).train.require_apart()
-    resolve("124M", {"steps": "500", "warmup_steps": "400", "schedule": "wsd"}).train.require_apart()
+    cosine = resolve("124M", {"steps": "500", "warmup_steps": "500"}).train
+    wsd = resolve("124M", {"steps": "500", "warmup_steps": "400", "schedule": "wsd"}).train
+    level = resolve("124M", {"steps": "3", "warmup_steps": "2", "schedule": "wsd", "final_lr_share": "1"}).train
+    for config, falling in ((cosine, 0), (wsd, 100), (level, 0)):
+        config.require_apart()
+        assert config.falling_steps(config.steps) == falling
+
+
+def test_a_run_of_one_step_does_not_warm_up() -> None:
+    config = resolve("nano", {"steps": "1"}).train
+    config.require_apart()
+    assert (config.warmup_steps, config.falling_steps(1)) == (0, 1)
