@@ -35,7 +35,8 @@ from urllib.parse import quote, urlencode
 import orjson
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from data.http.decode import DecodeError, decoder_of
+from data.http.decode import decoder_of
+from data.http.streams import DecodeError
 from data.urls.canonical import parse_url
 
 COMMONCRAWL = "commoncrawl"

@@ -27,7 +27,8 @@ import httptools
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from data.config import PagesConfig
-from data.http.decode import DecodeError, Decoder, decoder_of
+from data.http.decode import Decoder, decoder_of
+from data.http.streams import DecodeError
 from data.schema import PageStatus
 from data.warc import HeaderList
 

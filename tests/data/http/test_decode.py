@@ -17,15 +17,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.http.decode import (
-    ACCEPT_ENCODING,
-    KEPT_BYTES,
-    MAX_TAIL_BYTES,
-    DecodeError,
-    Decoder,
-    begins_as_compressed,
-    decoder_of,
-)
+from data.http.decode import ACCEPT_ENCODING, Decoder, begins_as_compressed, decoder_of
+from data.http.streams import KEPT_BYTES, MAX_TAIL_BYTES, DecodeError
 
 PROSE = b"<p>" + b"".join(b"Sentence number %d of a long page.\n" % (n * 7_919 % 10_007) for n in range(600))
 
