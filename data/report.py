@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.figures import svg
-from data.lake.store import Lake, base_snapshot
+from data.lake.names import base_snapshot
+from data.lake.store import Lake
 from data.schema import STAGES
 
 TOP = 20

@@ -26,7 +26,8 @@ from data import bpe
 from data.config import TokensConfig
 from data.errors import InputError
 from data.lake.manifest import SPLITS, Part
-from data.lake.store import Lake, base_snapshot, write_parquet
+from data.lake.names import base_snapshot
+from data.lake.store import Lake, write_parquet
 from data.schema import TOKENS, SelectStatus, TokenStatus
 from data.stage import Mapper, StageResult, in_turn, run_stage
 

@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from data.lake.manifest import SPLITS
-from data.lake.store import Dataset, Lake, base_snapshot
+from data.lake.names import base_snapshot
+from data.lake.store import Dataset, Lake
 from data.links.stage import find_link
 from data.schema import LinkStatus, SelectStatus
 from data.urls import canonical as urls

@@ -11,7 +11,8 @@ from data.config import PagesConfig
 from data.errors import InputError
 from data.http.guard import Guard
 from data.lake.manifest import add_counts
-from data.lake.store import Lake, base_snapshot, is_part_name
+from data.lake.names import base_snapshot, is_part_name
+from data.lake.store import Lake
 from data.pages.segments import PREFIX
 from flows.crawlview import Whole
 from flows.settings import Settings

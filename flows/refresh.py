@@ -16,7 +16,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from data import tokens as tokens_stage
 from data.config import LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
 from data.errors import stopping
-from data.lake.store import Lake, base_snapshot, check_name
+from data.lake.names import base_snapshot, check_name
+from data.lake.store import Lake
 from data.links import stage as links_stage
 from data.pages import stage as pages_stage
 from data.schema import STAGES

@@ -36,7 +36,8 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.lake.manifest import json_digest
-from data.lake.store import Lake, check_name
+from data.lake.names import check_name
+from data.lake.store import Lake
 from model.config import ModelConfig, TrainConfig
 from model.gpt2 import GPT2
 from model.optim import Optimizers, load_state_tensors, state_tensors

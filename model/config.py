@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from data.errors import InputError
-from data.lake.store import check_name
+from data.lake.names import check_name
 from data.settings import checked, operational
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import InputError
-from data.lake.store import Lake, base_snapshot
+from data.lake.names import base_snapshot
+from data.lake.store import Lake
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,16 +40,11 @@ from data.lake.manifest import (
     rows_digest,
     settings_diff,
 )
-from data.schema import STAGES
+from data.lake.names import BEGUN, MANIFEST, check_name, is_name, repair
 
 T = TypeVar("T")
 
-BEGUN = "_begun.json"
-MANIFEST = "_manifest.json"
 _CREATED = (BEGUN, MANIFEST)  # in an object store these are never overwritten, only removed
-
-_PART_NAME = re.compile(r"part-(?:(\d+)-)?(\d{5,})")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?")
 
 
 def code_version() -> str:
@@ -58,18 +52,6 @@ def code_version() -> str:
         return version("webtext")
     except PackageNotFoundError:
         return "unknown"
-
-
-def base_snapshot(snapshot: str) -> str:
-    """The name without a variant: ``2026-11@gopher`` shares links, pages and text with ``2026-11``."""
-    return snapshot.partition("@")[0]
-
-
-def check_name(what: str, name: str) -> str:
-    """The name of a snapshot or run; raises InputError unless it is safe as one component of a path."""
-    if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} is not a valid {what} name: use letters, digits, . - _ and @ before a variant")
-    return name
 
 
 class Lake:
@@ -98,7 +80,7 @@ class Lake:
 
     def datasets(self, stage: str) -> list[str]:
         """Names of a stage's datasets, published or begun, sorted. Other files and folders are ignored."""
-        return [name for name in self.names(stage) if _NAME.fullmatch(name)]
+        return [name for name in self.names(stage) if is_name(name)]
 
     def path(self, *names: str) -> str:
         return "/".join((self.base, *names))
@@ -152,14 +134,14 @@ class Lake:
             raise self._missing(*names) from error
 
     def _missing(self, *names: str) -> InputError:
-        return InputError(f"{self.path(*names)}: missing from the lake; {_repair(names)}")
+        return InputError(f"{self.path(*names)}: missing from the lake; {repair(names)}")
 
     def read_json(self, *names: str) -> Any:
         text = self.read(*names)
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            raise InputError(f"{self.path(*names)}: not JSON ({error}), damaged; {_repair(names)}") from error
+            raise InputError(f"{self.path(*names)}: not JSON ({error}), damaged; {repair(names)}") from error
 
     def remove(self, *names: str) -> None:
         """Remove a file or a folder and everything in it, if it exists."""
@@ -324,7 +306,7 @@ class Dataset:
         try:
             return Part.from_json(self.lake.read_json(*names))
         except (TypeError, KeyError, AssertionError) as error:
-            raise InputError(f"{self.lake.path(*names)}: damaged record ({error}); {_repair(names)}") from error
+            raise InputError(f"{self.lake.path(*names)}: damaged record ({error}); {repair(names)}") from error
 
     def seal(
         self,
@@ -402,7 +384,7 @@ class Dataset:
             where = self.lake.path(*self.names(file.path))
             raise InputError(
                 f"{where}: sha256 is {sha256[:16]}.., its record says {file.sha256[:16]}..: the file was damaged after "
-                f"it was published; {_repair(self.names(*file.path.split('/')))}"
+                f"it was published; {repair(self.names(*file.path.split('/')))}"
             )
 
     def read(self, relative: str, columns: list[str] | None = None) -> pa.Table:
@@ -416,7 +398,7 @@ class Dataset:
             except (pa.ArrowInvalid, OSError) as error:
                 names = self.names(*relative.split("/"))
                 raise InputError(
-                    f"{self.lake.path(*names)}: not readable as Parquet ({error}); {_repair(names)}"
+                    f"{self.lake.path(*names)}: not readable as Parquet ({error}); {repair(names)}"
                 ) from error
 
     def _open(self, relative: str) -> BufferedReader:
@@ -429,40 +411,9 @@ class Dataset:
             return -1
 
 
-def _repair(names: tuple[str, ...]) -> str:
-    """What to do about a damaged or missing file, at the lowest cost: a dataset is mended part by part."""
-    copy = "restore it from a copy"
-    if names[0] not in STAGES or len(names) < 3:
-        return copy
-    label = "/".join(names[:2])
-    if names[2] == MANIFEST:
-        advice = "remove this file"
-    elif names[2] == BEGUN:
-        advice = f"remove it and {label}/{MANIFEST}, if that exists"
-    else:
-        advice = f"remove it and {label}/{MANIFEST}, if that exists: only its part is made again"
-    return f"{copy}, or {advice}, and run the same command again; later stages stay done if the digest stays the same"
-
-
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Write Zstandard Parquet, with the same settings for every table of the lake."""
     pq.write_table(table, path, compression="zstd", row_group_size=10_000)
-
-
-def part_name(index: int, round_: int = 0) -> str:
-    """``part-00012``, or ``part-1-00012`` in round 1. Pages has a round for each redirect to another domain."""
-    return f"part-{index:05d}" if round_ == 0 else f"part-{round_}-{index:05d}"
-
-
-def parse_part_name(name: str) -> tuple[int, int]:
-    """The round and the index in a name from ``part_name``."""
-    match = _PART_NAME.fullmatch(name)
-    assert match is not None, name
-    return int(match[1] or 0), int(match[2])
-
-
-def is_part_name(name: str) -> bool:
-    return _PART_NAME.fullmatch(name) is not None
 
 
 def _sha256_of(path: Path) -> str:

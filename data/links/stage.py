@@ -37,7 +37,8 @@ import pyarrow.parquet as pq
 
 from data.config import PUBLIC_SUFFIX_LIST, LinksConfig, PagesConfig
 from data.lake.manifest import Part
-from data.lake.store import Dataset, Lake, is_part_name, part_name, write_parquet
+from data.lake.names import is_part_name, part_name
+from data.lake.store import Dataset, Lake, write_parquet
 from data.links import watermarks
 from data.links.merge import merged_links, n_lines
 from data.links.plan import Plan, make_plan

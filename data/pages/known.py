@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.lake.manifest import Manifest
-from data.lake.store import Dataset, Lake, base_snapshot, parse_part_name
+from data.lake.names import base_snapshot, parse_part_name
+from data.lake.store import Dataset, Lake
 from data.pages.answers import Known
 from data.schema import PageStatus
 

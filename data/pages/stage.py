@@ -33,7 +33,8 @@ from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
 from data.http.guard import Guard
 from data.lake.manifest import Manifest, Part
-from data.lake.store import Dataset, Lake, is_part_name, parse_part_name, part_name
+from data.lake.names import is_part_name, parse_part_name, part_name
+from data.lake.store import Dataset, Lake
 from data.pages.answers import Known, WhyBlocked
 from data.pages.crawl import fetch_links
 from data.pages.crawllog import CrawlLog, CrawlStats

@@ -33,7 +33,8 @@ import pyarrow.compute as pc
 from data.config import SelectConfig
 from data.errors import InputError
 from data.lake.manifest import Manifest, Part, settings_diff
-from data.lake.store import Dataset, Lake, base_snapshot, write_parquet
+from data.lake.names import base_snapshot
+from data.lake.store import Dataset, Lake, write_parquet
 from data.schema import SELECT, SelectStatus, TextStatus
 from data.select import minhash
 from data.stage import Mapper, StageResult, in_turn, run_stage

@@ -27,7 +27,8 @@ import pyarrow.compute as pc
 
 from data.config import TextConfig
 from data.lake.manifest import Part
-from data.lake.store import Lake, base_snapshot, write_parquet
+from data.lake.names import base_snapshot
+from data.lake.store import Lake, write_parquet
 from data.schema import TEXT, PageStatus, TextStatus
 from data.stage import Mapper, StageResult, in_turn, run_stage
 from data.text.children import Extractors, Work

@@ -10,7 +10,8 @@ from pathlib import Path
 import jinja2
 
 from data.errors import InputError
-from data.lake.store import Lake, base_snapshot, code_version
+from data.lake.names import base_snapshot
+from data.lake.store import Lake, code_version
 from data.report import snapshot_report
 from data.schema import STATUSES
 from flows import services

@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import PositiveInt
 
 from data.errors import InputError
-from data.lake.store import check_name
+from data.lake.names import check_name
 from data.settings import checked
 from model.config import from_json
 

@@ -17,7 +17,8 @@ import orjson
 
 from data.errors import InputError
 from data.lake.manifest import corpus_digest, json_digest
-from data.lake.store import Lake, check_name
+from data.lake.names import check_name
+from data.lake.store import Lake
 from model import checkpoint, hf, runs
 from model.checkpoint import OPTIMIZER, STATE, State
 from model.evals import EvalSpec

@@ -26,7 +26,8 @@ from moto.server import ThreadedMotoServer
 from data import warc
 from data.errors import InputError, StoreError, told
 from data.lake import locks, objects
-from data.lake.store import MANIFEST, Lake, write_parquet
+from data.lake.names import MANIFEST
+from data.lake.store import Lake, write_parquet
 from tests.data.lake.parts import make_part
 
 LOST = "refresh-demo: this process lost its lock"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from data.lake.store import Lake, base_snapshot, check_name, part_name
+from data.lake.names import base_snapshot, check_name, part_name
+from data.lake.store import Lake
 from tests.data.lake.parts import make_part
 
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from data.config import PagesConfig
 from data.lake.manifest import Manifest
-from data.lake.store import Lake, part_name, write_parquet
+from data.lake.names import part_name
+from data.lake.store import Lake, write_parquet
 from data.pages.crawl import fetch_links
 from data.pages.crawllog import CrawlLog, CrawlStats
 from data.pages.frontier import Link

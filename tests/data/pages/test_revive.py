@@ -16,7 +16,8 @@ import pytest
 from data.archives.lookup import Archives
 from data.config import PagesConfig, TextConfig
 from data.lake.manifest import Manifest
-from data.lake.store import Lake, part_name, write_parquet
+from data.lake.names import part_name
+from data.lake.store import Lake, write_parquet
 from data.pages.stage import run
 from data.schema import LINKS
 from data.text import stage as text
