@@ -36,6 +36,7 @@ from data.lake.store import Lake
 from model import world
 from model.config import PRESETS, ModelConfig, TrainConfig
 from model.loader import Corpus, open_corpus
+from model.machine import settle
 from model.trainer import Trainer
 
 TARGET = 6.0
@@ -71,8 +72,8 @@ def plan(recipe: Recipe, tokens: int, context: int, base: TrainConfig, rate: flo
 def curve(model: ModelConfig, config: TrainConfig, corpus: Corpus, every: int) -> Curve:
     """Train to the last step; returns the validation loss after every ``every`` tokens, and at the end."""
     peers = world.join("cpu")
-    precision = world.precision_for(config.precision, peers.device)
-    trainer = Trainer(model, dataclasses.replace(config, precision=precision), corpus, peers)
+    config, _ = settle(model, config, peers)
+    trainer = Trainer(model, config, corpus, peers)
     found: Curve = []
     for step in range(1, config.steps + 1):
         before = config.samples_before(step - 1) * model.context

@@ -85,6 +85,7 @@ def run_ours(folder: Path, size: Result) -> Result:
     from model import world
     from model.config import ModelConfig, TrainConfig
     from model.loader import open_corpus
+    from model.machine import settle
     from model.trainer import Trainer
 
     world.keep_freed_memory()
@@ -98,6 +99,7 @@ def run_ours(folder: Path, size: Result) -> Result:
 
         model = dataclasses.replace(PRESETS["mini"].model, **({"layers": 1, "width": 48} if size["quick"] else {}))
         config = dataclasses.replace(PRESETS["mini"].train, steps=size["steps"], seed=size["seed"], precision=precision)
+    config, _ = settle(model, config, peers)
     trainer = Trainer(model, config, corpus, peers)
     sampler, batch, loader_s = type(trainer.sampler), trainer.sampler.batch, [0.0]
 
@@ -111,7 +113,7 @@ def run_ours(folder: Path, size: Result) -> Result:
     seconds, cpu_seconds, losses = [], [], []
     for _ in range(size["steps"]):
         began, cpu_began = time.perf_counter(), time.process_time()
-        losses.append(trainer.train_step()[0])
+        losses.append(trainer.train_step().read().loss)
         seconds.append(time.perf_counter() - began)
         cpu_seconds.append(time.process_time() - cpu_began)
     return {

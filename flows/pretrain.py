@@ -16,7 +16,7 @@ from flows.progress import Bar, duration, say
 from flows.settings import EXPERIMENT, Settings
 from flows.supervise import run_child, spec_file
 from model.config import TrainSpec
-from model.events import Failed, StepDone, Stopped, TrainEvent, TrainSummary, Warned, to_json, train_event
+from model.events import Failed, Started, StepDone, Stopped, TrainEvent, TrainSummary, Warned, to_json, train_event
 
 
 @flow(name="pretrain", persist_result=False, on_running=[tag_own_run])
@@ -68,6 +68,9 @@ def train(spec: TrainSpec, processes: int, home: Path) -> TrainSummary:
     def on_event(event: TrainEvent) -> None:
         nonlocal bar
         match event:
+            case Started():
+                how = f"{event.precision}, up to {event.micro_batch_size} sequences at once"
+                say(f"train: on {event.device}: {how}{', compiled: the first step takes longer' * event.compile}")
             case StepDone():
                 if bar is None:
                     bar = Bar("train", event.steps, "steps")

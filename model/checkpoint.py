@@ -73,7 +73,7 @@ class State:
     seed: int
     corpus_digest: str
     first_loss: float | None  # of the run's first step, nats per token
-    recent_losses: list[float]  # of the last SPIKE_WINDOW steps
+    recent_losses: list[float]  # of the last steps, one more than SPIKE_WINDOW
     val_loss: float | None  # None: saved when the run was stopped, without a validation
     best_step: int | None  # the checkpoint with the lowest val_loss so far, this one included
     best_val_loss: float | None

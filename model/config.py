@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -29,6 +29,9 @@ from data.lake.names import check_name
 from data.settings import checked, operational
 
 T = TypeVar("T")
+Auto = Literal["auto"]
+"""A setting that model/machine.py chooses when training starts."""
+Parallel = Literal["ddp", "fsdp"]
 Precision = Literal["auto", "float32", "tf32", "autocast", "bfloat16"]
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFinite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -94,10 +97,10 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"  # see model/optim.py
     schedule: Literal["cosine", "wsd"] = "cosine"
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the steps, at their end: where wsd falls
-    micro_batch_size: PositiveInt = operational(8)  # the most sequences that a process holds at once
-    parallel: Literal["ddp", "fsdp"] = operational("ddp")  # ddp: every process holds the whole model
+    micro_batch_size: PositiveInt | Auto = operational("auto")  # the most sequences that a process holds at once
+    parallel: Parallel = operational("ddp")  # ddp: every process holds the whole model
     recompute: bool = operational(False)  # activations in the backward pass: less memory, a third more time
-    compile: bool = operational(False)  # torch.compile each block; takes minutes at the start
+    compile: bool | Auto = operational("auto")  # by torch, blocks and loss; auto: on a GPU
     val_every: PositiveInt = operational(1_000)  # steps
     val_sequences: NonNegativeInt = operational(1_024)  # evenly spread over the validation tokens; 0: all of them
     checkpoint_every: PositiveInt = operational(1_000)  # steps
@@ -215,7 +218,6 @@ PRESETS: dict[str, Preset] = {
             batch_size=8,
             learning_rate=1e-3,
             warmup_steps=40,
-            micro_batch_size=8,
             val_every=100,
             val_sequences=64,
             checkpoint_every=100,
@@ -223,18 +225,18 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     # The paper's four, of width C and L layers, with the numbers that --dry-run prints:
-    #                                                                                       124M   355M   774M  1558M
+    #                                                                                 124M   355M   774M  1558M
     #   parameters    (50,257 + 1,024) C + L (12 C^2 + 13 C) + 2 C
-    #   FLOP/token    6 x parameters + 12 L C x 1,024                                       0.86   2.43   5.21  10.29 G
-    #   memory        18 bytes per parameter + micro-batch x 1,024 x 36 L C of activations
-    #                 + the loss (model/memory.py), autocast on one GPU                      6.4   15.1   21.8   34.7 GB
-    #                 the same with 8 GPUs, fsdp and recompute                               2.8    4.9    6.9   11.3 GB
-    #   time          512 x 1,024 tokens per step, an A100 at 40 % of 312 TFLOP/s             3.6   10.2   21.9   43.2 s
-    # The micro-batches should fit a GPU of 24 GB, those of the largest size one of 40 GB, without recompute.
+    #   FLOP/token    6 x parameters + 12 L C x 1,024                                 0.86   2.43   5.21  10.29 G
+    #   micro-batch   the largest for one GPU of 80 GB (model/memory.py)               128     64     32      8
+    #                 for one of 24 GB (the largest size does not fit)                  32      8      4      1
+    #   memory        micro-batches of one sequence, one GPU                           2.8    7.6   15.9   31.1 GB
+    #                 the same with 8 GPUs, fsdp and recompute                         1.2    2.7    5.5   10.4 GB
+    #   time          512 x 1,024 tokens per step, an A100 at 40 % of 312 TFLOP/s      3.6   10.2   21.9   43.2 s
     "124M": Preset(ModelConfig(layers=12, heads=12, width=768), TrainConfig(learning_rate=6e-4)),
     "355M": Preset(ModelConfig(layers=24, heads=16, width=1024), TrainConfig(learning_rate=3e-4)),
-    "774M": Preset(ModelConfig(layers=36, heads=20, width=1280), TrainConfig(learning_rate=2.5e-4, micro_batch_size=4)),
-    "1558M": Preset(ModelConfig(layers=48, heads=25, width=1600), TrainConfig(learning_rate=2e-4, micro_batch_size=2)),
+    "774M": Preset(ModelConfig(layers=36, heads=20, width=1280), TrainConfig(learning_rate=2.5e-4)),
+    "1558M": Preset(ModelConfig(layers=48, heads=25, width=1600), TrainConfig(learning_rate=2e-4)),
 }
 ALIASES = {"117M": "124M", "345M": "355M", "762M": "774M", "1542M": "1558M"}
 """The names of the paper's table 2."""
@@ -288,16 +290,24 @@ def _fitted(planned: TrainConfig, steps: int) -> dict[str, int]:
 
 
 def _parse(key: str, text: str, kind: Any) -> Any:
+    """The value of a setting of type ``kind``, which may be a union with Auto."""
+    or_auto = ""
+    if Auto in get_args(kind):
+        if text == "auto":
+            return text
+        kind = next(one for one in get_args(kind) if one is not Auto)
+        or_auto = " or auto"
     if kind not in (bool, int, float):
         return text
     if kind is bool:
         if text not in ("true", "false"):
-            raise InputError(f"--set {key}={text}: must be true or false")
+            raise InputError(f"--set {key}={text}: must be true{',' if or_auto else ' or'} false{or_auto}")
         return text == "true"
     try:
         value = int(text.replace("_", "")) if kind is int else float(text)
     except ValueError as error:
-        raise InputError(f"--set {key}={text}: must be {'a whole number' if kind is int else 'a number'}") from error
+        what = "a whole number" if kind is int else "a number"
+        raise InputError(f"--set {key}={text}: must be {what}{or_auto}") from error
     if kind is int and not -(2**63) <= value < 2**63:
         raise InputError(f"--set {key}={text}: must be a whole number of 64 bits")
     return value

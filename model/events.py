@@ -37,6 +37,8 @@ class Started:
     val_tokens: int
     unigram_entropy: float
     precision: str
+    micro_batch_size: int
+    compile: bool
     device: str
     processes: int
     peak_flop_per_s: float

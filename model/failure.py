@@ -4,7 +4,8 @@ A failure is noticed before it changes the weights. Training stops, the checkpoi
 ``failure-<step>.json`` beside them says what happened and which documents were in the batch. With
 ``max_steps_left_out``, up to that many batches per run that diverged are left out instead: the step counts as done, the
 weights stay, and its samples do not return in this epoch. This depends on earlier losses only, so a run that was killed
-and resumed leaves the same steps out. Running out of memory always stops training: all batches have the same shape, so
+and resumed leaves the same steps out. On a GPU a step begins before the loss of the one before is read, so there the
+losses end one step earlier. Running out of memory always stops training: all batches have the same shape, so
 the next one would fail too.
 
 A spike is a loss that exceeds the mean of the last ``SPIKE_WINDOW`` losses by more than ``SPIKE_DEVIATIONS`` standard
@@ -62,25 +63,29 @@ class FailedStepError(RuntimeError):
         self.kind = kind
 
 
-def require_finite(loss: float, grad_norm: float) -> None:
-    """Raises FailedStepError unless both are finite."""
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise FailedStepError("not_finite", f"loss {loss}, gradient norm {grad_norm}")
-
-
-def refuse_divergence(losses: Sequence[float], loss: float, grad_norm: float) -> None:
-    """Raises FailedStepError if a step diverged: its loss is a spike after ``losses``, or a number is not finite."""
-    require_finite(loss, grad_norm)
+def loss_limit(losses: Sequence[float]) -> float:
+    """The loss above which a step after these losses is a spike; infinite after fewer than ``SPIKE_WINDOW``."""
     window = losses[-SPIKE_WINDOW:]
     if len(window) < SPIKE_WINDOW:
-        return
-    mean = math.fsum(window) / len(window)
-    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in window) / len(window))
-    if loss - mean > max(SPIKE_FLOOR, SPIKE_DEVIATIONS * deviation):
-        raise FailedStepError(
-            "loss_spike",
-            f"loss {loss:.4g} after a mean of {mean:.4g} over {len(window)} steps with deviation {deviation:.2g}",
-        )
+        return math.inf
+    mean, deviation = _spread(window)
+    return mean + max(SPIKE_FLOOR, SPIKE_DEVIATIONS * deviation)
+
+
+def why_refused(losses: Sequence[float], loss: float, grad_norm: float) -> tuple[Kind, str]:
+    """The kind of failure of a step that was refused after ``losses``, and what to say about it."""
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        return "not_finite", f"loss {loss}, gradient norm {grad_norm}"
+    window = losses[-SPIKE_WINDOW:]
+    mean, deviation = _spread(window)
+    before = f"a mean of {mean:.4g} over {len(window)} steps with deviation {deviation:.2g}"
+    return "loss_spike", f"loss {loss:.4g} after {before}"
+
+
+def _spread(losses: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation."""
+    mean = math.fsum(losses) / len(losses)
+    return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in losses) / len(losses))
 
 
 def one_line(error: Exception) -> str:

@@ -123,6 +123,7 @@ class GPT2(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.ln = nn.LayerNorm(config.width, eps=1e-5)
         self.recompute = False  # activation checkpointing of blocks (Chen et al., 2016)
+        self.has_compiled_loss = False
         self._draw_weights()
 
     @torch.no_grad()
@@ -163,7 +164,8 @@ class GPT2(nn.Module):
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats per token, a scalar; ``targets_BT[b, t]`` is the token after ``ids_BT[b, t]``."""
-        return head_loss(self.hidden(ids_BT).flatten(0, 1), self.tokens.weight, targets_BT.flatten())
+        hidden_RC = self.hidden(ids_BT).flatten(0, 1)
+        return head_loss(hidden_RC, self.tokens.weight, targets_BT.flatten(), is_compiled=self.has_compiled_loss)
 
 
 def count_parameters(config: ModelConfig) -> int:

@@ -24,11 +24,12 @@ dropout, and with an attention that keeps no square of positions:
 
 These are 64 C bytes in float32, 36 C with autocast and 32 C in bfloat16 (the paper has 34 C, with dropout masks).
 tests/model/test_telemetry.py compares this with what autograd keeps. ``recompute`` (activation checkpointing) keeps the
-residual stream of each block, and the activations of one block at a time.
+residual stream of each block, and the activations of one block at a time. Compiled blocks keep one fp32 stream and
+compute the other again: 34 C with autocast.
 
 Logits: V numbers per token, once, since model/loss.py overwrites them with their gradient. In a small model they exceed
-everything else. On a GPU the loss also holds the softmax of some rows in fp32, and the padded head and its gradient
-(2 V C numbers); the estimate counts them with the logits.
+everything else. On a GPU the loss also holds the padded head and its gradient (2 V C numbers) and, unless it is
+compiled, the softmax of some rows in fp32; the estimate counts them with the logits.
 
 Not counted: memory lost to fragmentation, the context of a GPU's driver (about 0.5 GB), the workspace of kernels, and
 on a CPU in bf16 the softmax that our attention keeps (model/attention.py).
@@ -36,10 +37,13 @@ on a CPU in bf16 the softmax that our attention keeps (model/attention.py).
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 
-from model.config import ModelConfig
+from model.config import ModelConfig, TrainConfig
 from model.loss import GPU_ROWS
+
+MARGIN = 0.12  # of the memory: what the estimate does not count; an assumption until a GPU has been measured
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def estimate(
     processes: int,
     is_sharded: bool,
     is_recomputed: bool,
+    is_compiled: bool = False,
     is_muon: bool = False,
     is_accumulated: bool = False,
 ) -> MemoryEstimate:
@@ -77,7 +82,7 @@ def estimate(
     tokens = micro_batch_size * model.context
     narrow = 4 if precision in ("float32", "tf32") else 2
     stream = 2 if precision == "bfloat16" else 4
-    block = (2 * stream + 14 * narrow) * width
+    block = (stream + 15 * narrow if is_compiled else 2 * stream + 14 * narrow) * width
     blocks = model.layers * stream * width + block if is_recomputed else model.layers * block
     weights = (4 if precision in ("float32", "tf32") else 6) * parameters
     gradients = (6 if precision == "bfloat16" else 4) * parameters
@@ -90,13 +95,51 @@ def estimate(
         optimizer //= processes
     elif processes > 1 and precision != "bfloat16":
         gradients += 4 * parameters
+    softmax_rows = 0 if is_compiled else min(tokens, GPU_ROWS)
     return MemoryEstimate(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
         activations=tokens * (blocks + (stream + narrow) * width),  # input and output of the last normalisation
-        logits=model.vocab_size * (tokens * narrow + min(tokens, GPU_ROWS) * 4 + 2 * width * narrow),
+        logits=model.vocab_size * (tokens * narrow + softmax_rows * 4 + 2 * width * narrow),
     )
+
+
+def estimate_for(
+    model: ModelConfig, config: TrainConfig, parameters: int, micro_batch_size: int, processes: int
+) -> MemoryEstimate:
+    """The estimate for settings in which ``precision`` and ``compile`` are not "auto"."""
+    return estimate(
+        model,
+        parameters,
+        micro_batch_size,
+        config.precision,
+        processes=processes,
+        is_sharded=config.parallel == "fsdp" and processes > 1,
+        is_recomputed=config.recompute,
+        is_compiled=bool(config.compile),
+        is_muon=config.optimizer == "muon",
+        is_accumulated=config.batch_size // processes > micro_batch_size,
+    )
+
+
+def largest_micro_batch(
+    model: ModelConfig, config: TrainConfig, parameters: int, processes: int, memory: int, most: int | None = None
+) -> int:
+    """The most sequences whose step the estimate fits into ``memory`` bytes but for ``MARGIN``; at least 1.
+
+    The number divides a process's share of the batch, if there is a divisor of at least half the size: then all
+    micro-batches have one shape, which a compiler needs to see only once. ``most`` bounds it.
+    """
+    share = config.batch_size // processes
+    usable = (1 - MARGIN) * memory
+
+    def fits(size: int) -> bool:
+        return estimate_for(model, config, parameters, size, processes).total <= usable
+
+    limit = min(share, most or share)
+    largest = bisect.bisect_left(range(1, limit + 1), True, key=lambda size: not fits(size))
+    return next((size for size in range(largest, largest // 2, -1) if share % size == 0), max(1, largest))
 
 
 def optimizer_bytes(model: ModelConfig, parameters: int, is_muon: bool) -> int:

@@ -62,16 +62,20 @@ class Recorder:
         """Report that training starts after ``step``."""
         corpus = self.setup.corpus
         world = self.setup.world
+        config = self.setup.preset.train
+        assert isinstance(config.micro_batch_size, int)
         self.emit(
             Started(
                 run=self.setup.spec.run,
                 step=step,
-                steps=self.setup.preset.train.steps,
+                steps=config.steps,
                 parameters=self.parameters,
                 train_tokens=len(corpus.train),
                 val_tokens=len(corpus.val),
                 unigram_entropy=corpus.unigram_entropy,
-                precision=self.setup.preset.train.precision,
+                precision=config.precision,
+                micro_batch_size=config.micro_batch_size,
+                compile=bool(config.compile),
                 device=str(world.device),
                 processes=world.size,
                 peak_flop_per_s=self.meter.peak.flop_per_s,

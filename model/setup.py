@@ -12,12 +12,13 @@ from data.bpe import TOKENIZER_ID, VOCAB_SIZE
 from data.errors import InputError
 from data.lake.manifest import settings_diff
 from data.lake.store import Lake
-from model import checkpoint, runs, world
+from model import checkpoint, runs
 from model.checkpoint import State
 from model.config import FITTED, Preset, TrainSpec
 from model.events import Emit, Resumed, Warned
 from model.initial import load_initial
 from model.loader import Corpus, open_corpus
+from model.machine import settle
 from model.trainer import Trainer
 from model.weights import Weights
 from model.world import World
@@ -132,19 +133,17 @@ def _resolve(spec: TrainSpec, lake: Lake, peers: World) -> Preset:
     """
     preset = spec.resolve()
     begun = _begun_with(spec, lake)
-    chosen: dict[str, Any] = {}
-    precision = preset.train.precision
+    train = preset.train
     if begun:
-        chosen = {name: begun[name] for name in FITTED if name in begun and name not in spec.overrides}
+        chosen: dict[str, Any] = {name: begun[name] for name in FITTED if name in begun and name not in spec.overrides}
         if spec.steps is None and "steps" not in spec.overrides:
             chosen["steps"] = int(begun["steps"])
-        if precision == "auto":
-            precision = begun["precision"]
+        train = dataclasses.replace(train, **chosen)
     else:
-        preset.train.require_apart()
-    precision = world.precision_for(precision, peers.device, preset.train.parallel)
-    train = dataclasses.replace(preset.train, **chosen, precision=precision)
-    return Preset(preset.model, train, () if begun else preset.notes)
+        train.require_apart()
+    train.require_divisible(peers.size)
+    train, notes = settle(preset.model, train, peers, begun)
+    return Preset(preset.model, train, (*(() if begun else preset.notes), *notes))
 
 
 def _begun_with(spec: TrainSpec, lake: Lake) -> dict[str, Any] | None:

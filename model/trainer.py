@@ -7,17 +7,20 @@ the dropout masks, whose generator is seeded for each micro-batch with the numbe
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.batches import Batches
+from model.compiling import compile_model
 from model.config import ModelConfig, TrainConfig
-from model.failure import require_finite
 from model.gpt2 import GPT2
-from model.loader import Corpus, Indices, Sampler, derive_seed, rank_samples, val_windows
+from model.loader import Corpus, Sampler, derive_seed, val_windows
 from model.optim import learning_rate, make_optimizers, set_learning_rate
 from model.sharding import set_gradient_sync, shard, whole
 from model.telemetry import Timer, time_reduction
@@ -39,14 +42,51 @@ class _Head(nn.Module):
         return self.model.loss(ids_BT, targets_BT)
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """What came of a step. A refused one changed neither the weights nor the optimizers."""
+
+    loss: float  # the batch's mean, nats per token
+    grad_norm: float  # before clipping
+    is_refused: bool  # not finite, or above the step's limit
+    stop_requests: int  # processes that want to stop
+
+
+class Pending:
+    """The numbers of a step that the device may still be computing."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        """``numbers`` are the fields of StepResult, in fp64 where the device has it."""
+        self._done = torch.cuda.Event() if numbers.is_cuda else None
+        self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=numbers.is_cuda)
+        self._numbers.copy_(numbers, non_blocking=True)
+        if self._done is not None:
+            self._done.record()
+
+    def read(self) -> StepResult:
+        """Waits for the device."""
+        if self._done is not None:
+            self._done.synchronize()
+        loss, norm, is_refused, stop_requests = self._numbers.tolist()
+        return StepResult(loss, norm, bool(is_refused), int(stop_requests))
+
+
 class Trainer:
-    """The weights and optimizers of a model, and the number of steps done, which decides the next samples."""
+    """The weights and optimizers of a model, and the number of steps done, which decides the next samples.
+
+    ``lag`` is how many steps may be begun before the result of the first one is read, so that a GPU has work while this
+    program waits for numbers. A step's check and its update then both run on the device.
+    """
 
     def __init__(self, model: ModelConfig, config: TrainConfig, corpus: Corpus, peers: World) -> None:
+        """Nothing in ``config`` may be "auto" (model/machine.py)."""
+        assert config.precision != "auto"
+        assert config.compile != "auto"
         self.config = config
         self.corpus = corpus
         self.world = peers
         self.sampler = Sampler(corpus.digest, config.seed, len(corpus.train), model.context)
+        self.batches = Batches(config, self.sampler, corpus.train, peers)
         self.step = 0
         self.timer = Timer(peers.device)
         config.require_divisible(peers.size)
@@ -60,9 +100,15 @@ class Trainer:
             shard(self.model, peers.device.type, peers.size, config.precision)
         self.weights = Masters(self.model) if config.precision == "bfloat16" else Weights(self.model)
         self.optimizers = make_optimizers(self.weights.named, config)
+        # Muon and AdamW on shards cannot skip an update by themselves, so the program decides.
+        self._is_checked_by_optimizer = (
+            not self.is_sharded
+            and peers.device.type in ("cpu", "cuda")
+            and all(isinstance(optimizer, torch.optim.AdamW) for optimizer in self.optimizers)
+        )
+        self.lag = 1 if self._is_checked_by_optimizer and peers.device.type == "cuda" else 0
         if config.compile:
-            for block in self.model.blocks:
-                block.compile()
+            compile_model(self.model)
         head = _Head(self.model)
         has_ddp = peers.size > 1 and not self.is_sharded and config.precision != "bfloat16"
         self._ddp = nn.parallel.DistributedDataParallel(head) if has_ddp else None
@@ -70,54 +116,59 @@ class Trainer:
             time_reduction(self._ddp, self.timer)
         self._loss: nn.Module = self._ddp or head
 
-    def _samples(self) -> list[Indices]:
-        """This process's samples of the next step by micro-batch; every process has equally many."""
-        config = self.config
-        seen = config.samples_before(self.step)
-        batch_size = config.batch_at(self.step)
-        return list(rank_samples(seen, batch_size, config.micro_batch_size, self.world.rank, self.world.size))
+    def train_step(self, loss_limit: float = math.inf, should_stop: Callable[[], bool] = lambda: False) -> Pending:
+        """Begin an update with the next samples.
 
-    def train_step(self, check: Callable[[float, float], None] = require_finite) -> tuple[float, float]:
-        """One update; returns the batch's mean loss (nats per token) and the gradient's norm before clipping.
-
-        ``check`` gets both before the update and raises FailedStepError to prevent it.
+        It is refused if the loss exceeds ``loss_limit``, or if the loss or the gradient is not finite; the step then
+        counts as done without it. ``should_stop`` is called once, after the backward passes.
         """
         self.model.train()
-        losses = []
-        micro_batches = self._samples()
+        device = self.world.device
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        loss_sum = torch.zeros((), dtype=wide, device=device)
         share = self.config.batch_at(self.step) / self.world.size
-        for index, samples in enumerate(micro_batches):
+        seen = 0
+        self.timer.start("data")
+        for micro_batch in self.batches.of_step(self.step):
+            samples = micro_batch.samples
+            seen += len(samples)
             torch.manual_seed(derive_seed(self.config.seed, f"dropout/{samples[0]}"))
-            self.timer.start("data")
-            batch = self.sampler.batch(self.corpus.train, samples)
             self.timer.start("forward")
-            with self._gradient_sync(is_last=index == len(micro_batches) - 1):
-                loss = self._forward(*batch) / (share / len(samples))  # an integer for equal micro-batches
+            with self._gradient_sync(is_last=seen == share):
+                loss = self._forward(micro_batch.ids, micro_batch.targets)
+                loss = loss / (share / len(samples))  # an integer for equal micro-batches
                 self.timer.start("backward")
                 loss.backward()
             self.weights.take_gradients()
-            losses.append(loss.detach())  # read after the last one, so as not to wait for a GPU in between
+            loss_sum += loss.detach()
+            self.timer.start("data")
         self.timer.start("communication")
         self.weights.sum_gradients(self.world.size)
-        mean = self.world.sum(sum(loss.item() for loss in losses))[0] / self.world.size
+        loss_sum, stop_requests = self.world.add_up(
+            torch.stack([loss_sum / self.world.size, loss_sum.new_full((), float(should_stop()))])
+        )
         self.timer.start("optimizer")
-        norm = float(whole(nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)))
-        check(mean, norm)
+        norm = whole(nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm))
+        is_fine = torch.isfinite(loss_sum) & torch.isfinite(norm) & (loss_sum <= loss_limit)
+        self._update(~is_fine)
+        self.step += 1
+        self.timer.start("other")
+        return Pending(torch.stack([loss_sum, norm.to(wide), (~is_fine).to(wide), stop_requests]))
+
+    @torch.no_grad()
+    def _update(self, is_refused: Tensor) -> None:
+        """Update the weights unless the step is refused; drops the gradients."""
         set_learning_rate(self.optimizers, learning_rate(self.step, self.config))
+        if self._is_checked_by_optimizer:
+            for optimizer in self.optimizers:
+                optimizer.found_inf = is_refused.float()  # type: ignore[attr-defined] # as torch's GradScaler does
+                optimizer.step()
+        elif not is_refused.item():
+            for optimizer in self.optimizers:
+                optimizer.step()
         for optimizer in self.optimizers:
-            optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.weights.publish()
-        self.step += 1
-        self.timer.start("other")
-        return mean, norm
-
-    def leave_out(self) -> None:
-        """Count a step that ``train_step`` refused, without its update."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.timer.start("other")
 
     def _gradient_sync(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Sum gradients over the processes in the last micro-batch of a step only."""
@@ -137,24 +188,21 @@ class Trainer:
         size = self.world.size
         for turn in _turns(list(_batches(windows, in_one)), size):  # with fsdp all processes take part in every pass
             start, length, count = turn[self.world.rank]
-            rows = np.stack([self.corpus.val[s : s + length + 1] for s in start]).astype(np.int64)
+            rows = torch.from_numpy(np.stack([self.corpus.val[s : s + length + 1] for s in start]).astype(np.int64))
             loss = float(self._forward(rows[:, :-1], rows[:, 1:], self.model.loss))
             total += loss * count * length
             tokens += count * length
         total, n_tokens = self.world.sum(total, tokens)
         return total / n_tokens, int(n_tokens)
 
-    def _forward(self, ids: Any, targets: Any, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+    def _forward(
+        self, ids_BT: Tensor, targets_BT: Tensor, loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> Tensor:
         device = self.world.device
+        ids_BT = ids_BT.to(device, non_blocking=True)
+        targets_BT = targets_BT.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "autocast"):
-            ids_BT, targets_BT = (_to(device, x) for x in (ids, targets))
             return (loss or self._loss)(ids_BT, targets_BT)  # type: ignore[no-any-return]
-
-
-def _to(device: torch.device, numbers: Any) -> Tensor:
-    """Copy to the device; a GPU reads pinned memory while the CPU goes on."""
-    tensor = torch.from_numpy(np.ascontiguousarray(numbers))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 Batch = tuple[list[int], int, int]

@@ -8,8 +8,10 @@ import sys
 from dataclasses import dataclass
 from datetime import timedelta
 
+import psutil
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from data.errors import InputError
 from model.config import Precision
@@ -19,7 +21,7 @@ PATIENCE = timedelta(hours=2)  # while the first process copies the corpus or up
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers. All processes must call ``wait``, ``sum`` and ``from_first`` together."""
+    """This process among its peers. All processes call its collective methods together."""
 
     rank: int
     size: int
@@ -45,6 +47,20 @@ class World:
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return [float(value) for value in tensor]
+
+    def add_up(self, numbers: Tensor) -> Tensor:
+        """A tensor on the device, summed over the processes in place; does not wait for the device."""
+        if self.size > 1:
+            dist.all_reduce(numbers)
+        return numbers
+
+    def least(self, value: int) -> int:
+        """The smallest of the processes' values."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MIN)
+        return int(tensor)
 
     def from_first(self, value: str) -> str:
         """The first process's value."""
@@ -122,6 +138,17 @@ def precision_for(wanted: Precision, device: torch.device, parallel: str = "ddp"
     if not has_bf16:
         return "float32"
     return "bfloat16" if device.type == "cpu" and parallel == "ddp" else "autocast"
+
+
+def memory_of(device: torch.device) -> tuple[int, int]:
+    """The free and the total memory of a device in bytes. On a CPU all memory counts as free: a run that is resumed
+    must not depend on what else runs.
+    """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free, total
+    total = torch.mps.recommended_max_memory() if device.type == "mps" else psutil.virtual_memory().total
+    return total, total
 
 
 def keep_freed_memory() -> None:

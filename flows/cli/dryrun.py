@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from data.config import LinksConfig, PagesConfig
 from data.errors import InputError
@@ -15,9 +15,10 @@ from data.lake.store import Lake
 from data.links import stage as links_stage
 
 if TYPE_CHECKING:
-    from model.config import ModelConfig, Preset, TrainConfig
+    from model.config import ModelConfig, TrainConfig
 
 GPUS = (1, 8)
+USUAL_CARD = ("a card of 80 GB", 80_000_000_000)
 ASSUMED_MFU = 0.4  # between GPT-3's 21 % on V100s and PaLM's 46 % (Chowdhery et al., 2022, table 3)
 
 
@@ -52,8 +53,9 @@ class TrainingSize:
 
 @dataclass(frozen=True)
 class GpuPlan:
-    """``memory`` is in bytes per process, by part: ``plain``, and with activations recomputed (``recompute``)."""
+    """Two ways: ``plain``, and with activations recomputed (``recompute``); ``memory`` is in bytes, by part."""
 
+    micro_batch_size: dict[str, int]
     memory: dict[str, dict[str, int]]
     a100_hours: float
 
@@ -67,10 +69,12 @@ class TrainPlan:
     model: ModelConfig
     training: TrainConfig
     size: TrainingSize
+    card: str  # whose memory decides an automatic micro_batch_size
     gpus: dict[str, GpuPlan]
     impossible: dict[str, str]  # why the batch cannot be divided, by number of GPUs
     notes: list[str]  # settings that were fitted to the length of the run
     assumed_mfu: float
+    compile_s: float | None  # measured here, if a run on this machine compiles
 
 
 def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig, lake_root: str) -> RefreshPlan:
@@ -102,12 +106,13 @@ def refresh_plan(sources: Sequence[str], links: LinksConfig, pages: PagesConfig,
 def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, processes: int = 1) -> TrainPlan:
     """The resolved settings of a run, its size, its memory per process, and its time on A100s.
 
-    Computed for one GPU, for eight, and for ``processes``. Memory is for autocast unless another precision is set
-    (model/memory.py explains the estimate). Times assume 40 % of the GPUs' peak, which was not measured. Raises
-    InputError for an unknown preset or setting, for a batch that the processes cannot share, and for a warm-up that
-    does not fit into the run.
+    Computed for one GPU, for eight, and for ``processes``. An automatic micro-batch is the one for this machine's GPU
+    or, without one, for a card of 80 GB. Memory is for autocast and compiled blocks unless the settings say otherwise
+    (model/memory.py explains the estimate). Times assume 40 % of the GPUs' peak, which was not measured. If a run on
+    this machine compiles, that is tried and timed. Raises InputError for an unknown preset or setting, for a batch that
+    the processes cannot share, and for a warm-up that does not fit into the run.
     """
-    from model.config import resolve
+    from model.config import Parallel, resolve
     from model.flops import A100_PEAK, flop_per_token
     from model.gpt2 import count_parameters
     from model.memory import optimizer_bytes
@@ -120,15 +125,17 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, pro
     tokens = config.samples_before(config.steps) * model.context
     flop = flop_per_token(model, parameters) * tokens
     hours = flop / (ASSUMED_MFU * A100_PEAK) / 3600
+    card, card_bytes = _card()
     gpus: dict[str, GpuPlan] = {}
     impossible: dict[str, str] = {}
     for n in sorted({*GPUS, processes}):
         try:
             config.require_divisible(n)
             # One process has nothing to shard, and TrainConfig refuses fsdp with bfloat16.
-            for parallel in ("ddp", "fsdp")[: 1 if config.precision == "bfloat16" else n]:
-                memory = _memory(chosen, parameters, n, parallel == "fsdp")
-                gpus[f"{n} {parallel}" if n > 1 else "1"] = GpuPlan(memory, hours / n)
+            kinds = get_args(Parallel)[: 1 if config.precision == "bfloat16" else n]
+            for parallel in kinds:
+                planned = dataclasses.replace(config, parallel=parallel)
+                gpus[f"{n} {parallel}" if n > 1 else "1"] = _gpu_plan(model, planned, parameters, n, card_bytes, hours)
         except InputError as error:
             if n == 1:
                 raise
@@ -148,31 +155,59 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, pro
         model=model,
         training=config,
         size=size,
+        card=card,
         gpus=gpus,
         impossible=impossible,
         notes=list(chosen.notes),
         assumed_mfu=ASSUMED_MFU,
+        compile_s=_compile_s(model, config),
     )
 
 
-def _memory(chosen: Preset, parameters: int, gpus: int, is_sharded: bool) -> dict[str, dict[str, int]]:
-    """Bytes per process by part, without and with activation checkpointing."""
-    from model.memory import estimate
+def _card() -> tuple[str, int]:
+    """The name and the bytes of the GPU to plan for."""
+    import torch
 
-    found: dict[str, dict[str, int]] = {}
-    share = chosen.train.batch_size // gpus
-    for is_recomputed in (False, True):
-        one = estimate(
-            chosen.model,
-            parameters,
-            min(chosen.train.micro_batch_size, share),
-            "autocast" if chosen.train.precision == "auto" else chosen.train.precision,
-            processes=gpus,
-            is_sharded=is_sharded,
-            is_recomputed=is_recomputed,
-            is_muon=chosen.train.optimizer == "muon",
-            is_accumulated=share > chosen.train.micro_batch_size,
+    from model import world
+
+    if not torch.cuda.is_available():
+        return USUAL_CARD
+    device = torch.device("cuda", 0)
+    return torch.cuda.get_device_name(device), world.memory_of(device)[1]
+
+
+def _gpu_plan(
+    model: ModelConfig, config: TrainConfig, parameters: int, gpus: int, card_bytes: int, hours: float
+) -> GpuPlan:
+    from model.memory import estimate_for, largest_micro_batch
+
+    sizes: dict[str, int] = {}
+    memory: dict[str, dict[str, int]] = {}
+    for name, is_recomputed in (("plain", False), ("recompute", True)):
+        planned = dataclasses.replace(
+            config,
+            recompute=is_recomputed,
+            precision="autocast" if config.precision == "auto" else config.precision,
+            compile=True if config.compile == "auto" else config.compile,
         )
-        name = "recompute" if is_recomputed else "plain"
-        found[name] = {**dataclasses.asdict(one), "total": one.total}
-    return found
+        size = config.micro_batch_size
+        if size == "auto":
+            size = largest_micro_batch(model, planned, parameters, gpus, card_bytes)
+        sizes[name] = min(size, config.batch_size // gpus)
+        one = estimate_for(model, planned, parameters, sizes[name], gpus)
+        memory[name] = {**dataclasses.asdict(one), "total": one.total}
+    return GpuPlan(sizes, memory, hours / gpus)
+
+
+def _compile_s(model: ModelConfig, config: TrainConfig) -> float | None:
+    """The seconds that a run on this machine would spend on compiling; None if it would not compile."""
+    import torch
+
+    from model import compiling, world
+
+    device = torch.device(world.best_device())
+    wanted = device.type == "cuda" if config.compile == "auto" else config.compile
+    if not wanted or compiling.why_not(device):
+        return None
+    precision = world.precision_for(config.precision, device, config.parallel)
+    return round(compiling.first_compilation_s(model, device, precision), 1)

@@ -131,6 +131,7 @@ def training_plan(result: TrainPlan) -> None:
     table = _table("Memory per process, in GB, and time", "", *(f"GPUs: {n}" for n in result.gpus))
     gpus = list(result.gpus.values())
     for kind, label in (("plain", ""), ("recompute", " with recompute=true")):
+        table.add_row(f"micro-batch{label}", *(str(gpu.micro_batch_size[kind]) for gpu in gpus))
         for part in gpus[0].memory[kind]:
             if kind == "plain" or part in ("activations", "total"):
                 table.add_row(part + label, *(f"{gpu.memory[kind][part] / 1e9:,.2f}" for gpu in gpus))
@@ -142,7 +143,10 @@ def training_plan(result: TrainPlan) -> None:
         console.print(f"not on {n} GPUs: {why}")
     for note in result.notes:
         console.print(f"note: {note}", soft_wrap=True)
-    console.print("Estimates; model/memory.py explains them. To change the micro-batch, set micro_batch_size.")
+    if result.compile_s is not None:
+        console.print(f"compiling: {result.compile_s:.0f} s in the first step, measured here")
+    chosen = f"the largest micro-batch for {result.card}"
+    console.print(f"Estimates with {'this' if result.training.micro_batch_size != 'auto' else chosen}")
 
 
 def settings(values: dict[str, Any]) -> None:

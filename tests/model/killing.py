@@ -48,7 +48,7 @@ def die_in_a_step(after: int) -> None:
         nonlocal done
         result = forward(self, *arguments)
         done += self.model.training
-        if self.model.training and done >= after and done % len(self._samples()) == 1:
+        if self.model.training and done >= after and done % len(self.batches.samples(self.step)) == 1:
             die(f"micro-batch {done}")
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from model import checkpoint, world
 from model.config import TrainSpec
 from model.events import EvalEvent, TrainEvent, to_line
 from model.loader import open_corpus
+from model.machine import settle
 from model.trainer import Trainer
 from tests.model.lakes import make_spec
 
@@ -69,7 +71,10 @@ def assert_bit_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
 def trainer_of(lake: Lake, **settings: Any) -> Trainer:
     spec = make_spec(lake, **settings)
     preset = spec.resolve()
-    return Trainer(preset.model, preset.train, open_corpus(lake, spec.corpus, Path(spec.cache_dir)), world.join("cpu"))
+    peers = world.join("cpu")
+    config, _ = settle(preset.model, dataclasses.replace(preset.train, precision="float32"), peers)
+    config = dataclasses.replace(config, precision=preset.train.precision)  # also one that this CPU lacks
+    return Trainer(preset.model, config, open_corpus(lake, spec.corpus, Path(spec.cache_dir)), peers)
 
 
 def run_process(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +9,9 @@ import torch
 from torch import Tensor
 
 from data.lake.store import Lake
-from model import world
-from model.loader import open_corpus
 from model.optim import learning_rate
-from model.trainer import Trainer
-from tests.model.lakes import make_lake, make_spec
+from tests.model.lakes import make_lake
+from tests.model.running import trainer_of
 
 Tensors = dict[str, Tensor]
 
@@ -28,10 +25,7 @@ class Recorded:
     """A Trainer in fp64 that keeps the weights before a step and the gradients before clipping."""
 
     def __init__(self, lake: Lake, **settings: Any) -> None:
-        spec = make_spec(lake, dropout=0.0, **settings)
-        preset = spec.resolve()
-        corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
-        self.trainer = Trainer(preset.model, preset.train, corpus, world.join("cpu"))
+        self.trainer = trainer_of(lake, dropout=0.0, **settings)
         self.gradients: Tensors = {}
         sum_gradients = self.trainer.weights.sum_gradients
 
@@ -47,7 +41,7 @@ class Recorded:
     def step(self) -> tuple[Tensors, Tensors, float]:
         """The weights before and after a step, and the norm that the step returned."""
         before = self.weights()
-        _, norm = self.trainer.train_step()
+        norm = self.trainer.train_step().read().grad_norm
         return before, self.weights(), norm
 
 

@@ -16,7 +16,7 @@ from torch.distributed.run import get_args_parser
 
 from data.errors import InputError
 from data.lake.store import Lake
-from model import checkpoint, launch, trainer, world
+from model import checkpoint, launch
 from model.config import TrainSpec
 from model.events import Stopped, to_json
 from model.failure import FailedStepError
@@ -26,7 +26,7 @@ from model.sharding import load_shards
 from model.train import train
 from model.trainer import Trainer
 from tests.model.lakes import documents, make_lake, make_spec, publish_tokens
-from tests.model.running import Events, after_steps, assert_bit_equal, files_of, run_process
+from tests.model.running import Events, after_steps, assert_bit_equal, files_of, run_process, trainer_of
 
 
 @pytest.fixture
@@ -386,12 +386,10 @@ def test_bad_input_is_one_line_and_exit_code_2(lake: Lake) -> None:
 
 def test_validation_counts_every_token_once(lake: Lake) -> None:
     """Compared with the plain sum over positions; the last window is shorter than the others."""
-    spec = make_spec(lake, val_sequences=0, dropout=0.0)
-    corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
-    preset = spec.resolve()
-    runner = Trainer(preset.model, preset.train, corpus, world.join("cpu"))
+    runner = trainer_of(lake, val_sequences=0, dropout=0.0)
+    corpus = runner.corpus
     loss, tokens = runner.validate()
-    context = preset.model.context
+    context = runner.sampler.context
     total = 0.0
     with torch.no_grad():
         for start in range(0, len(corpus.val) - 1, context):
@@ -404,9 +402,7 @@ def test_validation_counts_every_token_once(lake: Lake) -> None:
 
 
 def test_optimizer_state_is_stored_by_parameter_name(lake: Lake) -> None:
-    spec = make_spec(lake)
-    corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
-    runner = trainer.Trainer(spec.resolve().model, spec.resolve().train, corpus, world.join("cpu"))
+    runner = trainer_of(lake)
     runner.train_step()
     names = {name for name, _ in runner.model.named_parameters()}
     found = state_tensors(runner.weights.named, runner.optimizers)

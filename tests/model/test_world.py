@@ -21,7 +21,7 @@ from model.loader import open_corpus
 from model.train import train
 from model.world import World
 from tests.model.lakes import make_lake, make_spec
-from tests.model.running import Events, files_of
+from tests.model.running import Events, files_of, trainer_of
 
 
 @pytest.fixture
@@ -119,11 +119,7 @@ def test_shards_are_not_written_to_a_folder_the_first_process_cannot_see(
     state = checkpoint.read_state(lake, "a", 2)
     monkeypatch.setattr("model.checkpoint.is_sharded", lambda _: True)
     monkeypatch.setattr("model.checkpoint.save_shards", lambda *_: pytest.fail("shards were written"))
-    spec = make_spec(lake)
-    corpus = open_corpus(lake, spec.corpus, Path(spec.cache_dir))
-    from model.trainer import Trainer
-
-    trainer = Trainer(spec.resolve().model, spec.resolve().train, corpus, world.join("cpu"))
+    trainer = trainer_of(lake)
     with pytest.raises(
         InputError, match="1 of 2 processes do not see /nowhere/scratch/step-00000002, where all must write"
     ):
