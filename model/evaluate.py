@@ -77,7 +77,8 @@ class _Evaluation:
         self.files: dict[str, EvalFile] = evalsets.find(Path(spec.eval_data)) if spec.eval_data else {}
         self.names = ("scores", model.name, f"{step_name(model.step)}.json")
         self.warnings: list[str] = []
-        for warning in model.warnings:
+        unused = world.unused_gpu() if spec.device == "auto" else None
+        for warning in (*([unused] if unused else []), *model.warnings):
             self._warn(warning)
 
     @functools.cached_property

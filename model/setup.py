@@ -21,7 +21,7 @@ from model.loader import Corpus, open_corpus
 from model.machine import settle
 from model.trainer import Trainer
 from model.weights import Weights
-from model.world import World
+from model.world import World, unused_gpu
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def _resolve(spec: TrainSpec, lake: Lake, peers: World) -> Preset:
         train.require_apart()
     train.require_divisible(peers.size)
     train, notes = settle(preset.model, train, peers, begun)
-    return Preset(preset.model, train, (*(() if begun else preset.notes), *notes))
+    unused = unused_gpu() if spec.device == "auto" else None
+    return Preset(preset.model, train, (*([unused] if unused else []), *(() if begun else preset.notes), *notes))
 
 
 def _begun_with(spec: TrainSpec, lake: Lake) -> dict[str, Any] | None:

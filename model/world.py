@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import psutil
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from data.errors import InputError
 from model.config import Precision
 
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")  # the driver's list, on Linux
 PATIENCE = timedelta(hours=2)  # while the first process copies the corpus or uploads a checkpoint
 
 
@@ -75,6 +77,27 @@ class World:
             dist.destroy_process_group()
 
 
+def why_no_cuda() -> str | None:
+    """Why torch has no CUDA device, in one line; None if it has one."""
+    if torch.cuda.is_available():
+        return None
+    if not torch.backends.cuda.is_built():
+        return "this torch is built without CUDA; install the CUDA build"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # such as a driver that is too old
+        return str(error).strip().splitlines()[0]
+    return "torch sees no CUDA device"
+
+
+def unused_gpu() -> str | None:
+    """What to say if this machine has an NVIDIA GPU that torch cannot use; None otherwise."""
+    why = why_no_cuda()
+    if why is None or not NVIDIA_GPUS.is_dir() or not any(NVIDIA_GPUS.iterdir()):
+        return None
+    return f"this machine has an NVIDIA GPU that torch cannot use ({why}); the CPU computes instead"
+
+
 def best_device() -> str:
     """What ``auto`` means on this machine."""
     if torch.cuda.is_available():
@@ -104,7 +127,7 @@ def join(device: str) -> World:
                 "use fewer --processes"
             )
         if (chosen.index or 0) >= there:
-            raise InputError(f"--device {device}: torch sees {there} CUDA device(s)")
+            raise InputError(f"--device {device}: {why_no_cuda() or f'torch sees {there} CUDA device(s)'}")
         chosen = torch.device("cuda", local_rank if size > 1 else chosen.index or 0)
         torch.cuda.set_device(chosen)
     elif chosen.type == "mps":

@@ -101,7 +101,10 @@ def _accelerator() -> Check:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Check("accelerator", "good", ", ".join(names))
-    return Check("accelerator", "note", f"torch {torch.__version__} finds no GPU: presets above mini take weeks")
+    from model import world
+
+    why = world.unused_gpu() or "finds no GPU"
+    return Check("accelerator", "note", f"torch {torch.__version__}: {why}; presets above mini take weeks")
 
 
 def _disk(settings: Settings, lake: Lake) -> list[Check]:

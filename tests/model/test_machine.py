@@ -102,6 +102,19 @@ def test_a_resumed_run_keeps_its_micro_batch_where_it_suits(gpu: Any) -> None:
         assert config.precision == "bfloat16"
 
 
+def test_a_card_without_bfloat16_trains_in_fp32_and_says_so(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = world.precision_for
+
+    def without_bf16(*arguments: Any) -> Any:
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: False)
+        return real(*arguments)
+
+    monkeypatch.setattr(world, "precision_for", without_bf16)
+    config, notes = gpu(16, 16, "124M")
+    assert config.precision == "float32"
+    assert notes == ("precision: cuda:0 has no instructions for bfloat16; fp32 is much slower",)
+
+
 def test_chosen_settings_are_kept(gpu: Any) -> None:
     config, notes = gpu(10, 80, "355M", micro_batch_size=3, compile=False, precision="float32")
     assert (config.micro_batch_size, config.compile, config.precision, notes) == (3, False, "float32", ())

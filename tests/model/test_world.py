@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -63,6 +64,36 @@ def test_a_single_process_takes_the_named_gpu(calls: Any, device: str, index: in
     peers = world.join(device)
     assert (peers.device, peers.size) == (torch.device("cuda", index), 1)
     assert calls == [("set_device", f"cuda:{index}")]
+
+
+def test_a_gpu_that_torch_cannot_use_is_told_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As with a driver that is too old: torch then says so when it is initialised."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.cuda.is_built", lambda: True)
+
+    def fail() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
+
+    monkeypatch.setattr("torch.cuda.init", fail)
+    with pytest.raises(InputError, match=r"--device cuda: The NVIDIA driver on your system is too old \(found"):
+        world.join("cuda")
+    monkeypatch.setattr(world, "NVIDIA_GPUS", tmp_path / "none")
+    assert world.unused_gpu() is None
+    (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
+    monkeypatch.setattr(world, "NVIDIA_GPUS", tmp_path / "gpus")
+    lake = make_lake(tmp_path / "lake")
+    events = Events()
+    train(dataclasses.replace(make_spec(lake, steps=1), device="auto"), events)
+    (warning,) = events.warnings()
+    assert "has an NVIDIA GPU that torch cannot use (The NVIDIA driver on your system is too old" in warning
+    assert events.of("start")[0]["device"] == "cpu"
+
+
+def test_a_torch_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.cuda.is_built", lambda: False)
+    with pytest.raises(InputError, match="--device cuda:1: this torch is built without CUDA; install the CUDA build"):
+        world.join("cuda:1")
 
 
 @pytest.mark.parametrize(
