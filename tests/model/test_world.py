@@ -83,7 +83,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_not_passed_over(monkeypatch: pytest
     monkeypatch.setattr(world, "NVIDIA_GPUS", tmp_path / "gpus")
     lake = make_lake(tmp_path / "lake")
     events = Events()
-    train(dataclasses.replace(make_spec(lake, steps=1), device="auto"), events)
+    train(dataclasses.replace(make_spec(lake, steps=3), device="auto"), events)
     (warning,) = events.warnings()
     assert "has an NVIDIA GPU that torch cannot use (The NVIDIA driver on your system is too old" in warning
     assert events.of("start")[0]["device"] == "cpu"
