@@ -26,11 +26,13 @@ def evaluate(
     eval_data: str | None = None,
     limit: int | None = None,
     device: str = "auto",
+    batch_tokens: int | None = None,
     lake: str | None = None,
 ) -> EvalResult:
     """Score exactly one of ``run`` (its newest checkpoint), ``checkpoint`` and ``hf``; by default on all tasks.
 
     ``corpus`` names the snapshots that the held-out documents come from; by default the run's own corpus.
+    ``batch_tokens`` are the positions of one forward pass; by default as many as the device holds.
     """
     settings = Settings()
     servers = services.ensure(settings)
@@ -44,6 +46,7 @@ def evaluate(
         eval_data=eval_data,
         limit=limit,
         device=device,
+        batch_tokens=batch_tokens,
         tracking_uri=servers.mlflow_uri,
         experiment=EXPERIMENT,
     )

@@ -103,6 +103,7 @@ class TrainConfig:
     compile: bool | Auto = operational("auto")  # by torch, blocks and loss; auto: on a GPU
     val_every: PositiveInt = operational(1_000)  # steps
     val_sequences: NonNegativeInt = operational(1_024)  # evenly spread over the validation tokens; 0: all of them
+    val_batch_tokens: PositiveInt | Auto = operational("auto")  # positions in a pass (model/capacity.py)
     checkpoint_every: PositiveInt = operational(1_000)  # steps
     keep_last: PositiveInt = operational(2)  # checkpoints, besides the best one
     keep_every: NonNegativeInt = operational(10_000)  # keep checkpoints whose step is divisible by this; 0: none

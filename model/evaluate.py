@@ -32,7 +32,8 @@ from data.evalsets import EvalFile
 from data.lake.manifest import corpus_digest, json_digest
 from data.lake.store import Lake, code_version
 from data.process import die_with_parent
-from model import program, world
+from model import program, scoring, world
+from model.capacity import Capacity
 from model.checkpoint import step_name
 from model.evals import EvalSpec, heldout, source
 from model.evals.heldout import HeldOut
@@ -84,6 +85,11 @@ class _Evaluation:
     @functools.cached_property
     def model(self) -> GPT2:
         return self.source.load(str(self.device))
+
+    @functools.cached_property
+    def capacity(self) -> Capacity:
+        """Of all tasks: a task after one that ran out of memory begins with the smaller batches."""
+        return scoring.capacity_for(self.model, self.spec.batch_tokens or "auto", self._warn)
 
     @functools.cached_property
     def heldout(self) -> HeldOut:
@@ -162,7 +168,7 @@ class _Evaluation:
             raise NotScored(f"needs a context of {task.min_context} tokens, the model has {self.model.config.context}")
         files = {name: file.path for name, file in self.files.items()}
         documents = self.heldout if task.source == HELDOUT else None
-        subject = Subject(self.model, documents, files, self._limit(task), self._progress(task))
+        subject = Subject(self.model, documents, files, self._limit(task), self._progress(task), self.capacity)
         score = task.run(subject)
         if task.source == HELDOUT:
             return {**score, "corpus": list(self.snapshots), "corpus_digest": self.corpus_digest}

@@ -68,7 +68,7 @@ class Loop:
 
     def validate(self) -> tuple[float, int]:
         """The validation loss and the number of its tokens. Raises FailedStepError if the loss is not finite."""
-        val_loss, n_tokens = self.trainer.validate()
+        val_loss, n_tokens = self.trainer.validate(lambda message: self.recorder.emit(Warned(message)))
         if not math.isfinite(val_loss):
             message = f"step {self.state.step}: the validation loss is {val_loss}; the checkpoint before is untouched: "
             message += "lower the learning rate or lengthen the warm-up with --set, under another --run"

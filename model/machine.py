@@ -19,7 +19,7 @@ TAKEN = 0.1  # a share of a GPU's memory; if other processes hold more, a run sa
 def settle(
     model: ModelConfig, config: TrainConfig, peers: World, begun: Mapping[str, Any] | None = None
 ) -> tuple[TrainConfig, tuple[str, ...]]:
-    """The settings with nothing left at "auto", and notes for people. Called by all processes.
+    """The settings with nothing left at "auto" but ``val_batch_tokens``, and notes for people. Called by all processes.
 
     ``begun`` are the settings that the run began with: its precision stays, and its micro-batch if it fits and is not
     less than half of what fits, so that a run resumed on the same machine ends in the same bits. Raises InputError for

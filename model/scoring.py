@@ -3,7 +3,10 @@
 Every score of this project is computed by ``score``. Requests are sorted by length and run in batches, padded on the
 right. Attention only looks left, so padding changes a score by rounding at most (tests compare with one request at a
 time). The head, 50,257 numbers per position, is computed for the scored positions only, a limited number at a time, so
-memory does not grow with the batch.
+memory does not grow with the batch. A batch that runs out of memory is computed again in smaller ones
+(model/capacity.py).
+
+On a GPU the host waits once per batch, for its results: what it sends is copied from pinned memory meanwhile.
 
 Conventions:
 
@@ -20,7 +23,8 @@ Letters in names: B requests, T positions, N scored positions, C width, V vocabu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +35,11 @@ from torch import Tensor
 
 from data.bpe import END_OF_TEXT
 from data.errors import InputError
+from model.capacity import Capacity, Need, Tokens, choose, silent
 from model.gpt2 import GPT2
 
 CPU_BATCH_TOKENS = 2_048  # positions in one forward pass, with padding
-GPU_BATCH_TOKENS = 32_768
+MPS_BATCH_TOKENS = 32_768
 CPU_HEAD_ROWS = 128  # positions whose logits are held at once: 26 MB in fp32
 GPU_HEAD_ROWS = 4_096  # 0.8 GB
 
@@ -67,40 +72,53 @@ class Score:
         return bool(self.is_likeliest.all())
 
 
+def capacity_for(model: GPT2, tokens: Tokens = "auto", warn: Callable[[str], None] = silent) -> Capacity:
+    """Batches of so many positions; ``warn`` gets a message when they turn out to be too large."""
+    weight = model.tokens.weight
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    precision = "bfloat16" if weight.dtype == torch.bfloat16 else "float32"
+    need = Need.of(model.config, parameters, precision, GPU_HEAD_ROWS)
+    return Capacity(
+        choose(tokens, weight.device, need, CPU_BATCH_TOKENS, MPS_BATCH_TOKENS),
+        weight.device,
+        what="scoring",
+        setting="--batch-tokens ",
+        advice="score it with --device cpu, or on a device with more memory",
+        warn=warn,
+    )
+
+
 def score(
     model: GPT2,
     requests: Sequence[Request],
     exclude_first: Sequence[int] = (),
     on_done: Callable[[int], None] | None = None,
+    capacity: Capacity | None = None,
 ) -> list[Score]:
     """Score requests; the answers are in the order of the requests.
 
     ``is_first_likeliest_allowed`` ignores the tokens ``exclude_first``. ``on_done`` is called after each batch with the
-    number of requests done. Raises InputError if a continuation is longer than the model's context, ValueError if a
-    context or a continuation is empty.
+    number of requests done. ``capacity`` limits a batch and changes scores by rounding only; by default it is
+    ``capacity_for(model)``. Raises InputError if a continuation is longer than the model's context, ValueError if a
+    context or a continuation is empty, FailedStepError if a single request does not fit into memory.
     """
     rows = [_Row.of(index, request, model.config.context) for index, request in enumerate(requests)]
     rows.sort(key=lambda row: -len(row.ids))
-    device = model.tokens.weight.device
-    is_cpu = device.type == "cpu"
-    head_rows = CPU_HEAD_ROWS if is_cpu else GPU_HEAD_ROWS
-    excluded = torch.tensor(list(exclude_first), dtype=torch.long, device=device)
+    excluded = torch.tensor(list(exclude_first), dtype=torch.long, device=model.tokens.weight.device)
+    capacity = capacity or capacity_for(model)
     scores: dict[int, Score] = {}
     was_training = model.training
     model.eval()
+    start = 0
     with torch.inference_mode():
-        for batch in _batches(rows, CPU_BATCH_TOKENS if is_cpu else GPU_BATCH_TOKENS):
-            x_NC, targets_N = _hidden(model, batch, device)
-            chunks = zip(x_NC.split(head_rows), targets_N.split(head_rows), strict=True)
-            parts = [_head(model, x_nC, targets_n, excluded) for x_nC, targets_n in chunks]
-            log_probs, likeliest, allowed = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
-            at = 0
-            for row in batch:
-                end = at + len(row.targets)
-                scores[row.index] = Score(
-                    log_probs[at:end].astype(np.float64), likeliest[at:end], bool(allowed[at]), row.n_dropped
-                )
-                at = end
+        while start < len(rows):
+            longest = len(rows[start].ids)
+            batch = rows[start : start + capacity.rows(longest)]
+            found = capacity.attempt(len(batch), longest, functools.partial(_score_batch, model, batch, excluded))
+            if found is None:
+                continue
+            start += len(batch)
+            scores.update(found)
             if on_done:
                 on_done(len(scores))
     model.train(was_training)
@@ -145,13 +163,22 @@ class _Row:
         return cls(index, ids[-context:], list(request.continuation), max(0, len(ids) - context))
 
 
-def _batches(rows: list[_Row], max_tokens: int) -> Iterator[list[_Row]]:
-    """Batches of consecutive rows, longest first, with at most ``max_tokens`` positions, or one row."""
-    start = 0
-    while start < len(rows):
-        count = max(1, max_tokens // len(rows[start].ids))
-        yield rows[start : start + count]
-        start += count
+def _score_batch(model: GPT2, batch: list[_Row], excluded: Tensor) -> dict[int, Score]:
+    """The scores of the batch's requests, by index."""
+    x_NC, targets_N = _hidden(model, batch, excluded.device)
+    head_rows = CPU_HEAD_ROWS if excluded.device.type == "cpu" else GPU_HEAD_ROWS
+    chunks = zip(x_NC.split(head_rows), targets_N.split(head_rows), strict=True)
+    parts = [_head(model, x_nC, targets_n, excluded) for x_nC, targets_n in chunks]
+    log_probs, likeliest, allowed = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+    scores = {}
+    at = 0
+    for row in batch:
+        end = at + len(row.targets)
+        scores[row.index] = Score(
+            log_probs[at:end].astype(np.float64), likeliest[at:end], bool(allowed[at]), row.n_dropped
+        )
+        at = end
+    return scores
 
 
 def _hidden(model: GPT2, batch: list[_Row], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -160,32 +187,49 @@ def _hidden(model: GPT2, batch: list[_Row], device: torch.device) -> tuple[Tenso
     ids = np.zeros((len(batch), longest), dtype=np.int64)
     for b, row in enumerate(batch):
         ids[b, : len(row.ids)] = row.ids
-    x_BTC = model.hidden(torch.from_numpy(ids).to(device))
-    b_N = np.concatenate([np.full(len(row.targets), b) for b, row in enumerate(batch)])
-    t_N = np.concatenate([np.arange(len(row.ids) - len(row.targets), len(row.ids)) for row in batch])
-    targets_N = torch.from_numpy(np.concatenate([row.targets for row in batch]).astype(np.int64))
-    return x_BTC[torch.from_numpy(b_N), torch.from_numpy(t_N)], targets_N.to(device)
+    ends = (b * longest + len(row.ids) for b, row in enumerate(batch))
+    at_N = np.concatenate([np.arange(end - len(row.targets), end) for end, row in zip(ends, batch, strict=True)])
+    targets_N = np.concatenate([row.targets for row in batch]).astype(np.int64)
+    x_BTC = model.hidden(_copy(ids, device))
+    return x_BTC.flatten(0, 1)[_copy(at_N, device)], _copy(targets_N, device)
+
+
+def _copy(numbers: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    """Copy to the device; a GPU reads pinned memory while the CPU goes on."""
+    tensor = torch.from_numpy(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _head(model: GPT2, x_NC: Tensor, targets_N: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For each target: its log-probability, and whether it is the likeliest of all tokens and of the allowed ones.
 
-    Works in place and computes the argmax only where the target may be it: on a CPU three times as fast as log_softmax
-    and argmax.
+    Works in place: on a CPU, with ``_sparing``, three times as fast as log_softmax and argmax.
     """
+    find = _sparing if x_NC.device.type == "cpu" else _in_one_pass
     logits_NV = F.linear(x_NC, model.tokens.weight).float()
     target_N = logits_NV.gather(1, targets_N[:, None])[:, 0]
-    max_N = logits_NV.amax(1)
-    likeliest_N = allowed_N = _is_likeliest(logits_NV, max_N, target_N, targets_N)
+    max_N, likeliest_N = find(logits_NV, target_N, targets_N)
+    allowed_N = likeliest_N
     if len(excluded):
-        allowed_NV = logits_NV.index_fill(1, excluded, float("-inf"))
-        allowed_N = _is_likeliest(allowed_NV, allowed_NV.amax(1), target_N, targets_N)
+        _, allowed_N = find(logits_NV.index_fill(1, excluded, float("-inf")), target_N, targets_N)
     sums_N = logits_NV.sub_(max_N[:, None]).exp_().sum(1)
     return target_N - max_N - sums_N.log(), likeliest_N, allowed_N
 
 
-def _is_likeliest(logits_NV: Tensor, max_N: Tensor, target_N: Tensor, targets_N: Tensor) -> Tensor:
+def _sparing(logits_NV: Tensor, target_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum, and whether the target is the first token that has it, as greedy decoding would choose.
+
+    Computes the argmax only where the target may be it. For 128 rows of which 16 are, one thread takes 8 ms, and
+    ``_in_one_pass`` 16 ms; but on a GPU the host would have to wait for the number of these rows.
+    """
+    max_N = logits_NV.amax(1)
     found_N = target_N == max_N
-    rows = found_N.nonzero()[:, 0]  # in a tie the first token counts, as in greedy decoding
+    rows = found_N.nonzero()[:, 0]
     found_N[rows] = logits_NV[rows].argmax(1) == targets_N[rows]
-    return found_N
+    return max_N, found_N
+
+
+def _in_one_pass(logits_NV: Tensor, target_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as ``_sparing``: the index that ``torch.max`` returns is that of the first maximum."""
+    max_N, first_N = logits_NV.max(1)
+    return max_N, (first_N == targets_N) & (target_N == max_N)

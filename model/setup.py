@@ -33,7 +33,7 @@ class Setup:
     world: World
     corpus: Corpus
     manifests: dict[str, str]  # snapshot to the digest of its tokens
-    preset: Preset  # nothing left at "auto"
+    preset: Preset  # nothing left at "auto" but val_batch_tokens
 
     @classmethod
     def of(cls, spec: TrainSpec, lake: Lake, peers: World) -> Self:

@@ -7,6 +7,7 @@ the dropout masks, whose generator is seeded for each micro-batch with the numbe
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model.batches import Batches
+from model.capacity import Capacity, Need, choose, silent
 from model.compiling import compile_model
 from model.config import ModelConfig, TrainConfig
 from model.gpt2 import GPT2
@@ -28,7 +30,7 @@ from model.weights import Masters, Weights
 from model.world import World
 
 CPU_VAL_TOKENS = 1_024  # in one forward pass of the validation
-GPU_VAL_TOKENS = 16_384
+MPS_VAL_TOKENS = 16_384
 
 
 class _Head(nn.Module):
@@ -79,7 +81,7 @@ class Trainer:
     """
 
     def __init__(self, model: ModelConfig, config: TrainConfig, corpus: Corpus, peers: World) -> None:
-        """Nothing in ``config`` may be "auto" (model/machine.py)."""
+        """Nothing in ``config`` may be "auto" but ``val_batch_tokens`` (model/machine.py)."""
         assert config.precision != "auto"
         assert config.compile != "auto"
         self.config = config
@@ -177,23 +179,61 @@ class Trainer:
         return contextlib.nullcontext() if self._ddp is None or is_last else self._ddp.no_sync()
 
     @torch.no_grad()
-    def validate(self) -> tuple[float, int]:
-        """Mean loss over the validation windows, in nats per token, and their number of tokens."""
+    def validate(self, warn: Callable[[str], None] = silent) -> tuple[float, int]:
+        """Mean loss over the validation windows, in nats per token, and their number of tokens.
+
+        ``warn`` gets a message when memory ran out and the validation went on in smaller passes. Raises FailedStepError
+        if a single window does not fit, and with fsdp, where a pass is the work of all processes.
+        """
         self.model.eval()
         context = self.sampler.context
         windows = val_windows(len(self.corpus.val), context, self.config.val_sequences)
-        in_one = max(1, (CPU_VAL_TOKENS if self.world.device.type == "cpu" else GPU_VAL_TOKENS) // context)
+        capacity = self._capacity
+        capacity.warn = warn
+        losses = []
+        for turn in _turns(list(_batches(windows, capacity.rows(context))), self.world.size):
+            starts, length, is_own = turn[self.world.rank]
+            while starts:
+                part = starts[: capacity.rows(length)]
+                loss = capacity.attempt(len(part), length, functools.partial(self._val_loss, part, length))
+                if loss is not None:
+                    losses.append((loss, len(part) if is_own else 0, length))
+                    starts = starts[len(part) :]
         total = 0.0
         tokens = 0
-        size = self.world.size
-        for turn in _turns(list(_batches(windows, in_one)), size):  # with fsdp all processes take part in every pass
-            start, length, count = turn[self.world.rank]
-            rows = torch.from_numpy(np.stack([self.corpus.val[s : s + length + 1] for s in start]).astype(np.int64))
-            loss = float(self._forward(rows[:, :-1], rows[:, 1:], self.model.loss))
-            total += loss * count * length
+        for loss, count, length in losses:  # read after the last one, so as not to wait for a GPU in between
+            total += float(loss) * count * length
             tokens += count * length
         total, n_tokens = self.world.sum(total, tokens)
+        own = capacity.tokens
+        capacity.tokens = self.world.least(own)
+        if capacity.tokens < own:
+            warn(
+                f"another process ran out of memory: the validation goes on with at most {capacity.tokens:,} positions"
+            )
         return total / n_tokens, int(n_tokens)
+
+    @functools.cached_property
+    def _capacity(self) -> Capacity:
+        """The same in all processes, which deal windows by it, until one of them runs out of memory."""
+        device = self.world.device
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        need = Need.of(self.model.config, parameters, self.config.precision)
+        return Capacity(
+            self.world.least(choose(self.config.val_batch_tokens, device, need, CPU_VAL_TOKENS, MPS_VAL_TOKENS)),
+            device,
+            what="the validation",
+            setting="--set val_batch_tokens=",
+            advice="free memory on the device, or train on one with more",
+            can_shrink=not self.is_sharded,
+        )
+
+    def _val_loss(self, starts: list[int], length: int) -> Tensor:
+        rows = np.stack([self.corpus.val[start : start + length + 1] for start in starts]).astype(np.int64)
+        rows_BT = torch.from_numpy(rows)
+        if self.world.device.type == "cuda":
+            rows_BT = rows_BT.pin_memory()  # so that a GPU reads it while this program goes on
+        return self._forward(rows_BT[:, :-1], rows_BT[:, 1:], self.model.loss)
 
     def _forward(
         self, ids_BT: Tensor, targets_BT: Tensor, loss: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -205,16 +245,16 @@ class Trainer:
             return (loss or self._loss)(ids_BT, targets_BT)  # type: ignore[no-any-return]
 
 
-Batch = tuple[list[int], int, int]
-"""Starts, length and number of some windows; the number is 0 for a batch that another process counts."""
+Batch = tuple[list[int], int, bool]
+"""Starts and length of some windows, and whether they count: another process counts those that fill up a turn."""
 
 
 def _turns(batches: list[Batch], processes: int) -> Iterator[list[Batch]]:
-    """Deal the batches to the processes; in the last turn, processes without one get a batch that does not count."""
+    """Deal the batches to the processes; with fsdp all of them must take part in every pass."""
     for first in range(0, len(batches), processes):
         turn = batches[first : first + processes]
-        start, length, _ = turn[0]
-        yield turn + [(start, length, 0)] * (processes - len(turn))
+        starts, length, _ = turn[0]
+        yield turn + [(starts, length, False)] * (processes - len(turn))
 
 
 def _batches(windows: list[tuple[int, int]], in_one: int) -> Iterator[Batch]:
@@ -222,5 +262,5 @@ def _batches(windows: list[tuple[int, int]], in_one: int) -> Iterator[Batch]:
     while windows:
         length = windows[0][1]
         batch = [start for start, other in windows[:in_one] if other == length]
-        yield batch, length, len(batch)
+        yield batch, length, True
         windows = windows[len(batch) :]

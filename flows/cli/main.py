@@ -217,6 +217,13 @@ def evaluate(
         int | None, typer.Option(metavar="N", help="Score at most N examples per task. [default: the task's own limit]")
     ] = None,
     device: options.Device = "auto",
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Compute at most N positions in one pass; fewer need less memory. [default: what the device holds]",
+        ),
+    ] = None,
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
@@ -236,6 +243,7 @@ def evaluate(
             eval_data=eval_data,
             limit=limit,
             device=device,
+            batch_tokens=batch_tokens,
             lake=settings.lake,
         )
     _result(result, as_json, lambda: _show().scores(result))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.capacity import Capacity
 from model.evals.heldout import HeldOut
 from model.evals.stats import Estimate
 from model.gpt2 import GPT2
@@ -35,12 +36,13 @@ class Subject:
     files: Mapping[str, Path]  # official files by set
     limit: int
     progress: Callable[[int, int], None]  # gets the requests done and their total
+    capacity: Capacity | None = None  # of all batches; None: what the device suggests
     truncated: int = field(default=0, init=False)
 
     def score(self, requests: Sequence[Request], exclude_first: Sequence[int] = ()) -> list[Score]:
         """``scoring.score`` with progress; counts the contexts that were cut."""
         total = len(requests)
-        scores = score(self.model, requests, exclude_first, lambda done: self.progress(done, total))
+        scores = score(self.model, requests, exclude_first, lambda done: self.progress(done, total), self.capacity)
         self.truncated += sum(one.n_dropped > 0 for one in scores)
         return scores
 

@@ -294,6 +294,7 @@ def test_a_list_of_urls_is_refreshed_by_the_command_line(pipeline: Pipeline, tmp
         (("train", "--corpus", "small", "--preset", "nano", "--set", "depth=3"), 2, "no such setting; choose from"),
         (("train", "--corpus", "nope", "--preset", "nano"), 1, "tokens/nope: no such dataset"),
         (("eval", "--run", "nope"), 1, "nope"),
+        (("eval", "--run", "tiny", "--batch-tokens", "0"), 1, "batch_tokens must be greater than 0, got 0"),
         (("eval",), 2, "exactly one of --run"),
         (("sample", "--run", "nope", "--prompt", "x"), 1, "no checkpoint in"),
         (("status", "--lake", "/proc/nowhere"), 1, "--lake /proc/nowhere:"),

@@ -31,6 +31,12 @@ def test_overrides_are_typed() -> None:
     assert PRESETS["124M"].model.width == 768
 
 
+def test_a_number_may_be_left_to_the_program() -> None:
+    values = [resolve("nano", {"val_batch_tokens": text}).train.val_batch_tokens for text in ("auto", "4_096")]
+    assert values == ["auto", 4_096]
+    assert resolve("nano", {}).train.val_batch_tokens == "auto"
+
+
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
@@ -43,6 +49,8 @@ def test_overrides_are_typed() -> None:
         ("nano", {"clip_norm": "nan"}, "clip_norm must be a finite number, got nan"),
         ("nano", {"dropout": "1"}, "dropout must be less than 1, got 1.0"),
         ("nano", {"recompute": "yes"}, "--set recompute=yes: must be true or false"),
+        ("nano", {"val_batch_tokens": "all"}, "--set val_batch_tokens=all: must be a whole number or auto"),
+        ("nano", {"val_batch_tokens": "0"}, "val_batch_tokens must be greater than 0, got 0"),
         ("nano", {"width": "97"}, "width must be divisible by heads=4, got 97"),
         ("nano", {"seed": "9" * 23}, "--set seed=99999999999999999999999: must be a whole number of 64 bits"),
         (

@@ -24,6 +24,7 @@ from model.events import Emit, to_json
 from model.gpt2 import GPT2
 from model.train import train
 from tests.model.corpora import config, prose, publish_texts
+from tests.model.halving import hold
 from tests.model.running import Events, ignore
 
 
@@ -235,6 +236,36 @@ def test_a_model_that_does_not_fit_is_a_one_line_error(
     assert "Tried to allocate 20.00 GiB" in event["message"]
     assert "score it with --device cpu" in event["message"]
     assert "\n" not in event["message"]
+
+
+def test_an_evaluation_that_runs_out_of_memory_says_so_and_goes_on(
+    trained: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second task begins with the batches that fitted the first one."""
+    spec = EvalSpec(trained.root, run="r", device="cpu", limit=5, tasks=("heldout_ppl", "heldout_lastword"))
+    expected = scored(spec)["scores"]
+    trained.remove("scores")
+    passes: list[list[int]] = []
+    made = GPT2.__init__
+
+    def init(self: GPT2, *arguments: Any) -> None:
+        made(self, *arguments)
+        passes.append(hold(self, 200))
+
+    monkeypatch.setattr(GPT2, "__init__", init)
+    events = Events()
+    result = scored(dataclasses.replace(spec, batch_tokens=512), events)
+    assert max(passes[0]) == 512
+    assert result["warnings"] == events.warnings()
+    assert [message.partition(" in one pass")[0] for message in events.warnings()] == [
+        f"scoring ran out of memory with {n} positions" for n in (512, 256)
+    ]
+    for task, score in expected.items():
+        assert result["scores"][task][score["metric"]] == pytest.approx(score[score["metric"]], rel=1e-5)
+        assert result["scores"][task]["n"] == score["n"]
+    trained.remove("scores")
+    assert scored(dataclasses.replace(spec, batch_tokens=128))["warnings"] == []
+    assert max(passes[1]) <= 128
 
 
 def test_specs_survive_json() -> None:

@@ -94,6 +94,20 @@ def test_excluded_tokens_are_never_the_answer() -> None:
     assert [s.is_greedy for s in score(liking, asked, exclude_first=[2])] == [True, False, False]
 
 
+def test_both_ways_to_find_the_likeliest_token_agree() -> None:
+    """On a CPU the one that computes less, on a GPU the one that does not wait; few values, so there are ties."""
+    random = np.random.default_rng(0)
+    logits = torch.from_numpy(random.integers(0, 9, (200, 31)).astype(np.float32))
+    logits[::2, random.integers(0, 31, 5)] = float("-inf")
+    logits[0] = float("-inf")
+    targets = torch.from_numpy(np.where(np.arange(200) % 3, logits.numpy().argmax(1), random.integers(0, 31, 200)))
+    first = [row.tolist().index(max(row.tolist())) for row in logits]
+    for find in (scoring._sparing, scoring._in_one_pass):
+        maxima, found = find(logits, logits.gather(1, targets[:, None])[:, 0], targets)
+        assert torch.equal(maxima, logits.amax(1))
+        assert found.tolist() == [int(target) == at for target, at in zip(targets, first, strict=True)]
+
+
 def test_greedy_scores_agree_with_generate(model: GPT2) -> None:
     context = [4, 9, 1]
     written = list(generate(model.eval(), context, 6, Sampling(temperature=0)))
