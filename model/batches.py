@@ -38,7 +38,7 @@ class Batches:
         self._sampler = sampler
         self._train = train
         self._peers = peers
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._thread = ThreadPoolExecutor(1, "batches", initializer=_use, initargs=(peers.device,))
         self._ahead: deque[Future[MicroBatch]] = deque()
         self._wanted: Iterator[Indices] = iter(())
         self._next_step: int | None = None
@@ -83,3 +83,9 @@ class Batches:
         if self._peers.device.type == "cuda":
             ids, targets = ids.pin_memory(), targets.pin_memory()
         return MicroBatch(samples, ids, targets)
+
+
+def _use(device: torch.device) -> None:
+    """A new thread would pin memory through the first GPU, and so take memory of it in every process."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)

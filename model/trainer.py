@@ -61,7 +61,7 @@ class Pending:
         """``numbers`` are the fields of StepResult, in fp64 where the device has it."""
         self._done = torch.cuda.Event() if numbers.is_cuda else None
         self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=numbers.is_cuda)
-        self._numbers.copy_(numbers, non_blocking=True)
+        self._numbers.copy_(numbers, non_blocking=numbers.is_cuda)
         if self._done is not None:
             self._done.record()
 

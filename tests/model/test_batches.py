@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,17 @@ def test_the_processes_share_every_step(corpus: Corpus) -> None:
         seen = [one.samples.tolist() for reader in readers for one in reader.of_step(step)]
         first = CONFIG.samples_before(step)
         assert sorted(itertools.chain(*seen)) == list(range(first, first + CONFIG.batch_at(step)))
+
+
+def test_the_reading_thread_uses_the_gpu_of_its_process(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[tuple[str, torch.device]] = []
+    name = lambda: threading.current_thread().name  # noqa: E731 - read in the thread
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: chosen.append((name(), device)))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    device = torch.device("cuda", 3)
+    sampler = Sampler(corpus.digest, 0, len(corpus.train), 16)
+    list(Batches(CONFIG, sampler, corpus.train, World(3, 4, device, local_rank=3)).of_step(0))
+    assert chosen == [("batches_0", device)]
 
 
 def test_an_error_of_the_reading_thread_is_raised_where_the_batch_is_used(corpus: Corpus) -> None:

@@ -16,9 +16,12 @@ from torch._dynamo.utils import counters
 
 from data.errors import InputError
 from data.lake.store import Lake
+from flows.cli import show
+from flows.cli.dryrun import train_plan
 from model import checkpoint, world
 from model.attention import attend
-from model.config import TrainConfig
+from model.compiling import compile_model
+from model.config import ModelConfig, TrainConfig
 from model.gpt2 import GPT2
 from model.loader import Sampler
 from model.loss import head_loss
@@ -134,6 +137,32 @@ def test_compiled_blocks_train_the_same(lake: Lake, precision: str) -> None:
         losses.append(events.losses())
     assert counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
     assert losses[1] == pytest.approx(losses[0], abs=1e-5 if precision == "float32" else 1e-3)
+
+
+@pytest.mark.slow  # a compiler builds the kernels
+@needs_compiler
+def test_all_blocks_share_one_compilation() -> None:
+    """More than eight would exceed torch's limit, and the rest would silently not be compiled."""
+    counters.clear()
+    torch._dynamo.reset()
+    model = GPT2(ModelConfig(layers=12, heads=2, width=32, context=16, vocab_size=64, tokenizer="x")).train()
+    compile_model(model)
+    ids = torch.randint(64, (2, 16))
+    for _ in range(2):
+        model.loss(ids, ids).backward()
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.slow  # a compiler builds the kernels
+@needs_compiler
+def test_the_dry_run_times_the_compilation(capsys: pytest.CaptureFixture[str]) -> None:
+    torch._dynamo.reset()
+    plan = train_plan("nano", {"compile": "true", "precision": "float32"}, None)
+    assert plan.compile_s is not None
+    assert plan.compile_s > 0.5
+    show.training_plan(plan)
+    assert f"compiling: {plan.compile_s:.0f} s in the first step, measured here" in capsys.readouterr().out
+    assert train_plan("nano", {}, None).compile_s is None
 
 
 def test_master_weights_are_fp32_and_the_model_holds_a_copy(lake: Lake) -> None:
