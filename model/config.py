@@ -229,7 +229,7 @@ PRESETS: dict[str, Preset] = {
     #                                                                                 124M   355M   774M  1558M
     #   parameters    (50,257 + 1,024) C + L (12 C^2 + 13 C) + 2 C
     #   FLOP/token    6 x parameters + 12 L C x 1,024                                 0.86   2.43   5.21  10.29 G
-    #   micro-batch   the largest for one GPU of 80 GB (model/memory.py)               128     64     32      8
+    #   micro-batch   the largest for one GPU of 80 GB (model/memory.py)                32     32     32      8
     #                 for one of 24 GB (the largest size does not fit)                  32      8      4      1
     #   memory        micro-batches of one sequence, one GPU                           2.8    7.6   15.9   31.1 GB
     #                 the same with 8 GPUs, fsdp and recompute                         1.2    2.7    5.5   10.4 GB

@@ -43,6 +43,7 @@ from dataclasses import dataclass
 from model.config import ModelConfig, TrainConfig
 from model.loss import GPU_ROWS
 
+MOST_LOGITS = 2**31  # of a micro-batch; some kernels count in 32 bits, and larger micro-batches are hardly faster
 MARGIN = 0.12  # of the memory: what the estimate does not count; an assumption until a GPU has been measured
 
 
@@ -129,7 +130,7 @@ def largest_micro_batch(
     """The most sequences whose step the estimate fits into ``memory`` bytes but for ``MARGIN``; at least 1.
 
     The number divides a process's share of the batch, if there is a divisor of at least half the size: then all
-    micro-batches have one shape, which a compiler needs to see only once. ``most`` bounds it.
+    micro-batches have one shape, which a compiler sees only once. ``most`` bounds it, and so does ``MOST_LOGITS``.
     """
     share = config.batch_size // processes
     usable = (1 - MARGIN) * memory
@@ -137,7 +138,7 @@ def largest_micro_batch(
     def fits(size: int) -> bool:
         return estimate_for(model, config, parameters, size, processes).total <= usable
 
-    limit = min(share, most or share)
+    limit = max(1, min(share, most or share, MOST_LOGITS // (model.context * model.vocab_size)))
     largest = bisect.bisect_left(range(1, limit + 1), True, key=lambda size: not fits(size))
     return next((size for size in range(largest, largest // 2, -1) if share % size == 0), max(1, largest))
 

@@ -55,7 +55,8 @@ def test_an_automatic_micro_batch_is_the_largest_that_the_estimate_allows(gpu: A
     usable = (1 - MARGIN) * free * GB
     assert estimate_for(model, config, parameters, size, 1).total <= usable
     larger = next(n for n in range(size + 1, 513) if config.batch_size % n == 0)
-    assert estimate_for(model, config, parameters, larger, 1).total > usable
+    has_too_many_logits = larger * model.context * model.vocab_size > 2**31
+    assert has_too_many_logits or estimate_for(model, config, parameters, larger, 1).total > usable
 
 
 def test_more_memory_never_makes_a_micro_batch_smaller() -> None:
@@ -64,8 +65,9 @@ def test_more_memory_never_makes_a_micro_batch_smaller() -> None:
     parameters = count_parameters(model)
     sizes = [largest_micro_batch(model, config, parameters, 1, gb * GB) for gb in range(1, 400, 7)]
     assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[-1]) == (1, 256)
-    assert largest_micro_batch(model, config, parameters, 8, 10_000 * GB) == 64, "a process's share of the batch"
+    assert (sizes[0], sizes[-1]) == (1, 32), "the next divisor of 512 has more than 2^31 logits"
+    few = dataclasses.replace(config, batch_size=64)
+    assert largest_micro_batch(model, few, parameters, 8, 10_000 * GB) == 8, "a process's share of the batch"
 
 
 def test_a_share_without_a_fitting_divisor_is_cut_unevenly() -> None:
@@ -94,8 +96,8 @@ def test_a_model_that_does_not_fit_is_tried_with_advice(gpu: Any) -> None:
 
 def test_a_resumed_run_keeps_its_micro_batch_where_it_suits(gpu: Any) -> None:
     fresh, _ = gpu(80, 80, "355M")
-    assert fresh.micro_batch_size == 64
-    for earlier, expected in ((64, 64), (40, 40), (32, 64), (128, 64)):
+    assert fresh.micro_batch_size == 32
+    for earlier, expected in ((32, 32), (20, 20), (16, 32), (64, 32)):
         begun = {"micro_batch_size": earlier, "precision": "bfloat16"}
         config, _ = gpu(80, 80, "355M", begun)
         assert config.micro_batch_size == expected, earlier

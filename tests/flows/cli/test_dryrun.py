@@ -35,7 +35,7 @@ def test_the_plan_has_the_sizes_of_the_paper(preset: str, parameters: int) -> No
     assert eight.memory["plain"]["gradients"] == 2 * one.memory["plain"]["gradients"]
     plain, recomputed = one.memory["plain"], one.memory["recompute"]
     sizes = one.micro_batch_size
-    assert sizes["plain"] < sizes["recompute"]
+    assert sizes["plain"] <= sizes["recompute"]
     assert recomputed["activations"] / sizes["recompute"] < plain["activations"] / sizes["plain"] / 4
     sharded = plan.gpus["8 fsdp"].memory["plain"]
     assert sharded["optimizer"] == parameters
