@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,94 +17,124 @@ from model.checkpoint import step_name
 from model.sharding import load_shards, read_whole, save_shards, shapes
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
-from tests.model.running import Events, files_of, needs_bf16, run_process
+from tests.model.running import HAS_BF16, Events, files_of, needs_bf16
+from tests.model.several import launch
+
+
+STEADY = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the same learning rates
+TORN: dict[str, Any] = {"parallel": "fsdp", "checkpoint_every": 2}
+AS_ON_A_GPU = {"precision": "autocast", "recompute": "true", "optimizer": "muon"}
+COMPARED: dict[str, dict[str, str]] = {"plain": {}, **({"as-on-a-gpu": AS_ON_A_GPU} if HAS_BF16 else {})}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What the runs of this module have reported and written. Two processes train them all in one launch, and resume
+    two of them in another launch.
+    """
+
+    lake: Lake
+    begun: dict[str, list[dict[str, Any]]]  # by run
+    alone: list[dict[str, Any]]  # the second share of "parts", in one process
+    resumed: dict[str, list[dict[str, Any]]]  # by run
+    files: dict[int, list[str]]  # in a checkpoint of "parts", by step
+    damaged: str  # the shard of "torn" that was damaged between the launches
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    lake = make_lake(tmp_path_factory.mktemp("sharding") / "lake")
+    specs = [make_spec(lake, "parts", 3, parallel="fsdp", **STEADY), make_spec(lake, "torn", 4, **TORN)]
+    specs += [
+        make_spec(lake, f"{parallel}-{name}", 4, parallel=parallel, **settings)
+        for name, settings in COMPARED.items()
+        for parallel in ("fsdp", "ddp")
+    ]
+    begun = launch(lake, specs, processes=2)
+    files = {3: names_in(lake, 3)}
+    alone = Events()
+    train(make_spec(lake, "parts", 6, parallel="ddp", **STEADY), alone)
+    files[6] = names_in(lake, 6)
+    (first, _) = sorted(folder_of(lake, "torn", 4).glob("shard-*"))
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1
+    first.write_bytes(content)
+    specs = [make_spec(lake, "parts", 8, parallel="fsdp", **STEADY), make_spec(lake, "torn", 5, **TORN)]
+    resumed = launch(lake, specs, processes=2)
+    files[8] = names_in(lake, 8)
+    return Runs(lake, begun, alone.all, resumed, files, first.name)
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return make_lake(tmp_path_factory.mktemp("sharding") / "lake")
+    return make_lake(tmp_path_factory.mktemp("alone") / "lake")
 
 
 def folder_of(lake: Lake, run: str, step: int) -> Path:
     return Path(lake.path("checkpoints", run, step_name(step)))
 
 
-def finish(process: Any) -> list[dict[str, Any]]:
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+def names_in(lake: Lake, step: int) -> list[str]:
+    return sorted(path.name for path in folder_of(lake, "parts", step).iterdir())
 
 
-def test_fsdp_equals_one_process_and_resumes_on_one_and_on_two(lake: Lake) -> None:
+def test_fsdp_equals_one_process_and_resumes_on_one_and_on_two(runs: Runs) -> None:
     """Two sharded processes, then one without sharding, then two sharded ones again; dropout on."""
-    steady = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the same learning rates
     whole = Events()
-    train(make_spec(lake, "whole", **steady), whole)
+    train(make_spec(runs.lake, "whole", **STEADY), whole)
     counts = []
     losses: dict[int, float] = {}
-    for steps, processes, parallel in ((3, 2, "fsdp"), (6, 1, "ddp"), (8, 2, "fsdp")):
-        events = finish(
-            run_process(lake, make_spec(lake, "parts", steps, parallel=parallel, **steady), processes=processes)
-        )
+    for events in (runs.begun["parts"], runs.alone, runs.resumed["parts"]):
         losses |= {event["step"]: event["loss"] for event in events if event["event"] == "step"}
         counts.append(sum(event["event"] == "resumed" for event in events))
-        names = sorted(path.name for path in folder_of(lake, "parts", steps).iterdir())
+    for step, names in runs.files.items():
         shards = [name for name in names if name.startswith("shard-")]
-        assert len(shards) == (2 if parallel == "fsdp" else 0), names
-        assert ("model.safetensors" in names) == (parallel == "ddp")
+        assert len(shards) == (0 if step == 6 else 2), names
+        assert ("model.safetensors" in names) == (step == 6)
     assert counts == [0, 1, 1]
     assert losses == pytest.approx(whole.losses(), abs=1e-5)
-    model, state = checkpoint.load_model(lake, "parts", tokenizer="sixty-four")
+    model, state = checkpoint.load_model(runs.lake, "parts", tokenizer="sixty-four")
     assert state.step == 8
-    folder = folder_of(lake, "parts", 8)
+    folder = folder_of(runs.lake, "parts", 8)
     read = read_whole(folder, [name for name in shapes(folder) if "/" not in name])
     assert all(torch.equal(tensor, read[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
-    ("settings", "tolerance"),
+    ("name", "tolerance"),
     [
-        ({}, 1e-6),
+        ("plain", 1e-6),
         pytest.param(
-            {"precision": "autocast", "recompute": "true", "optimizer": "muon"},
+            "as-on-a-gpu",
             2e-3,  # gathered copies are rounded to bfloat16 at a different point
             marks=needs_bf16,
         ),
     ],
     ids=["plain", "as-on-a-gpu"],
 )
-def test_fsdp_equals_ddp(lake: Lake, settings: dict[str, str], tolerance: float) -> None:
+def test_fsdp_equals_ddp(runs: Runs, name: str, tolerance: float) -> None:
     """Two processes each: same losses, weights and moments. The single process agrees too."""
-    runs = {"fsdp": f"sharded-{len(settings)}", "ddp": f"copied-{len(settings)}"}
-    found = {
-        parallel: finish(run_process(lake, make_spec(lake, run, 4, parallel=parallel, **settings), processes=2))
-        for parallel, run in runs.items()
-    }
+    lake = runs.lake
+    names = {parallel: f"{parallel}-{name}" for parallel in ("fsdp", "ddp")}
     one = Events()
-    train(make_spec(lake, f"plain-{len(settings)}", 4, **settings), one)
-    for kind, name in (("step", "loss"), ("val", "val_loss")):
-        expected = {event["step"]: event[name] for event in one.of(kind)}
-        for events in found.values():
-            values = {event["step"]: event[name] for event in events if event["event"] == kind}
+    train(make_spec(lake, f"one-{name}", 4, **COMPARED[name]), one)
+    for kind, value in (("step", "loss"), ("val", "val_loss")):
+        expected = {event["step"]: event[value] for event in one.of(kind)}
+        for run in names.values():
+            values = {event["step"]: event[value] for event in runs.begun[run] if event["event"] == kind}
             assert values == pytest.approx(expected, abs=tolerance)
-    folder = folder_of(lake, runs["fsdp"], 4)
-    copied = files_of(lake, runs["ddp"], 4)
+    folder = folder_of(lake, names["fsdp"], 4)
+    copied = files_of(lake, names["ddp"], 4)
     read = read_whole(folder, shapes(folder))
     assert read.keys() == copied.keys()
-    for name, tensor in copied.items():
-        assert torch.allclose(tensor, read[name], atol=10 * tolerance), name
+    for key, tensor in copied.items():
+        assert torch.allclose(tensor, read[key], atol=10 * tolerance), key
 
 
-def test_a_damaged_shard_is_passed_over(lake: Lake) -> None:
-    settings: dict[str, Any] = {"parallel": "fsdp", "checkpoint_every": 2}
-    finish(run_process(lake, make_spec(lake, "torn", 4, **settings), processes=2))
-    (first, _) = sorted(folder_of(lake, "torn", 4).glob("shard-*"))
-    content = bytearray(first.read_bytes())
-    content[-1] ^= 1
-    first.write_bytes(content)
-    events = finish(run_process(lake, make_spec(lake, "torn", 5, **settings), processes=2))
+def test_a_damaged_shard_is_passed_over(runs: Runs) -> None:
+    events = runs.resumed["torn"]
     (warning,) = (event["message"] for event in events if event["event"] == "warning")
-    assert first.name in warning
+    assert runs.damaged in warning
     assert [event["step"] for event in events if event["event"] == "resumed"] == [2]
 
 
