@@ -1,6 +1,6 @@
 """Trains several runs, one after another, in the processes of one launch: starting them costs more than the training.
 
-``launch`` starts it, under torchrun if there are several processes, and returns what each run has reported. In fp64
+``train_all`` starts it, under torchrun if there are several processes, and returns what each run has reported. In fp64
 rounding errors of fp32 cannot hide other differences.
 """
 
@@ -24,8 +24,11 @@ from model.config import TrainSpec
 PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
 
 
-def launch(lake: Lake, specs: list[TrainSpec], *, processes: int, precision: str = "fp32") -> dict[str, list[dict[str, Any]]]:
-    """The events of each run, by its name."""
+Reported = dict[str, list[dict[str, Any]]]
+"""The events of each run, by its name."""
+
+
+def train_all(lake: Lake, specs: list[TrainSpec], *, processes: int, precision: str = "fp32") -> Reported:
     folder = Path(lake.base).parent
     paths = [folder / f"{spec.run}-{number}.json" for number, spec in enumerate(specs)]
     for path, spec in zip(paths, specs, strict=True):
@@ -44,7 +47,7 @@ def launch(lake: Lake, specs: list[TrainSpec], *, processes: int, precision: str
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
-    events: dict[str, list[dict[str, Any]]] = {}
+    events: Reported = {}
     for line in done.stdout.splitlines():
         event = json.loads(line)
         if event["event"] == "next":

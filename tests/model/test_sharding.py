@@ -18,8 +18,7 @@ from model.sharding import load_shards, read_whole, save_shards, shapes
 from model.train import train
 from tests.model.lakes import make_lake, make_spec
 from tests.model.running import HAS_BF16, Events, files_of, needs_bf16
-from tests.model.several import launch
-
+from tests.model.several import Reported, train_all
 
 STEADY = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the same learning rates
 TORN: dict[str, Any] = {"parallel": "fsdp", "checkpoint_every": 2}
@@ -34,9 +33,9 @@ class Runs:
     """
 
     lake: Lake
-    begun: dict[str, list[dict[str, Any]]]  # by run
+    begun: Reported  # by run
     alone: list[dict[str, Any]]  # the second share of "parts", in one process
-    resumed: dict[str, list[dict[str, Any]]]  # by run
+    resumed: Reported  # by run
     files: dict[int, list[str]]  # in a checkpoint of "parts", by step
     damaged: str  # the shard of "torn" that was damaged between the launches
 
@@ -50,7 +49,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         for name, settings in COMPARED.items()
         for parallel in ("fsdp", "ddp")
     ]
-    begun = launch(lake, specs, processes=2)
+    begun = train_all(lake, specs, processes=2)
     files = {3: names_in(lake, 3)}
     alone = Events()
     train(make_spec(lake, "parts", 6, parallel="ddp", **STEADY), alone)
@@ -60,7 +59,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     content[-1] ^= 1
     first.write_bytes(content)
     specs = [make_spec(lake, "parts", 8, parallel="fsdp", **STEADY), make_spec(lake, "torn", 5, **TORN)]
-    resumed = launch(lake, specs, processes=2)
+    resumed = train_all(lake, specs, processes=2)
     files[8] = names_in(lake, 8)
     return Runs(lake, begun, alone.all, resumed, files, first.name)
 

@@ -27,6 +27,7 @@ from model.train import train
 from model.trainer import Trainer
 from tests.model.lakes import documents, make_lake, make_spec, publish_tokens
 from tests.model.running import Events, after_steps, assert_bit_equal, files_of, run_process, trainer_of
+from tests.model.several import Reported, train_all
 
 
 @pytest.fixture
@@ -316,61 +317,95 @@ def test_a_process_saves_and_exits_when_its_supervisor_dies(lake: Lake) -> None:
     assert checkpoint.check(lake, "a", step).step == step
 
 
-def test_two_processes_equal_one_with_accumulation(lake: Lake) -> None:
+STEADY = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the same learning rates
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """What two processes have trained in one launch: "two" from its beginning, and the middle of "parts"."""
+
+    lake: Lake
+    begun: list[dict[str, Any]]  # the first share of "parts", in one process
+    by_two: Reported  # by run
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    lake = make_lake(tmp_path_factory.mktemp("pair") / "lake")
+    begun = train_all(lake, [make_spec(lake, "parts", 3, **STEADY)], processes=1)["parts"]
+    specs = [make_spec(lake, "two", 4, dropout=0.1), make_spec(lake, "parts", 6, **STEADY)]
+    return Pair(lake, begun, train_all(lake, specs, processes=2))
+
+
+def test_two_processes_equal_one_with_accumulation(pair: Pair) -> None:
     """With dropout: masks are keyed by sample, so two processes draw the same ones as two micro-batches of one."""
-    settings: dict[str, Any] = {"steps": 4, "dropout": 0.1}
-    two = run_process(lake, make_spec(lake, "two", **settings), processes=2)
     events = Events()
-    train(make_spec(lake, "one", **settings), events)
-    out, err = two.communicate()
-    assert two.returncode == 0, err
-    lines = [json.loads(line) for line in out.splitlines()]
+    train(make_spec(pair.lake, "one", 4, dropout=0.1), events)
+    lines = pair.by_two["two"]
     losses = {line["step"]: line["loss"] for line in lines if line["event"] == "step"}
     assert next(line for line in lines if line["event"] == "start")["processes"] == 2
     assert losses == pytest.approx(events.losses(), abs=1e-6)
-    one = files_of(lake, "one", 4)
-    other = files_of(lake, "two", 4)
+    one = files_of(pair.lake, "one", 4)
+    other = files_of(pair.lake, "two", 4)
     assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
 
 
-def test_a_run_may_change_its_number_of_processes(lake: Lake) -> None:
+def test_a_run_may_change_its_number_of_processes(pair: Pair) -> None:
     """With dropout; the losses equal the losses of one process without a restart."""
-    steady = {"schedule": "wsd", "final_lr_share": 1.0}  # a shorter run has the same learning rates
     whole = Events()
-    train(make_spec(lake, "whole", **steady), whole)
+    train(make_spec(pair.lake, "whole", **STEADY), whole)
+    last = Events()
+    train(make_spec(pair.lake, "parts", 8, **STEADY), last)
     losses: dict[int, float] = {}
-    for begin, steps, processes in ((0, 3, 1), (3, 6, 2), (6, 8, 1)):
-        process = run_process(lake, make_spec(lake, "parts", steps, **steady), processes=processes)
-        out, err = process.communicate()
-        assert process.returncode == 0, err
-        lines = [json.loads(line) for line in out.splitlines()]
+    for begin, processes, lines in ((0, 1, pair.begun), (3, 2, pair.by_two["parts"]), (6, 1, last.all)):
         assert next(line for line in lines if line["event"] == "start")["processes"] == processes
         assert [line["step"] for line in lines if line["event"] == "resumed"] == ([begin] if begin else [])
         losses |= {line["step"]: line["loss"] for line in lines if line["event"] == "step"}
     assert losses == pytest.approx(whole.losses(), abs=1e-5)
 
 
-@pytest.mark.parametrize(("parallel", "dropout", "micro"), [("ddp", 0.0, 3), ("ddp", 0.1, 2), ("fsdp", 0.0, 2)])
-def test_two_processes_in_fp64_equal_one(lake: Lake, parallel: str, dropout: float, micro: int) -> None:
+IN_FP64 = [("ddp", 0.0, 3), ("ddp", 0.1, 2), ("fsdp", 0.0, 2)]
+
+
+@dataclasses.dataclass(frozen=True)
+class InFp64:
+    lake: Lake
+    by_processes: dict[int, Reported]
+
+
+@pytest.fixture(scope="module")
+def in_fp64(tmp_path_factory: pytest.TempPathFactory) -> InFp64:
+    """Runs of one process and runs of two, all cases in one launch each."""
+    lake = make_lake(tmp_path_factory.mktemp("fp64") / "lake")
+    found = {}
+    for processes in (1, 2):
+        specs = []
+        for parallel, dropout, micro in IN_FP64:
+            settings: dict[str, Any] = {"precision": "float32", "dropout": dropout, "micro_batch_size": micro}
+            settings |= {"parallel": parallel} if processes == 2 else {}
+            specs.append(make_spec(lake, f"{parallel}-{dropout}-{micro}-by-{processes}", 4, **settings))
+        found[processes] = train_all(lake, specs, processes=processes, precision="fp64")
+    return InFp64(lake, found)
+
+
+@pytest.mark.parametrize(("parallel", "dropout", "micro"), IN_FP64)
+def test_two_processes_in_fp64_equal_one(in_fp64: InFp64, parallel: str, dropout: float, micro: int) -> None:
     """To 1e-12, also when eight sequences are cut into micro-batches of 3, 3 and 2. Dropout masks belong to these."""
-    settings: dict[str, Any] = {"precision": "float32", "steps": 4, "dropout": dropout, "micro_batch_size": micro}
-    program = "tests.model.double"
-    two = run_process(lake, make_spec(lake, "two", parallel=parallel, **settings), processes=2, program=program)
-    one = run_process(lake, make_spec(lake, "one", **settings), program=program)
+    one, two = (f"{parallel}-{dropout}-{micro}-by-{processes}" for processes in (1, 2))
     losses = []
-    for process in (one, two):
-        out, err = process.communicate()
-        assert process.returncode == 0, err
-        lines = [json.loads(line) for line in out.splitlines()]
+    for processes, run in ((1, one), (2, two)):
+        lines = in_fp64.by_processes[processes][run]
+        assert next(line for line in lines if line["event"] == "start")["processes"] == processes
         losses.append([line["loss"] for line in lines if line["event"] == "step"])
     assert len(losses[0]) == 4
     assert losses[1] == pytest.approx(losses[0], abs=1e-12)
-    expected = files_of(lake, "one", 4)
+    expected = files_of(in_fp64.lake, one, 4)
     if parallel == "fsdp":
         weights = {name: torch.zeros_like(tensor) for name, tensor in expected.items()}
-        load_shards(weights, Path(lake.path("checkpoints", "two", checkpoint.step_name(4))), alone=True)
+        folder = Path(in_fp64.lake.path("checkpoints", two, checkpoint.step_name(4)))
+        load_shards(weights, folder, alone=True)
     else:
-        weights = files_of(lake, "two", 4)
+        weights = files_of(in_fp64.lake, two, 4)
     for name, tensor in expected.items():
         assert tensor.dtype == torch.float64 or name.endswith("/step")
         assert torch.allclose(tensor, weights[name], atol=1e-12, rtol=0), name
