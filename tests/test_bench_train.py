@@ -1,6 +1,7 @@
 """The training benchmarks at their smallest: each subject trains, and the last line is JSON. No timing is asserted.
 
-They train on one thread and have no time limit of their own, so a busy machine only slows them down.
+They train on one thread and have no time limit of their own, so a busy machine only slows them down. Those that train
+are slow tests: each starts several programs that import torch, and what they run is tested faster in tests/model.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class GPT(torch.nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_our_training_is_compared_with_its_peers(tmp_path: Path) -> None:
     """A stand-in for nanoGPT has modules with the names of our packages, so the peer must run in its folder."""
     (tmp_path / "model.py").write_text(NANOGPT)
@@ -79,6 +81,7 @@ def test_a_folder_without_nanogpt_is_refused(tmp_path: Path) -> None:
     assert "no model.py there; name a checkout of nanoGPT" in done.stderr
 
 
+@pytest.mark.slow
 def test_each_recipe_has_its_number_of_tokens(tmp_path: Path) -> None:
     plot = tmp_path / "recipe.svg"
     result = _bench("--tokens", "4000", "--seeds", "2", "--target", "10.7", "--to", str(plot), module="recipe")

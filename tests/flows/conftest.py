@@ -23,7 +23,13 @@ from tests.flows.serving import TINY, Pipeline, refresh_small
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+    """A state directory. The workers of pytest-xdist share its local web, which one of them builds."""
+    home = tmp_path_factory.mktemp("home")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = tmp_path_factory.getbasetemp().parent / "localweb"
+        shared.mkdir(exist_ok=True)
+        (home / "localweb").symlink_to(shared)
+    return home
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +104,13 @@ def _part_of(dump: Path, site: Site, to: Path) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that uses the pipeline also waits for its creation, which takes minutes on a busy machine."""
+    """Tests that use the session's servers run in one worker, which starts them once.
+
+    The first test that uses the pipeline also waits for its creation, which takes minutes on a busy machine.
+    """
     for item in items:
-        if "pipeline" in getattr(item, "fixturenames", ()):
+        names = getattr(item, "fixturenames", ())
+        if "servers" in names:
+            item.add_marker(pytest.mark.xdist_group("servers"))
+        if "pipeline" in names:
             item.add_marker(pytest.mark.timeout(900))

@@ -151,7 +151,6 @@ def test_the_examples_in_the_help_parse() -> None:
         assert command.make_context(name, arguments).params["sources"]
 
 
-@pytest.mark.xdist_group("servers")
 def test_a_crawl_without_a_contact_says_so_and_is_logged(servers: services.Servers, home: Path, tmp_path: Path) -> None:
     """The real command on a host that cannot exist (RFC 6761), so that it contacts nobody."""
     (tmp_path / "urls.txt").write_text("http://a.invalid/\nhttp://b.invalid/\n")

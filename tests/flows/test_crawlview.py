@@ -321,7 +321,6 @@ def test_a_terminal_shows_the_numbers_of_tasks_in_another_process(tmp_path: Path
     assert str(path) in "".join(shown.split("\r\n"))
 
 
-@pytest.mark.xdist_group("servers")
 def test_prefect_shows_the_progress_and_the_outcomes(
     servers: services.Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,6 @@ from flows import services
 from flows.localweb import server as localweb
 from tests.flows.serving import Pipeline
 
-pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -17,8 +17,6 @@ from flows.localweb import server as localweb
 from model import checkpoint
 from tests.flows.serving import TINY, Pipeline, start_webtext, wait_until, webtext, webtext_command
 
-pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
-
 
 def slow_refresh(pipeline: Pipeline, tmp_path: Path, snapshot: str, connect_to: str) -> list[str]:
     """Arguments of a refresh whose crawl takes some seconds: many pages of one host."""

@@ -18,8 +18,6 @@ from data.stage import run_stage
 from flows import services
 from tests.flows.serving import task_states
 
-pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
-
 NAMES = [f"part-{index:05d}" for index in range(12)]
 
 

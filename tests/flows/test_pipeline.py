@@ -24,8 +24,6 @@ from tests.flows.serving import Pipeline, refresh_small, task_states, webtext
 if TYPE_CHECKING:
     from flows.refresh import RefreshResult
 
-pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
-
 
 def rows(pipeline: Pipeline, stage: str, columns: str, snapshot: str = "small") -> list[tuple[Any, ...]]:
     """Reads with duckdb, independently of our reader."""

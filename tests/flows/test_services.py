@@ -17,8 +17,6 @@ from data.errors import InputError
 from flows import services
 from flows.settings import Settings
 
-pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
-
 
 def test_one_server_is_shared_by_commands_that_start_at_once(servers: services.Servers, home: Path) -> None:
     program = (

@@ -24,8 +24,6 @@ from data.schema import STAGES
 from flows.localweb import server as localweb
 from tests.flows.serving import Pipeline, start_webtext, wait_until, webtext
 
-pytestmark = pytest.mark.xdist_group("servers")  # they share the session's servers
-
 ROOT = Path(__file__).parents[2]
 SEED = 20261128
 MOST = {"links": 3, "pages": 150, "text": 60, "select": 60, "tokens": 30}  # the run is sure to get that far

@@ -203,8 +203,11 @@ SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 def test_threads_on_busy_cores_stop_spinning_soon_unless_the_user_sets_otherwise(
     set_by_user: dict[str, str], spins: str
 ) -> None:
-    """libgomp prints the value that it uses; a child prints the environment that it inherits."""
-    code = "import model.launch, subprocess, torch; subprocess.run(['env'], check=True)"
+    """torch's libgomp prints the value that it uses; a child prints the environment that it inherits."""
+    (library,) = (Path(torch.__file__).parent / "lib").glob("libgomp*")
+    code = (
+        f"import model.launch, ctypes, subprocess; ctypes.CDLL({str(library)!r}); subprocess.run(['env'], check=True)"
+    )
     inherited = {name: value for name, value in os.environ.items() if name not in SPIN_SETTINGS}
     environment = {**inherited, **set_by_user, "OMP_DISPLAY_ENV": "verbose"}
     command = [sys.executable, "-c", code]
