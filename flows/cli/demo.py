@@ -11,7 +11,6 @@ from data.lake.store import Lake
 from flows.evaluate import evaluate
 from flows.localweb import server as localweb
 from flows.pretrain import pretrain
-from flows.progress import say
 from flows.refresh import RefreshResult, refresh
 from flows.settings import Settings
 from model.events import EvalResult, TrainSummary
@@ -54,7 +53,6 @@ def run_demo(settings: Settings) -> DemoResult:
     """Crawl, train and score."""
     started = time.monotonic()
     home = settings.home.absolute()
-    say("building the local web from the documentation of the installed packages")
     with localweb.running(home) as web:
         refreshed = refresh(
             [str(web.dump)],

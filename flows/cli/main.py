@@ -56,8 +56,12 @@ def demo(lake: options.Lake = None, as_json: options.Json = False) -> None:
     Crawls a few thousand pages that this program serves to itself, makes a corpus of them, trains a small GPT-2 on it,
     and scores it. Needs no network. Run it again: finished work is verified, not repeated.
     """
+    from flows.localweb.build import building
+    from flows.progress import say
+
     settings = _settings(lake)
-    with _session(settings):
+    say("building the local web from the documentation of the installed packages")
+    with _session(settings, while_servers_start=building(settings.home.absolute())):
         from flows.cli.demo import run_demo
 
         result = run_demo(settings)
@@ -371,13 +375,16 @@ def _settings(lake: str | None) -> Settings:
 
 
 @contextlib.contextmanager
-def _session(settings: Settings) -> Iterator[None]:
+def _session(
+    settings: Settings, while_servers_start: contextlib.AbstractContextManager[None] | None = None
+) -> Iterator[None]:
     """Handle signals, start the servers, mark killed runs and tag our own. Enter it before Prefect is imported."""
     from flows import services
     from flows.stop import stop_on_signals
 
     stop_on_signals(settings.home)
-    services.ensure(settings)
+    with while_servers_start or contextlib.nullcontext():
+        services.ensure(settings)
 
     from flows.interrupt import crash_killed_runs, tagged
 

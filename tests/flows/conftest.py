@@ -103,6 +103,7 @@ def _part_of(dump: Path, site: Site, to: Path) -> int:
     return lines
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that use the session's servers run in one worker, which starts them once.
 

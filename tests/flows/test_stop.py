@@ -41,6 +41,10 @@ if kind == "plain":
 if kind == "localweb":
     from flows.localweb.build import build
     build(home)
+if kind == "building":
+    from flows.localweb.build import building
+    with building(home):
+        time.sleep(3000)
 if kind == "servers":
     from flows import services
     from flows.settings import Settings
@@ -131,12 +135,13 @@ def test_a_second_signal_does_not_wait_for_training(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("kind", "n_processes"), [("localweb", 3), ("building", 5)])
 def test_building_the_local_web_can_be_stopped(
-    commands: list[subprocess.Popen[str]], tmp_path: Path, number: signal.Signals
+    commands: list[subprocess.Popen[str]], tmp_path: Path, kind: str, n_processes: int, number: signal.Signals
 ) -> None:
-    process = start(commands, tmp_path, "localweb")
+    process = start(commands, tmp_path, kind)
     family: list[psutil.Process] = []
-    while len(family) < 3:  # two readers and the resource tracker
+    while len(family) < n_processes:  # two readers, a resource tracker or two, and the child that builds
         assert process.poll() is None
         family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, number)

@@ -15,7 +15,7 @@ from data.config import LinksConfig
 from data.lake.store import Lake
 from data.links import stage as links
 from data.urls.canonical import canonical_url
-from flows.localweb.build import Built, build
+from flows.localweb.build import Built, build, building
 from flows.localweb.dump import LOW_KARMA_PAGES, ORIGINAL_SCORE, write_dump
 
 pytestmark = pytest.mark.xdist_group("localweb")  # they share one build
@@ -23,6 +23,9 @@ pytestmark = pytest.mark.xdist_group("localweb")  # they share one build
 
 @pytest.fixture(scope="module")
 def built(home: Path) -> Built:
+    with building(home):
+        pass
+    (_,) = (home / "localweb").glob("*/site.json.zst")  # the child has built it
     return build(home)
 
 

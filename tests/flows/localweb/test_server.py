@@ -234,6 +234,16 @@ def test_a_damaged_build_is_rebuilt(site: Site, tmp_path: Path, monkeypatch: pyt
         assert path.stat().st_ino == inode  # a complete file is not written again
 
 
+def test_an_error_of_a_building_child_is_left_to_the_next_build(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    is_over = False
+    with localbuild.building(tmp_path / "file"):
+        is_over = True
+    assert is_over
+    with pytest.raises(OSError, match="file"):
+        localbuild.build(tmp_path / "file")
+
+
 def test_an_error_names_the_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(localdocs, "SOURCES", (("no-such-package", "nosuch"),))
     with pytest.raises(ValueError, match="package no-such-package is not installed"):
