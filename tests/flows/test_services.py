@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,24 +33,6 @@ def test_one_server_is_shared_by_commands_that_start_at_once(servers: services.S
         service = services.find(kind, home)
         assert service is not None
         assert services.is_healthy(kind, service)
-
-
-def test_a_killed_server_is_started_again_on_its_port(tmp_path: Path) -> None:
-    first = services.ensure_one(services.MLFLOW, tmp_path)
-    try:
-        os.kill(first.pid, signal.SIGKILL)
-        for child in psutil.Process().children(recursive=True):
-            if child.ppid() == first.pid:
-                child.kill()
-        os.waitpid(first.pid, 0)
-        assert services.find(services.MLFLOW, tmp_path) is None
-        second = services.ensure_one(services.MLFLOW, tmp_path)
-        assert second.pid != first.pid
-        assert services.is_healthy(services.MLFLOW, second)
-    finally:
-        assert services.stop(tmp_path) == ["mlflow"]
-    assert services.find(services.MLFLOW, tmp_path) is None
-    assert services.stop(tmp_path) == []
 
 
 def test_a_port_is_free_although_a_client_was_connected_when_its_server_stopped() -> None:
@@ -136,8 +119,10 @@ def test_a_server_that_ends_while_starting_is_reported_with_its_log(tmp_path: Pa
         services.ensure_one(broken, tmp_path)
 
 
-def test_a_port_that_another_process_takes_first_is_left_to_it(tmp_path: Path) -> None:
-    """The server starts again on another port; the other process's answers do not count as the server's."""
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, services.Service, int]]:
+    """An MLflow server whose first port another process took: its state directory, the server, and that port."""
+    folder = tmp_path_factory.mktemp("moved")
 
     class Healthy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -152,14 +137,41 @@ def test_a_port_that_another_process_takes_first_is_left_to_it(tmp_path: Path) -
         ports = iter([other.server_port])
         try:
             service = services.ensure_one(
-                services.MLFLOW, tmp_path, choose_port=lambda wanted: next(ports, 0) or services.free_port(wanted)
+                services.MLFLOW, folder, choose_port=lambda wanted: next(ports, 0) or services.free_port(wanted)
             )
-            assert service.port != other.server_port
-            assert services.is_healthy(services.MLFLOW, service)
-            assert services.find(services.MLFLOW, tmp_path) == service
+            yield folder, service, other.server_port
         finally:
-            assert services.stop(tmp_path) == ["mlflow"]
+            services.stop(folder)
             other.shutdown()
+
+
+def test_a_port_that_another_process_takes_first_is_left_to_it(moved: tuple[Path, services.Service, int]) -> None:
+    """The server starts again on another port; the other process's answers do not count as the server's."""
+    folder, service, taken = moved
+    assert service.port != taken
+    assert services.is_healthy(services.MLFLOW, service)
+    assert services.find(services.MLFLOW, folder) == service
+
+
+def test_a_killed_server_is_started_again_on_its_port(moved: tuple[Path, services.Service, int]) -> None:
+    folder, _, _ = moved
+    first = services.ensure_one(services.MLFLOW, folder)
+    try:
+        family = psutil.Process(first.pid).children(recursive=True)
+        os.kill(first.pid, signal.SIGKILL)
+        for child in family:
+            child.kill()
+        psutil.wait_procs(family, timeout=10)  # they hold the port
+        os.waitpid(first.pid, 0)
+        assert services.find(services.MLFLOW, folder) is None
+        second = services.ensure_one(services.MLFLOW, folder)
+        assert second.pid != first.pid
+        assert second.port == first.port
+        assert services.is_healthy(services.MLFLOW, second)
+    finally:
+        assert services.stop(folder) == ["mlflow"]
+    assert services.find(services.MLFLOW, folder) is None
+    assert services.stop(folder) == []
 
 
 def test_setting_the_clock_starts_no_second_server_and_crashes_no_run(
