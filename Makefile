@@ -14,6 +14,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.installed-peers
 
+# Tests start hundreds of processes. With compiled modules each of them starts half a second sooner.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual clean install
 
 install: $(INSTALLED)
@@ -37,7 +40,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup  # three for two cores: some tests wait
 
 check-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 3600

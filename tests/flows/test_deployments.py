@@ -37,6 +37,13 @@ def prefect(pipeline: Pipeline, servers: services.Servers, *arguments: str) -> s
     return run.stdout
 
 
+def run_later(deployment: str, parameters: dict[str, Any]) -> None:
+    """As ``prefect deployment run`` does it."""
+    from prefect.deployments import run_deployment
+
+    run_deployment(deployment, parameters=parameters, timeout=0)  # type: ignore[unused-coroutine]
+
+
 def flow_runs(flow: str) -> list[Any]:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter
@@ -73,9 +80,9 @@ def test_a_worker_runs_the_deployments(pipeline: Pipeline, servers: services.Ser
                 "batch_warmup_steps": "0",
             },
         }
-        prefect(pipeline, servers, "deployment", "run", "pretrain/pretrain", "--params", json.dumps(training))
+        run_later("pretrain/pretrain", training)
         scoring = {"run": "tiny", "tasks": ["heldout_lastword"], "limit": 10}
-        prefect(pipeline, servers, "deployment", "run", "evaluate/evaluate", "--params", json.dumps(scoring))
+        run_later("evaluate/evaluate", scoring)
         prefect(pipeline, servers, "worker", "start", "--pool", "webtext", "--run-once")
     for flow in ("refresh", "pretrain", "evaluate"):
         (run,) = flow_runs(flow)
