@@ -40,7 +40,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup  # three for two cores: some tests wait
+	$(BIN)/python -m pytest --numprocesses 3  # three for two cores: some tests wait
 
 check-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 3600

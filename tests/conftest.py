@@ -8,8 +8,52 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+LONG = (
+    ("flows/test_pipeline.py", "flows/test_deployments.py"),
+    ("flows/test_interrupt.py", "flows/test_stopped_stages.py"),
+    ("flows/test_services.py", "flows/test_parts.py", "flows/test_crawl.py", "flows/test_crawlview.py"),
+    ("model/test_train.py",),
+    ("model/test_loop.py",),
+    ("test_bench_crawl.py",),
+    ("flows/localweb/test_dump.py", "flows/localweb/test_server.py"),
+    ("model/test_sharding.py",),
+    ("model/test_evals.py",),
+    ("data/pages/test_politeness.py",),
+    ("model/test_tracking.py",),
+    ("model/test_world.py",),
+    ("test_docs_tutorial.py",),
+)
+"""The files of tests that take longest, longest first. Those of one row share what is costly to make."""
+
+_PLACES = {f"tests/{file}": (number, index) for number, row in enumerate(LONG) for index, file in enumerate(row)}
+
+
+class Scheduling(LoadScopeScheduling):
+    """One worker of pytest-xdist runs all tests of a file, or of a row of ``LONG``, so it makes their fixtures once.
+
+    xdist_group and ``--dist loadgroup`` of pytest-xdist 3.8 have no effect with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return f"row {_PLACES[file][0]}" if file in _PLACES else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    config.option.loadscopereorder = False  # the order of the tests, not of the numbers of tests
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first."""
+    items.sort(key=lambda item: _PLACES.get(item.nodeid.partition("::")[0], (len(LONG), 0)))
 
 
 @pytest.fixture(scope="module")

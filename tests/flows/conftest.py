@@ -103,15 +103,8 @@ def _part_of(dump: Path, site: Site, to: Path) -> int:
     return lines
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that use the session's servers run in one worker, which starts them once.
-
-    The first test that uses the pipeline also waits for its creation, which takes minutes on a busy machine.
-    """
+    """The first test that uses the pipeline also waits for its creation, which takes minutes on a busy machine."""
     for item in items:
-        names = getattr(item, "fixturenames", ())
-        if "servers" in names:
-            item.add_marker(pytest.mark.xdist_group("servers"))
-        if "pipeline" in names:
+        if "pipeline" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(900))

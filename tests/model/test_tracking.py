@@ -34,8 +34,6 @@ from model.train import train
 from tests.model.lakes import make_lake, make_spec
 from tests.model.running import Events, after_steps, ignore
 
-pytestmark = pytest.mark.xdist_group("mlflow")  # they share one server
-
 DATASET = DatasetRef("tokens/2026-10", "ab" * 32, "s3://someone:secret@store/lake?key=secret")
 
 

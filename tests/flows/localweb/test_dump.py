@@ -18,8 +18,6 @@ from data.urls.canonical import canonical_url
 from flows.localweb.build import Built, build, building
 from flows.localweb.dump import LOW_KARMA_PAGES, ORIGINAL_SCORE, write_dump
 
-pytestmark = pytest.mark.xdist_group("localweb")  # they share one build
-
 
 @pytest.fixture(scope="module")
 def built(home: Path) -> Built:

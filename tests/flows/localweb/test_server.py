@@ -34,8 +34,6 @@ from flows.localweb.prose import plain
 from flows.localweb.server import BOMB_BYTES, LocalWeb, running
 from flows.localweb.site import Site, host_of
 
-pytestmark = pytest.mark.xdist_group("localweb")  # they share one build
-
 
 @pytest.fixture(scope="module")
 def web(home: Path) -> Iterator[LocalWeb]:
