@@ -39,8 +39,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Three workers for two cores, because many tests wait: for servers, for processes, for time-outs.
 test: lint
-	$(BIN)/python -m pytest --numprocesses 3  # three for two cores: some tests wait
+	$(BIN)/python -m pytest --numprocesses 3
 
 check-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 3600
