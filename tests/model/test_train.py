@@ -133,7 +133,7 @@ def test_a_finished_run_is_left_alone_until_it_gets_more_steps(lake: Lake) -> No
 
 def test_the_last_and_periodic_and_best_checkpoints_are_kept(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last two, every eighth step and the best, which comes early here. This holds across a restart too."""
-    monkeypatch.setattr(Trainer, "validate", lambda self: (1.0 + abs(self.step - 4), 1))
+    monkeypatch.setattr(Trainer, "validate", lambda self, *_: (1.0 + abs(self.step - 4), 1))
     settings: dict[str, Any] = {"steps": 20, "keep_last": 2, "keep_every": 8}
     train(make_spec(lake, **settings), Events(), after_steps(13))
     assert checkpoint.steps(lake, "a") == [4, 8, 12, 13]
