@@ -24,6 +24,7 @@ GPU_PEAKS: tuple[tuple[str, str, float], ...] = (
     # pattern of the name that CUDA or ROCm reports, label, TFLOP/s
     (r"\bH100 PCIe", "H100 PCIe", 756),  # NVIDIA H100 data sheet: 1,513 with sparsity
     (r"\bH100\b", "H100 SXM", 989),  # NVIDIA H100 data sheet: 1,979 with sparsity
+    (r"\bH200\b", "H200 SXM", 989),  # NVIDIA H200 data sheet: 1,979 with sparsity
     (r"\bA100\b", "A100", 312),  # NVIDIA A100 data sheet
     (r"\bRTX 4090\b(?! D)", "RTX 4090", 165.2),  # NVIDIA Ada GPU architecture white paper, appendix A
     (r"\bRTX 3090\b(?! Ti)", "RTX 3090", 71),  # NVIDIA GA102 GPU architecture white paper, appendix A
