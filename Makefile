@@ -2,14 +2,17 @@
 # make test        every check, and every test but the slow ones (10 to 18 minutes on two cores)
 # make check-slow  the slow tests: kill -9 in every stage, the tests in a network namespace, learning checks
 # make bench       all measurements; bench-NAME runs one of them
+# make gpu-report  what only a GPU can show, in seven minutes; make gpu-wheels collects packages for it (docs/gpu.md)
 # make lint        ruff, mypy and the import rules
 # make clean       remove the virtual environment and caches; a lake and the state directory are left alone
 #
-# NANOGPT=DIR is a checkout of nanoGPT for bench-train. Without it, bench-train compares with transformers only.
+# NANOGPT=DIR is a checkout of nanoGPT for bench-train and gpu-report. Without it, they do not compare with nanoGPT.
+# GPU_PYTHON=3.12 is the version of Python on the machine with the GPU.
 # PYTHON=python3.12 picks another interpreter, VENV=DIR another virtual environment. PIP_FLAGS goes to pip.
 
 PYTHON ?= python3
 VENV ?= .venv
+GPU_PYTHON ?= 3.12
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.installed-peers
@@ -17,7 +20,7 @@ PEERS := $(VENV)/.installed-peers
 # Tests start hundreds of processes. With compiled modules each of them starts half a second sooner.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual clean install
+.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
 
 install: $(INSTALLED)
 
@@ -68,6 +71,12 @@ bench-recipe: $(INSTALLED)
 
 bench-residual: $(INSTALLED)
 	$(BIN)/python -m benchmarks.residual
+
+gpu-report: # with the Python that has the machine's torch, not with .venv
+	$(PYTHON) -m benchmarks.gpu $(if $(NANOGPT),--nanogpt $(NANOGPT))
+
+gpu-wheels: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu.needs gpu-wheels --python $(GPU_PYTHON)
 
 clean:
 	-test ! -x $(BIN)/webtext || $(BIN)/webtext ui --stop

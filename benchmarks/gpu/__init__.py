@@ -1,0 +1,19 @@
+"""Settle on a rented GPU, in seven minutes, what no CPU can show: whether the GPU path is right, and how fast it is.
+
+    python -m benchmarks.gpu [--nanogpt DIR] [--to FILE] [--limit 420] [--only NAME,..] [--tiny] [--device cpu]
+    python -m benchmarks.gpu --write-docs FILE
+
+The machine needs Linux, an NVIDIA GPU, Python >= 3.11 and a torch >= 2.11 that sees it; no network, no servers. The
+packages it may lack are listed in ``needs``; what is missing is said before anything runs.
+
+The phases (``phases``) run in order of worth, in child processes, so that one that hangs can be killed and its memory
+comes back. Each prints one JSON line when it ends, which also goes to the file. The last line has the ratios, the
+goals, and what was not reached. The exit code is 1 if a phase failed, an exactness check failed, or a phase was not
+reached. ``--tiny --device cpu`` runs all of it in under a minute to check that it works; its numbers mean nothing.
+
+    phases       the list, with budgets         parent, child, job   running them, and what a phase is given
+    card         the card and its peak          exactness            against transformers, fp64 and itself
+    speed        beside nanoGPT (nanogpt)       kernels              where the time of a step goes
+    sizes        355M to 1558M                  scoring, recipes     items/s; tokens to a loss
+    goals        dry run, goals, the last line  docs                 the section of docs/benchmarks.md
+"""
