@@ -127,7 +127,7 @@ def test_every_phase_of_the_report_runs(report: list[Line]) -> None:
     assert {line["status"] for line in lines} == {"ok"}
     assert all(line["seconds"] >= 0 for line in lines)
     checks = {line["phase"]: line["checks"] for line in lines if "checks" in line}
-    assert checks.keys() == {"model", "loss", "steps", "resume", "transfer", "scoring"}
+    assert checks.keys() == {"model", "loss", "steps", "resume", "transfer", "speed", "scoring"}
     assert all(
         check["met"] and check.keys() == {"measured", "limit", "met"} for of in checks.values() for check in of.values()
     )
@@ -196,6 +196,16 @@ def test_the_phases_are_documented() -> None:
     rows = [f"| {phase.name} | {phase.budget_s:g} | {phase.what} |" for phase in PHASES]
     assert "\n".join(rows) in text
     assert needs.INSTALL in text
+
+
+def test_what_the_first_run_has_to_confirm_is_in_the_code() -> None:
+    rows = re.findall(
+        r"^\| `(model/\w+\.py)`(?:, ((?:`\w+`(?:, )?)+))? \|", (ROOT / "docs" / "gpu.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) >= 15
+    for file, names in rows:
+        code = (ROOT / file).read_text()
+        assert [name for name in re.findall(r"\w+", names) if name not in code] == [], file
 
 
 def test_the_dry_run_assumes_what_the_command_line_assumes() -> None:

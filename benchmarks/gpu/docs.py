@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.goals import results
+from benchmarks.gpu.goals import mfu, results
 
 BEGIN = "<!-- gpu-report: written by `python -m benchmarks.gpu --write-docs FILE`; do not edit -->"
 END = "<!-- end of gpu-report -->"
@@ -80,32 +80,25 @@ def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> l
 
 def _speed(lines: Sequence[Line], last: Line) -> list[str]:
     speed = results(lines, "speed")
-    sizes = {"124M": speed.get("ours", {}), **results(lines, "sizes").get("sizes", {})}
-    rows = []
-    for name, one in last["ours"].items():
-        share = one["mfu"]
-        percent = [f"{100 * share[by]:.1f} %" if by in share else "" for by in ("data sheet", "product")]
-        facts = sizes[name]
-        memory = f"{facts['peak_bytes'] / 1e9:.1f}"
-        rows.append(
-            [f"{name}, ours", f"{one['tokens_per_s']:,.0f}", *percent, str(facts["micro_batch_size"]), memory, ""]
-        )
+    ours = {"124M": speed.get("ours", {}), **results(lines, "sizes").get("sizes", {})}
+    variants = results(lines, "variants").get("variants", {})
+    rows = [_row(lines, f"{name}, ours", one["tokens_per_s"], ours[name]) for name, one in last["ours"].items()]
     for name, of in speed.get("tokens_per_s", {}).items():
         if name != "ours":
-            rate = sorted(of)[len(of) // 2]
-            facts = speed.get(name, {})
-            memory = f"{facts['peak_bytes'] / 1e9:.1f}" if "peak_bytes" in facts else ""
-            ratio = f"{speed['ratios'][name]:.2f}"
-            rows.append(
-                [f"124M, {name}", f"{rate:,.0f}", "", "", str(facts.get("micro_batch_size", "")), memory, ratio]
-            )
-    for name, one in results(lines, "variants").get("variants", {}).items():
+            facts = {"flop_per_token": speed["ours"]["flop_per_token"], **speed.get(name, {})}
+            rows.append(_row(lines, f"124M, {name}", sorted(of)[len(of) // 2], facts, f"{speed['ratios'][name]:.2f}"))
+    for name, one in variants.items():
         if "tokens_per_s" in one:
-            rows.append(
-                [f"124M, variant {name}", f"{one['tokens_per_s']:,.0f}", "", "", str(one["micro_batch_size"]), "", ""]
-            )
+            rows.append(_row(lines, f"124M, variant {name}", one["tokens_per_s"], one))
     names = ("", "tokens/s", "MFU, data sheet", "MFU, product", "micro-batch", "peak GB", "ours is times")
     return _table("Training, 1,024 positions:", names, rows)
+
+
+def _row(lines: Sequence[Line], name: str, rate: float, facts: Line, ratio: str = "") -> list[str]:
+    share = mfu(lines, {**facts, "tokens_per_s": rate})
+    percent = [f"{100 * share[by]:.1f} %" if by in share else "" for by in ("data sheet", "product")]
+    memory = f"{facts['peak_bytes'] / 1e9:.1f}" if "peak_bytes" in facts else ""
+    return [name, f"{rate:,.0f}", *percent, str(facts["micro_batch_size"]), memory, ratio]
 
 
 def _dry_run(lines: Sequence[Line]) -> list[str]:

@@ -38,7 +38,7 @@ def measured_sizes(lines: Sequence[Line]) -> dict[str, Line]:
 def mfu(lines: Sequence[Line], size: Line) -> dict[str, float]:
     """The utilisation by the data sheet, where the card is known, and by the measured product."""
     card = results(lines, "card")
-    rate = size["tokens_per_s"] * size["flop_per_token"]
+    rate: float = size["tokens_per_s"] * size["flop_per_token"]
     peaks = {"data sheet": card.get("data_sheet_flop_per_s"), "product": card.get("product_flop_per_s")}
     return {name: round(rate / peak, 4) for name, peak in peaks.items() if peak}
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from torch._dynamo.utils import counters
 
 from benchmarks.gpu.job import Job
 from model import world
@@ -156,6 +157,7 @@ class Subject:
             "notes": list(self.notes),
             "tokens_per_step": self.tokens_per_step,
             "compile": config.compile,
+            "graphs": counters["stats"]["unique_graphs"],  # compiled by this process so far
             "precision": config.precision,
             "build_s": round(self.build_s, 2),
             "first_step_s": round(self.first_s, 2),
