@@ -288,7 +288,11 @@ for name in sys.argv[1:]:
     if name == "dies":
         print("the reason", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    send(event="end", phase=name, error="wrong" if name == "fails" else "", peak_rss_mb=1.0)
+    is_last = name == "breaks"
+    error = "wrong" if name in ("fails", "breaks") else ""
+    send(event="end", phase=name, error=error, is_last=is_last, peak_rss_mb=1.0)
+    if is_last:
+        break
 """
 
 
@@ -316,6 +320,11 @@ def test_a_phase_that_fails_or_dies_fails_alone(tmp_path: Path) -> None:
     assert lines[1]["error"] == "wrong"
     assert lines[2]["error"] == "its process ended with signal 9; the log ends with: the reason"
     assert lines[4]["before"] == ["good", "fails", "dies", "well"]
+
+
+def test_phases_after_an_error_that_lasts_get_a_new_process(tmp_path: Path) -> None:
+    lines = _run(["good", "breaks", "well"], tmp_path)
+    assert [line["status"] for line in lines] == ["ok", "failed", "ok"]
 
 
 def test_a_phase_that_hangs_is_killed_and_reports_what_it_has(tmp_path: Path) -> None:

@@ -28,8 +28,11 @@ REPORT_S = 3.0  # of the limit: left to end a phase and write the last line
 Send = Callable[[dict[str, Any]], None]
 
 
-def run_phase(name: str, function: Callable[[Job], None], job: Job) -> None:
-    """Run one phase. An error becomes the line of the phase, and its memory is freed for the next one."""
+def run_phase(name: str, function: Callable[[Job], None], job: Job) -> bool:
+    """Run one phase. An error becomes the line of the phase, and its memory is freed for the next one.
+
+    Returns whether the device still works: most errors of CUDA last as long as their process.
+    """
     job.send({"event": "begin", "phase": name})
     error = ""
     try:
@@ -39,12 +42,22 @@ def run_phase(name: str, function: Callable[[Job], None], job: Job) -> None:
     except Exception as caught:
         traceback.print_exc()
         error = one_line(caught)
-    # not in the handler: there the error still holds the tensors of the phase
-    job.send({"event": "end", "phase": name, "error": error, "peak_rss_mb": peak_rss_mb()})
+    works = _free()  # not in the handler: there the error still holds the tensors of the phase
+    job.send({"event": "end", "phase": name, "error": error, "is_last": not works, "peak_rss_mb": peak_rss_mb()})
+    return works
+
+
+def _free() -> bool:
     gc.collect()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch is None or not torch.cuda.is_initialized():
+        return True
+    try:
+        torch.cuda.synchronize()
         torch.cuda.empty_cache()
+    except RuntimeError:
+        return False
+    return True
 
 
 def one_line(error: BaseException) -> str:
@@ -78,7 +91,8 @@ def main() -> None:
 
         budget_s = min(phase.budget_s, settings["ends"] - time.monotonic() - REPORT_S)
         job = Job(settings["device"], settings["tiny"], nanogpt, budget_s, tagged)
-        run_phase(name, load_and_run, job)
+        if not run_phase(name, load_and_run, job):
+            break
     events.flush()
     os._exit(0)  # unloading torch's libraries while their threads run may abort
 

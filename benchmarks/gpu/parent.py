@@ -137,7 +137,7 @@ def _follow(child: Child, phase: Phase, ends: float, grace_s: float, log_path: P
         else:
             failure = {"error": event["error"]} if event["error"] else {}
             results["peak_rss_mb"] = event["peak_rss_mb"]
-            return done(status="failed" if failure else "ok", **failure), True
+            return done(status="failed" if failure else "ok", **failure), not event["is_last"]
 
 
 def _death(code: int, log_path: Path) -> str:
