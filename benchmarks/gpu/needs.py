@@ -11,7 +11,6 @@ import importlib
 import re
 import subprocess
 import sys
-import warnings
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,24 +77,14 @@ def torch_complaint() -> str | None:
 
 
 def gpu_complaint() -> str | None:
-    """Why torch does not see a GPU, in torch's own words where it has some, or None."""
+    """Why torch does not see a GPU, or None."""
     import torch
 
-    with warnings.catch_warnings(record=True) as said:  # a driver that is too old is a warning
-        warnings.simplefilter("always")
-        if torch.cuda.is_available():
-            return None
-    return why_no_gpu(torch.__version__, torch.version.cuda, [str(one.message) for one in said])
+    from model import world
 
-
-def why_no_gpu(torch_version: str, cuda_version: str | None, said: list[str]) -> str:
-    """``said``: the warnings of torch when it looked for a GPU."""
-    if cuda_version is None:
-        return f"torch {torch_version} is a build without CUDA; install one with it, or try --tiny --device cpu"
-    reason = "; ".join(one.splitlines()[0] for one in said) or "it finds no device"
+    why = world.why_no_cuda()
     return (
-        f"torch {torch_version} for CUDA {cuda_version} sees no GPU ({reason}); if nvidia-smi lists one, "
-        f"install a driver for CUDA {cuda_version} or a torch for the driver"
+        why and f"torch {torch.__version__}: {why}; the report needs a GPU, --tiny --device cpu only tries the program"
     )
 
 
