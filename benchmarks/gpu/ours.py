@@ -141,6 +141,7 @@ class Subject:
         others = self._allocated() - self.resident
         if self.job.is_cuda:
             torch.cuda.reset_peak_memory_stats()
+        self._timed(1)  # allocates what the turn before gave back
         steps = max(1, round(seconds / self.step_s))
         self.step_s = self._timed(steps) / steps
         if self.job.is_cuda:
