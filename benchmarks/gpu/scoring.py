@@ -18,7 +18,7 @@ from benchmarks.gpu.compare import furthest
 from benchmarks.gpu.corpus import make as make_corpus
 from benchmarks.gpu.job import Job
 from model.gpt2 import GPT2
-from model.scoring import Request, score
+from model.scoring import Request, capacity_for, score
 
 PEER_TOKENS = 16_384  # positions per batch of the peer; its logits take 50,257 fp32 numbers each, twice
 TURNS = 3
@@ -32,13 +32,15 @@ def scoring(job: Job) -> None:
     peer: Any = exactness.transformers_model(config, model).to(job.device).eval()
     model = model.to(job.device).eval()
     items = _items(config.vocab_size, job.pick(2_000, 12), config.context)
-    score(model, items[: len(items) // 4])
+    warnings: list[str] = []
+    capacity = capacity_for(model, warn=warnings.append)
+    score(model, items[: len(items) // 4], capacity=capacity)
     _peer_scores(peer, items[: len(items) // 4], job)
     rates: dict[str, list[float]] = {"ours": [], "transformers": []}
     for turn in range(job.pick(TURNS, 1)):
         if turn and not job.has(3, f"turn {turn + 1}"):
             break
-        own, own_s = _timed(job, lambda: [one.log_likelihood for one in score(model, items)])
+        own, own_s = _timed(job, lambda: [one.log_likelihood for one in score(model, items, capacity=capacity)])
         theirs, their_s = _timed(job, lambda: _peer_scores(peer, items, job))
         rates["ours"].append(len(items) / own_s)
         rates["transformers"].append(len(items) / their_s)
@@ -48,6 +50,7 @@ def scoring(job: Job) -> None:
         job.put(
             items_per_s={name: [round(rate, 1) for rate in of] for name, of in rates.items()}, ratio=round(ratio, 3)
         )
+        job.put(batch_tokens=capacity.tokens, warnings=warnings)
         job.check("scores", furthest(own, theirs), SCORE_LIMIT)
 
 
