@@ -48,8 +48,10 @@ def run_phase(name: str, function: Callable[[Job], None], job: Job) -> bool:
 
 
 def _free() -> bool:
-    gc.collect()
     torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.compiler.reset()
+    gc.collect()
     if torch is None or not torch.cuda.is_initialized():
         return True
     try:

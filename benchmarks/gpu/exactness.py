@@ -139,14 +139,42 @@ def loss(job: Job) -> None:
         peer = _head_apart(_head(_plain, *inputs, targets), reference)
         kind = str(dtype).removeprefix("torch.")
         job.put(**{f"cross_entropy_{kind}": peer})
-        heads = {kind: head_loss}
-        if _compiles(job):
-            heads[f"{kind} compiled"] = functools.partial(head_loss, is_compiled=True)
-        for head, loss_of in heads.items():
+        for way, loss_of in _ways(job).items():
             for name, measured in _head_apart(_head(loss_of, *inputs, targets), reference).items():
                 limit = BF16_FLOOR + (0 if name == "loss" else TIMES_PEER * peer[name])  # the loss is summed in fp32
                 limit = FP32_LIMIT if dtype == torch.float32 else limit
-                job.check(f"{head} {name}", measured, limit)
+                job.check(f"{kind}{way} {name}", measured, limit)
+    del inputs, reference
+    _many_logits(job)
+
+
+def _ways(job: Job) -> dict[str, Any]:
+    """The loss as it is, and compiled where torch can."""
+    ways = {"": head_loss}
+    if _compiles(job):
+        ways[" compiled"] = functools.partial(head_loss, is_compiled=True)
+    return ways
+
+
+def _many_logits(job: Job) -> None:
+    """More than 2^31 logits, as a large micro-batch has them, against the same rows in eighths: a kernel that counts
+    in 32 bits would be wrong.
+    """
+    rows, width, vocabulary = job.pick((45_056, 768, 50_257), (64, 16, 301))
+    hidden = torch.randn(rows, width, device=job.device).bfloat16()
+    weight = (0.05 * torch.randn(vocabulary, width, device=job.device)).bfloat16()
+    targets = torch.randint(0, vocabulary, (rows,), device=job.device)
+    eighths = zip(hidden.chunk(8), targets.chunk(8), strict=True)
+    parts = [_head(head_loss, some_hidden, weight, some_targets) for some_hidden, some_targets in eighths]
+    reference = {
+        "loss": torch.stack([part["loss"] for part in parts]).mean(),
+        "of hidden": torch.cat([part["of hidden"].float() / 8 for part in parts]),
+        "of weight": torch.stack([part["of weight"].float() / 8 for part in parts]).sum(0),
+    }
+    for way, loss_of in _ways(job).items():
+        for name, measured in _head_apart(_head(loss_of, hidden, weight, targets), reference).items():
+            limit = FP32_LIMIT if name == "loss" else 2 * BF16_FLOOR
+            job.check(f"2^31 logits{way} {name}", measured, limit)
 
 
 def _plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

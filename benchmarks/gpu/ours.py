@@ -66,7 +66,10 @@ def tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def free(job: Job) -> None:
-    """Give back the memory of trainers that are no longer used."""
+    """Give back the memory of trainers that are no longer used, and forget what was compiled: torch would compile
+    other sizes for all sizes (dynamic shapes), which is slower than what a run gets.
+    """
+    torch.compiler.reset()
     gc.collect()
     if job.is_cuda:
         torch.cuda.empty_cache()
