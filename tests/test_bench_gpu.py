@@ -179,6 +179,22 @@ def test_the_section_of_the_documents_is_written_from_the_report(report: list[Li
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
+@pytest.mark.parametrize("status", ["failed", "not reached", "skipped"])
+def test_a_report_of_failures_is_written_too(status: str) -> None:
+    lines: list[Line] = [{"phase": phase.name, "seconds": 0.0, "status": status} for phase in PHASES[:-1]]
+    lines.append({"phase": "dry run", "seconds": 0.0, "status": "ok", **goals.dry_run(lines)})
+    last = goals.last_line(lines, device="cuda", is_tiny=False, date="2026-12-01")
+    assert {goal["measured"] for goal in last["goals"].values()} == {None}
+    text = docs.section([*lines, last])
+    words = {
+        "failed": "speed failed: no reason given",
+        "not reached": "speed was not reached",
+        "skipped": "an unknown card",
+    }
+    assert words[status] in text
+    assert text.count("not measured") == len(goals.GOALS)
+
+
 def test_the_committed_section_is_what_the_program_writes() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     section = docs.BEGIN + text.partition(docs.BEGIN)[2].partition(docs.END)[0] + docs.END

@@ -6,6 +6,7 @@ Whatever else prints to standard output goes to standard error instead.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -79,6 +80,9 @@ def main() -> None:
     def send(event: dict[str, Any]) -> None:
         events.write(json.dumps(event) + "\n")
 
+    for name in settings["phases"]:
+        with contextlib.suppress(Exception):  # before the phase begins; an import that fails does so again in it
+            importlib.import_module(f"benchmarks.gpu.{named(name).where.partition(':')[0]}")
     for name in settings["phases"]:
         phase = named(name)
         module, _, function = phase.where.partition(":")

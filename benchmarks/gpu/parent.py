@@ -17,7 +17,7 @@ from typing import IO, Any
 from benchmarks.gpu.phases import Phase
 
 ROOT = Path(__file__).parents[2]
-STARTUP_S = 60.0  # importing torch from a cold disk
+STARTUP_S = 90.0  # importing torch from a cold disk
 GRACE_S = 15.0  # a phase looks at its budget between measurements; after this it is killed
 LEAST_S = 3.0  # with less left of the limit, no further phase begins
 

@@ -80,9 +80,7 @@ class NanoGPT:
 def speed(job: Job) -> None:
     model, corpus, batch = _setting(job)
     rates: dict[str, list[float]] = {"ours": [], "eager": []}
-    room = torch.empty(
-        int(ROOM * torch.cuda.mem_get_info()[1]) if job.is_cuda else 0, dtype=torch.uint8, device=job.device
-    )
+    room = torch.empty(_room_bytes(job), dtype=torch.uint8, device=job.device)
     subjects = {"ours": fitting(job, model, corpus, batch_size=batch)}
     del room
     subjects["ours"].turn(0.0)
@@ -107,6 +105,13 @@ def speed(job: Job) -> None:
         finally:
             if nanogpt is not None:
                 nanogpt.end()
+
+
+def _room_bytes(job: Job) -> int:
+    if not job.is_cuda:
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    return int(min(ROOM * total, free / 2))
 
 
 def _take_turns(job: Job, subjects: dict[str, Subject], nanogpt: NanoGPT | None, rates: dict[str, list[float]]) -> None:
