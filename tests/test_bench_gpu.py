@@ -153,7 +153,8 @@ def test_the_report_has_what_goals_and_documents_need(report: list[Line]) -> Non
     dry_run = goals.results(lines, "dry run")["dry_run"]
     assert dry_run["124M"]["memory_bytes"]["predicted"] > 0
     assert dry_run["124M"]["step_s"].keys() == {"predicted", "measured"}
-    assert goals.results(lines, "variants")["variants"].keys() == {"blocks", "as one", "bfloat16"}
+    assert goals.results(lines, "variants")["variants"].keys() == {"blocks", "as one", "bfloat16", "80 sequences"}
+    assert goals.results(lines, "loss")["more_than_2_31_logits"].keys() <= {"loss"}
     recipes = goals.results(lines, "recipes")
     assert recipes["tokens_to_target"].keys() == {"paper", "modern"}
     assert "paper" in recipes["apart"]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.gpu import ours
+from benchmarks.gpu.child import one_line
 from benchmarks.gpu.compare import deviation, differing_bits, furthest, largest_deviation
 from benchmarks.gpu.corpus import make as make_corpus
 from benchmarks.gpu.job import Job
@@ -159,8 +160,8 @@ def _ways(job: Job) -> dict[str, Any]:
 
 
 def _many_logits(job: Job) -> None:
-    """More than 2^31 logits, as a large micro-batch has them, against the same rows in eighths: a kernel that counts
-    in 32 bits would be wrong.
+    """How far the loss of more than 2^31 logits is from that of the same rows in eighths: whether kernels that count in
+    32 bits are among its own. A run has fewer (model/memory.py), so this is no check.
     """
     rows, width, vocabulary = job.pick((45_056, 768, 50_257), (64, 16, 301))
     hidden = torch.randn(rows, width, device=job.device).bfloat16()
@@ -173,10 +174,13 @@ def _many_logits(job: Job) -> None:
         "of hidden": torch.cat([part["of hidden"].float() / 8 for part in parts]),
         "of weight": torch.stack([part["of weight"].float() / 8 for part in parts]).sum(0),
     }
+    found = {}
     for way, loss_of in _ways(job).items():
-        for name, measured in _head_apart(_head(loss_of, hidden, weight, targets), reference).items():
-            limit = FP32_LIMIT if name == "loss" else 2 * BF16_FLOOR
-            job.check(f"2^31 logits{way} {name}", measured, limit)
+        try:
+            found[f"loss{way}"] = _head_apart(_head(loss_of, hidden, weight, targets), reference)
+        except RuntimeError as error:  # memory, or a kernel that refuses so many
+            found[f"loss{way}"] = one_line(error)
+    job.put(more_than_2_31_logits=found)
 
 
 def _plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -29,7 +29,13 @@ PHASES: tuple[Phase, ...] = (
     Phase("sizes", 90, "sizes", "sizes:sizes", "355M, 774M, 1558M: ours only"),
     Phase("scoring", 30, "last", "scoring:scoring", "last words per second, ours and transformers'"),
     Phase("recipes", 60, "last", "recipes:recipes", "tokens to a fixed loss; bf16 against fp32"),
-    Phase("variants", 80, "last", "speed:variants", "124M: blocks compiled as one; bf16 weights with fp32 masters"),
+    Phase(
+        "variants",
+        80,
+        "last",
+        "speed:variants",
+        "124M: blocks compiled as one; bf16 weights with fp32 masters; larger micro-batches",
+    ),
     Phase("dry run", 5, "dry run", "", "memory and time, predicted and measured"),
 )
 LIMIT_S = 420.0
