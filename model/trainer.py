@@ -231,8 +231,6 @@ class Trainer:
     def _val_loss(self, starts: list[int], length: int) -> Tensor:
         rows = np.stack([self.corpus.val[start : start + length + 1] for start in starts]).astype(np.int64)
         rows_BT = torch.from_numpy(rows)
-        if self.world.device.type == "cuda":
-            rows_BT = rows_BT.pin_memory()  # so that a GPU reads it while this program goes on
         return self._forward(rows_BT[:, :-1], rows_BT[:, 1:], self.model.loss)
 
     def _forward(
