@@ -35,6 +35,7 @@ from torch.utils.checkpoint import checkpoint
 from data.errors import InputError
 from model.attention import attend
 from model.config import ModelConfig
+from model.gelu import gelu
 from model.loss import head_loss
 
 
@@ -92,7 +93,7 @@ class FeedForward(nn.Module):
         self.proj = nn.Linear(4 * config.width, config.width)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        return self.proj(F.gelu(self.up(x_BTC), approximate="tanh"))  # type: ignore[no-any-return]
+        return self.proj(gelu(self.up(x_BTC)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
