@@ -37,6 +37,7 @@ from model.attention import attend
 from model.config import ModelConfig
 from model.gelu import gelu
 from model.loss import head_loss
+from model.tied import Tie, can_tie, lookup
 
 
 @dataclass
@@ -140,14 +141,15 @@ class GPT2(nn.Module):
             else:
                 weight.normal_(0.0, 0.02)
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None, tie: Tie | None = None) -> Tensor:
         """The residual stream after the last normalisation, ``[B, T, C]``: the head's input."""
         past = cache.length if cache is not None else 0
         T = ids_BT.shape[1]
         if past + T > self.config.context:
             raise InputError(f"{past + T} positions do not fit into the model's context of {self.config.context}")
         positions_T = torch.arange(past, past + T, device=ids_BT.device)
-        x_BTC = self.dropout(self.tokens(ids_BT) + self.positions(positions_T))
+        tokens_BTC = self.tokens(ids_BT) if tie is None else lookup(ids_BT, self.tokens.weight, tie)
+        x_BTC = self.dropout(tokens_BTC + self.positions(positions_T))
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
                 x_BTC = checkpoint(block, x_BTC, cache, use_reentrant=False)
@@ -165,8 +167,10 @@ class GPT2(nn.Module):
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats per token, a scalar; ``targets_BT[b, t]`` is the token after ``ids_BT[b, t]``."""
-        hidden_RC = self.hidden(ids_BT).flatten(0, 1)
-        return head_loss(hidden_RC, self.tokens.weight, targets_BT.flatten(), is_compiled=self.has_compiled_loss)
+        tie = Tie() if can_tie(self.tokens.weight) and not self.has_compiled_loss else None
+        hidden_RC = self.hidden(ids_BT, tie=tie).flatten(0, 1)
+        targets_R = targets_BT.flatten()
+        return head_loss(hidden_RC, self.tokens.weight, targets_R, tie, is_compiled=self.has_compiled_loss)
 
 
 def count_parameters(config: ModelConfig) -> int:

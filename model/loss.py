@@ -5,6 +5,7 @@ and their gradient, and in bfloat16 it rounds the log-probabilities. Here the gr
 rows at a time in fp32, and overwrites the logits. So there is one such matrix, and the softmax stays in the CPU's
 cache. This is fused linear cross entropy (Hsu et al., "Liger Kernel", 2024) with torch's matrix products, which already
 run near the machine's full rate for these shapes. On a GPU with a compiler one kernel works through all rows.
+In bfloat16 on a CPU the same is done in model/tied.py.
 
 torch's own ``F.linear_cross_entropy`` (2.13) is not used: for 1,024 rows in bfloat16 on two cores it takes 2.9 times as
 long in chunks of 256 rows and 18 times as long in the chunks that it chooses, with four times the memory, and it rounds
@@ -25,6 +26,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from model import tied
 
 CPU_ROWS = 16  # rows of logits at a time: 16 x 50,257 fp32 numbers are 3 MB
 GPU_ROWS = 2_048  # without a compiler
@@ -101,10 +104,13 @@ def _compiled() -> Callable[[Tensor, Tensor, int, bool], Tensor]:
     return torch.compile(_at_once)
 
 
-def head_loss(hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor, *, is_compiled: bool = False) -> Tensor:
+def head_loss(
+    hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor, tie: tied.Tie | None = None, *, is_compiled: bool = False
+) -> Tensor:
     """Mean cross entropy of ``hidden_RC @ weight_VC.T`` and the target ids, nats per row: a scalar in fp32 or fp64.
 
-    ``is_compiled``: the rows are worked through by a kernel that torch.compile makes at the first use.
+    ``tie``: through which the model looked the tokens up, if it did (model/tied.py). ``is_compiled``: the rows are
+    worked through by a kernel that torch.compile makes at the first use.
     """
     device = hidden_RC.device.type
     if torch.is_autocast_enabled(device):  # autocast does not reach into the backward pass
@@ -112,5 +118,7 @@ def head_loss(hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor, *, is_com
         hidden_RC = hidden_RC.to(dtype)
         weight_VC = weight_VC.to(dtype)
     is_trained = torch.is_grad_enabled() and (hidden_RC.requires_grad or weight_VC.requires_grad)
+    if device == "cpu" and hidden_RC.dtype == torch.bfloat16 and not is_compiled:
+        return tied.loss(hidden_RC, weight_VC, targets_R, is_trained, tie)
     loss: Tensor = _HeadLoss.apply(hidden_RC, weight_VC, targets_R, is_trained, is_compiled)
     return loss

@@ -87,6 +87,42 @@ def test_head_loss_in_bfloat16_is_summed_in_fp32(loss_of: Callable[..., torch.Te
     assert loss.item() == pytest.approx(F.cross_entropy((hidden @ weight.T).float(), targets).item(), rel=1e-6)
 
 
+def test_a_target_far_below_the_other_logits_has_its_full_loss_in_bfloat16() -> None:
+    """Its softmax is 0 in fp32, and the log of that would be infinite."""
+    hidden = torch.tensor([[1.0], [-1.0]]).bfloat16().requires_grad_()
+    weight = torch.tensor([[100.0], [0.0], [-100.0]]).bfloat16().requires_grad_()
+    loss = head_loss(hidden, weight, torch.tensor([2, 0]))
+    loss.backward()
+    assert loss.item() == 200.0
+    assert weight.grad is not None
+    assert weight.grad.flatten().tolist() == [1.0, 0.0, -1.0]
+    assert hidden.grad is not None
+    assert hidden.grad.flatten().tolist() == [100.0, -100.0]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_tied_weight_has_one_gradient_in_bfloat16(recompute: bool) -> None:
+    """The gradient of the loss by the token embedding, measured against fp64: the error is rounding."""
+    torch.manual_seed(0)
+    config = ModelConfig(layers=2, heads=2, width=32, context=64, vocab_size=101)
+    narrow = GPT2(config).bfloat16()
+    narrow.recompute = recompute
+    exact = GPT2(config).double()
+    exact.load_state_dict({name: tensor.double() for name, tensor in narrow.state_dict().items()})
+    ids = torch.randint(50, (2, 64))  # the others only occur in the head
+    ids[:, 32:] = 7
+    targets = torch.randint(101, (2, 64))
+    for network in (narrow, exact):
+        (network.loss(ids, targets) / 3).backward()
+    for name in ("tokens.weight", "positions.weight"):
+        weight = narrow.get_parameter(name)
+        want = exact.get_parameter(name).grad
+        assert want is not None
+        assert weight.grad is not None
+        assert weight.grad.dtype == torch.bfloat16
+        assert (weight.grad.double() - want).norm() <= 2e-2 * want.norm(), name
+
+
 @pytest.mark.parametrize("positions", [1, 7, 128, 300])
 def test_attention_in_bfloat16_is_as_accurate_as_torchs(positions: int) -> None:
     """Errors of outputs and gradients, measured against fp64, are at most 1.5 times torch's errors in bfloat16."""
