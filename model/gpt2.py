@@ -73,12 +73,14 @@ class Attention(nn.Module):
 
     def forward(self, x_BTC: Tensor, cache: Cache | None) -> Tensor:
         B, T, C = x_BTC.shape
-        q_BNTH, k_BNSH, v_BNSH = self.qkv(x_BTC).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        qkv_BT3NH = self.qkv(x_BTC).view(B, T, 3, self.heads, C // self.heads)
+        S = T
         if cache is not None:
-            k_BNSH, v_BNSH = cache.extend(self.layer, k_BNSH, v_BNSH)
-        S = k_BNSH.shape[2]
+            q_BNTH, k_BNTH, v_BNTH = qkv_BT3NH.permute(2, 0, 3, 1, 4)
+            k_BNSH, v_BNSH = cache.extend(self.layer, k_BNTH, v_BNTH)
+            S = k_BNSH.shape[2]
         if S == T:
-            y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, self.dropout if self.training else 0.0)
+            y_BNTH = attend(qkv_BT3NH, self.dropout if self.training else 0.0)
         else:  # the new positions are the last T of S; is_causal would treat them as the first
             mask_TS = None if T == 1 else torch.ones(T, S, dtype=torch.bool, device=x_BTC.device).tril(S - T)
             y_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BNSH, v_BNSH, attn_mask=mask_TS)
