@@ -39,7 +39,7 @@ from benchmarks.machine import machine, peak_rss_mb
 
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / "benchmarks" / "train_peers" / "peer.py"
-GOALS = {"nanogpt": 2.4, "transformers": 1.9, "nanogpt-bf16": 1.2, "machine": 0.55}
+GOALS = {"nanogpt": 2.4, "transformers": 1.9, "nanogpt-bf16": 1.4, "machine": 0.5}
 SIZE = {"layers": 12, "heads": 12, "width": 768, "context": 256, "vocab_size": 50_257, "batch": 4}
 TINY = {"layers": 1, "heads": 2, "width": 32, "context": 32, "vocab_size": 50_257, "batch": 2}
 SNAPSHOT = "bench"
@@ -197,7 +197,7 @@ def compare(folder: Path, size: Result, turns: int, nanogpt: Path | None) -> Res
         print(f"  {name:13}{median(rates[name]):8.1f} tokens/s{median(cpu_rates[name]):8.1f} per CPU second", end="")
         print(f"  {memory:7,.0f} MB{versus}")
     print(f"  machine: {median(flops) / 1e9:,.0f} GFLOP/s in bfloat16; ours is {ratios['machine']:.0%} of it, ", end="")
-    print(f"by CPU seconds {cpu_ratios['machine']:.0%} (goal 55 %)")
+    print(f"by CPU seconds {cpu_ratios['machine']:.0%} (goal 50 %)")
     print(f"  precision {results['ours'][0]['precision']}, the loader took {median(waits):.2%} of the time (goal 1 %)")
     return {
         "bench": "train",
