@@ -3,9 +3,8 @@
 ``F.cross_entropy(hidden @ weight.T, targets)`` holds the logits (T x 50,257 numbers per sequence), their log-softmax
 and their gradient, and in bfloat16 it rounds the log-probabilities. Here the gradient is computed with the loss, a few
 rows at a time in fp32, and overwrites the logits. So there is one such matrix, and the softmax stays in the CPU's
-cache. This is fused linear cross entropy (Hsu et al., "Liger Kernel", 2024) with torch's matrix products, which already
-run near the machine's full rate for these shapes. On a GPU with a compiler one kernel works through all rows.
-In bfloat16 on a CPU the same is done in model/tied.py.
+cache. This is fused linear cross entropy (Hsu et al., "Liger Kernel", 2024) with torch's matrix products. On a GPU with
+a compiler one kernel works through all rows. In bfloat16 on a CPU model/tied.py does the same.
 
 torch's own ``F.linear_cross_entropy`` (2.13) is not used: for 1,024 rows in bfloat16 on two cores it takes 2.9 times as
 long in chunks of 256 rows and 18 times as long in the chunks that it chooses, with four times the memory, and it rounds
