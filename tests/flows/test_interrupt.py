@@ -76,7 +76,9 @@ def test_sigterm_saves_a_checkpoint_and_ends_with_0(pipeline: Pipeline) -> None:
         arguments += ["--set", f"{key}={value}"]
     process = start_webtext(pipeline.environment(), *arguments, "--steps", "100000", "--json")
     assert process.stderr is not None
-    told = next(line for line in process.stderr if line.startswith("train: "))
+    said = (line for line in process.stderr if line.startswith("train: "))
+    assert next(said) == "train: on cpu: float32, up to 2 sequences at once\n"
+    told = next(said)
     assert re.search(r"train: \d+/100000 steps loss [\d.]+ [\d,]+ tokens/s MFU \d+%, .+ left", told)
     os.kill(process.pid, signal.SIGTERM)
     printed, errors = process.communicate(timeout=120)
