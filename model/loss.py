@@ -6,9 +6,9 @@ rows at a time in fp32, and overwrites the logits. So there is one such matrix, 
 cache. This is fused linear cross entropy (Hsu et al., "Liger Kernel", 2024) with torch's matrix products. On a GPU with
 a compiler one kernel works through all rows. In bfloat16 on a CPU model/tied.py does the same.
 
-torch's own ``F.linear_cross_entropy`` (2.13) is not used: for 1,024 rows in bfloat16 on two cores it takes five times as
-long in chunks of 256 rows and thirty times as long in the chunks that it chooses, with four times the memory, and it
-rounds the loss to bfloat16. In fp32, chunks of 256 rows are as fast as this file (``python -m benchmarks.loss``).
+torch's own ``F.linear_cross_entropy`` (2.13) is not used: for 1,024 rows in bfloat16 on two cores it takes 5 times as
+long in chunks of 256 rows and 30 times as long in the chunks that it chooses, with four times the memory, and it rounds
+the loss to bfloat16. In fp32, chunks of 256 rows are as fast as this file (``python -m benchmarks.loss``).
 
 50,257 is odd, and kernels for tensor cores are fastest when sizes are divisible by 64: nanoGPT became a quarter faster
 with 50,304 rows (A. Karpathy, February 2023). So on GPUs rows of zeros are added for the products, and their logits are
