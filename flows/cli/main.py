@@ -6,10 +6,9 @@ Commands import heavy packages themselves, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,6 +18,7 @@ from typer import BadParameter
 from data.config import LinksConfig, PagesConfig
 from data.errors import FULL, InputError, told
 from flows.cli import options
+from flows.cli.session import chosen_settings, session
 from flows.settings import Settings
 
 app = typer.Typer(
@@ -59,9 +59,9 @@ def demo(lake: options.Lake = None, as_json: options.Json = False) -> None:
     from flows.localweb.build import building
     from flows.progress import say
 
-    settings = _settings(lake)
+    settings = chosen_settings(lake)
     say("building the local web from the documentation of the installed packages")
-    with _session(settings, while_servers_start=building(settings.home.absolute())):
+    with session(settings, while_servers_start=building(settings.home.absolute())):
         from flows.cli.demo import run_demo
 
         result = run_demo(settings)
@@ -94,7 +94,7 @@ def refresh(
     with other settings is refused. Links cut off by a deadline or a budget are `deferred`; the next snapshot takes them
     first. docs/crawling.md explains every limit of the crawl. Set WEBTEXT_CONTACT so that site owners can reach you.
     """
-    settings = _settings(lake)
+    settings = chosen_settings(lake)
     options.check_profile(profile)
     links = LinksConfig(min_karma=min_karma, profile=profile, block_domains=options.block_domains(block_list or []))
     pages = PagesConfig(
@@ -113,7 +113,7 @@ def refresh(
         planned = refresh_plan(sources, links, pages, settings.lake)
         _result(planned, as_json, lambda: _show().plan(planned))
         return
-    with _session(settings):
+    with session(settings):
         from flows.refresh import refresh as refresh_flow
 
         result = refresh_flow(sources, snapshot, settings.lake, links=links, pages=pages, history=history)
@@ -165,7 +165,7 @@ def train(
 ) -> None:
     """Pretrain GPT-2 on a corpus, or resume a run."""
     changes = options.pairs(overrides or [])
-    settings = _settings(lake)
+    settings = chosen_settings(lake)
     from model.config import resolve
 
     try:
@@ -178,7 +178,7 @@ def train(
         planned = train_plan(preset, changes, steps, processes)
         _result(planned, as_json, lambda: _show().training_plan(planned))
         return
-    with _session(settings):
+    with session(settings):
         from flows.pretrain import pretrain
 
         snapshots = corpus.split(",")
@@ -234,8 +234,8 @@ def evaluate(
     """Score a run, a checkpoint or a transformers directory zero-shot."""
     if sum(value is not None for value in (run, checkpoint, hf)) != 1:
         raise BadParameter("name exactly one of --run, --checkpoint and --hf")
-    settings = _settings(lake)
-    with _session(settings):
+    settings = chosen_settings(lake)
+    with session(settings):
         from flows.evaluate import evaluate as evaluate_flow
 
         result = evaluate_flow(
@@ -275,7 +275,7 @@ def sample(
     from model.generate import Sampling
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    result = sample_text(_settings(lake), run, prompt, tokens, sampling, step)
+    result = sample_text(chosen_settings(lake), run, prompt, tokens, sampling, step)
     _result(result, as_json, lambda: print(prompt + result.text))
 
 
@@ -290,7 +290,7 @@ def export(
     """Write a run's model as a directory that transformers loads: weights, configuration, tokenizer."""
     from flows.cli.models import export_model
 
-    result = export_model(_settings(lake), run, to, step)
+    result = export_model(chosen_settings(lake), run, to, step)
     _result(result, as_json, lambda: print(f"{to}: step {result.step} of run {run}, for transformers"))
 
 
@@ -312,7 +312,7 @@ def report(
     """Write an HTML page with the funnel, the plots and the tables."""
     from flows.cli.report import write_report
 
-    result = write_report(_settings(lake), snapshot, run, to)
+    result = write_report(chosen_settings(lake), snapshot, run, to)
     _result(result, as_json, lambda: print(f"{to}: {len(result.snapshots)} snapshots, {len(result.runs)} runs"))
 
 
@@ -326,7 +326,7 @@ def why(
     from data.lake.store import Lake
     from flows.cli.explain import what_became_of
 
-    found = what_became_of(Lake(_settings(lake).lake), url)
+    found = what_became_of(Lake(chosen_settings(lake).lake), url)
     _result({"url": url, "found": found}, as_json, lambda: _show().why(found))
 
 
@@ -335,7 +335,7 @@ def status(lake: options.Lake = None, as_json: options.Json = False) -> None:
     """Show what is done and what is running: snapshots by stage, training runs, servers."""
     from flows.cli.status import collect
 
-    result = collect(_settings(lake))
+    result = collect(chosen_settings(lake))
     _result(result, as_json, lambda: _show().status(result))
 
 
@@ -361,36 +361,10 @@ def doctor(lake: options.Lake = None, as_json: options.Json = False) -> None:
     """Check this installation, the servers and every file of the lake. Exits with code 1 if something is wrong."""
     from flows.cli.doctor import examine
 
-    result = examine(_settings(lake))
+    result = examine(chosen_settings(lake))
     _result(result, as_json, lambda: _show().doctor(result))
     if result.has_bad:
         raise typer.Exit(1)
-
-
-def _settings(lake: str | None) -> Settings:
-    settings = Settings()
-    if lake is None and not settings.lake.strip():
-        raise BadParameter("WEBTEXT_LAKE is empty; unset it or name a directory")
-    return settings if lake is None else settings.model_copy(update={"lake": lake})
-
-
-@contextlib.contextmanager
-def _session(
-    settings: Settings, while_servers_start: contextlib.AbstractContextManager[None] | None = None
-) -> Iterator[None]:
-    """Handle signals, start the servers, mark killed runs and tag our own. Enter it before Prefect is imported."""
-    from flows import services
-    from flows.stop import stop_on_signals
-
-    stop_on_signals(settings.home)
-    with while_servers_start or contextlib.nullcontext():
-        services.ensure(settings)
-
-    from flows.interrupt import crash_killed_runs, tagged
-
-    crash_killed_runs(settings)
-    with tagged():
-        yield
 
 
 def _show() -> Any:
