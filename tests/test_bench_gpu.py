@@ -24,35 +24,11 @@ from benchmarks.gpu.job import Job
 from benchmarks.gpu.phases import PHASES, Phase
 from flows.cli import dryrun
 from model import world
+from tests import nanogpt
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(900)  # a hang ends, a busy machine does not reach it
 Line = dict[str, Any]
-
-NANOGPT = """
-import torch
-
-
-class GPTConfig:
-    def __init__(self, **fields):
-        self.__dict__ |= fields
-
-
-class GPT(torch.nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        assert config.bias is False and config.vocab_size % 64 == 0
-        print("number of parameters: some")
-        self.embedding = torch.nn.Embedding(config.vocab_size, config.n_embd)
-        self.head = torch.nn.Linear(config.n_embd, config.vocab_size)
-
-    def forward(self, ids, targets):
-        logits = self.head(self.embedding(ids))
-        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
-        return torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay)
-"""
 
 HIDE = """
 import sys
@@ -106,8 +82,7 @@ def _hidden() -> list[str]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
     """The lines of ``--tiny --device cpu`` beside a stand-in for nanoGPT, with only the stated packages importable."""
     folder = tmp_path_factory.mktemp("gpu")
-    (folder / "nanogpt").mkdir()
-    (folder / "nanogpt" / "model.py").write_text(NANOGPT)
+    nanogpt.write(folder / "nanogpt", bias=False, multiple=64)
     (folder / "hiding").mkdir()
     hidden = _hidden()
     assert {"prefect", "mlflow", "zstandard", "isal", "msgspec", "trafilatura"} <= set(hidden)
@@ -387,7 +362,7 @@ def test_what_slows_a_card_down_is_said() -> None:
 
 
 def test_nanogpt_runs_eager_without_a_compiler(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(NANOGPT)
+    nanogpt.write(tmp_path, bias=False, multiple=64)
     np.arange(500, dtype=np.uint16).tofile(tmp_path / "train.bin")
     size = {"layers": 1, "heads": 1, "width": 8, "context": 16, "vocab_size": 512, "micro_batch": 2, "accumulate": 2}
     size |= {"tokens": str(tmp_path / "train.bin"), "device": "cpu", "compile": True}

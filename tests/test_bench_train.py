@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests import nanogpt
+
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.timeout(1_800)  # a hang ends, a busy machine does not reach it
@@ -30,39 +32,9 @@ def _bench(*arguments: str, module: str = "train") -> dict[str, Any]:
     return result
 
 
-NANOGPT = """
-import torch
-from data.settings import BIAS
-
-
-class GPTConfig:
-    def __init__(self, **fields):
-        self.__dict__ |= fields
-
-
-class GPT(torch.nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        assert config.bias is BIAS
-        print("number of parameters: some")
-        self.embedding = torch.nn.Embedding(config.vocab_size, config.n_embd)
-        self.head = torch.nn.Linear(config.n_embd, config.vocab_size)
-
-    def forward(self, ids, targets):
-        logits = self.head(self.embedding(ids))
-        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
-        return torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay)
-"""
-
-
 @pytest.mark.slow
 def test_our_training_is_compared_with_its_peers(tmp_path: Path) -> None:
-    """A stand-in for nanoGPT has modules with the names of our packages, so the peer must run in its folder."""
-    (tmp_path / "model.py").write_text(NANOGPT)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "settings.py").write_text("BIAS = True\n")
+    nanogpt.write(tmp_path, bias=True)
     result = _bench("--threads", "1", "--nanogpt", str(tmp_path))
     assert result["bench"] == "train"
     assert result["peers"].keys() == {"transformers", "nanogpt", "nanogpt-bf16"}
