@@ -24,16 +24,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 
 from model import failure, world
-from model.config import ModelConfig
+from model.config import Auto, ModelConfig
 from model.failure import FailedStepError
 
 T = TypeVar("T")
-Tokens = int | Literal["auto"]
+Tokens = int | Auto
 CUDA_SHARE = 0.8  # of the free memory; the rest is for fragmentation and the workspace of kernels. Not measured
 CUDA_MOST = 32_768
 """Positions of a pass. It is an assumption, not a measurement, that larger passes gain nothing: products of this height
