@@ -2,7 +2,7 @@
 # make test        every check, and every test but the slow ones (10 to 14 minutes on two cores)
 # make check-slow  the slow tests: kill -9 in every stage, the tests in a network namespace, learning checks
 # make bench       all measurements; bench-NAME runs one of them
-# make gpu-report  what only a GPU can show, in seven minutes; make gpu-wheels collects packages for it (docs/gpu.md)
+# make gpu-report  check and measure on a GPU, in seven minutes; make gpu-wheels collects packages for it (docs/gpu.md)
 # make lint        ruff, mypy and the import rules
 # make clean       remove the virtual environment and caches; a lake and the state directory are left alone
 #

@@ -11,9 +11,14 @@ comes back. Each prints one JSON line when it ends, which also goes to the file.
 goals, and what was not reached. The exit code is 1 if a phase failed, an exactness check failed, or a phase was not
 reached. ``--tiny --device cpu`` runs all of it in under a minute to check that it works; its numbers mean nothing.
 
-    phases       the list, with budgets         parent, child, job   running them, and what a phase is given
-    card         the card and its peak          exactness            against transformers, fp64 and itself
-    speed        beside nanoGPT (nanogpt)       kernels              where the time of a step goes
-    sizes        355M to 1558M                  scoring, recipes     items/s; tokens to a loss
-    goals        dry run, goals, the last line  docs                 the section of docs/benchmarks.md
+    phases                the list, with budgets
+    parent, child, job    run the phases
+    card                  names the card and measures its peak
+    exactness             compares with transformers, with fp64 and with a resumed run
+    speed, nanogpt        train 124M, ours and nanoGPT in turn
+    kernels               finds where the time of a step goes
+    sizes                 trains 355M to 1558M
+    scoring, recipes      count scored items per second, and the tokens to a fixed loss
+    goals                 compares the dry run and the goals with what was measured
+    docs                  writes the section of docs/benchmarks.md
 """

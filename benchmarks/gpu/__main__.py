@@ -80,7 +80,8 @@ def _complaints(arguments: argparse.Namespace) -> list[str]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="benchmarks.gpu", description="Measure training and scoring on a GPU, and check that they are exact."
+        prog="benchmarks.gpu",
+        description="Check what a GPU computes, and measure training and scoring on it.",
     )
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT to compare with")
     parser.add_argument("--to", type=Path, default=Path("gpu-report.jsonl"), metavar="FILE", help="where the lines go")
