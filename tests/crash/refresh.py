@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from data.errors import stopping
-from flows.cli.main import _session
+from flows.cli.session import session
 from flows.settings import Settings
 
 POINTS = {
@@ -69,7 +69,7 @@ def send(number: int, target: str) -> None:
 if __name__ == "__main__":
     dump, connect_to, *point = sys.argv[1:]
     settings = Settings()
-    with _session(settings):
+    with session(settings):
         from tests.flows.serving import refresh_small
 
         if point:
