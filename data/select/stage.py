@@ -35,10 +35,9 @@ from data.errors import InputError
 from data.lake.manifest import Manifest, Part, settings_diff
 from data.lake.names import base_snapshot
 from data.lake.store import Dataset, Lake, write_parquet
-from data.schema import SELECT, SelectStatus, TextStatus
-from data.select import minhash
+from data.schema import SELECT, SelectStatus
+from data.select import filters, minhash
 from data.stage import Mapper, StageResult, in_turn, run_stage
-from data.urls.canonical import domain_of
 
 SIGNATURES = "sig-"
 JUDGEMENT = "judgement"
@@ -117,49 +116,14 @@ def make_part(lake_root: str, snapshot: str, config: SelectConfig, name: str) ->
     return _give_verdicts(lake, snapshot, config, name)
 
 
-def filter_verdict(row: dict[str, Any], config: SelectConfig) -> tuple[SelectStatus, str | None]:
-    """The status of the first filter that drops a row of text, with its reason; ``ok`` if none does."""
-    if row["status"] != TextStatus.OK:
-        return SelectStatus.NO_TEXT, row["status"]
-    domains = {row["domain"], domain_of(row["url"])} & set(config.drop_domains)
-    if domains:
-        return SelectStatus.WIKIPEDIA, min(domains)
-    if row["n_words"] < config.min_words or row["n_chars"] < config.min_chars:
-        return SelectStatus.TOO_SHORT, f"{row['n_words']} words, {row['n_chars']} characters"
-    if row["n_chars"] > config.max_chars:
-        return SelectStatus.TOO_LONG, f"{row['n_chars']} characters"
-    if row["language"] != config.language or row["language_score"] < config.min_language_score:
-        return SelectStatus.NOT_ENGLISH, f"{row['language']} with probability {row['language_score']:.2f}"
-    if row["alpha_share"] < config.min_alpha_share:
-        return SelectStatus.NOT_PROSE, f"letters are {row['alpha_share']:.2f} of the characters"
-    if row["duplicate_line_share"] > config.max_duplicate_line_share:
-        return SelectStatus.NOT_PROSE, f"repeated lines are {row['duplicate_line_share']:.2f} of the lines"
-    return SelectStatus.OK, None
-
-
-_FILTERED_BY = [
-    "doc_id",
-    "url",
-    "domain",
-    "karma",
-    "status",
-    "n_words",
-    "n_chars",
-    "language",
-    "language_score",
-    "alpha_share",
-    "duplicate_line_share",
-]
-
-
 def _texts(lake: Lake, snapshot: str) -> Dataset:
     return lake.dataset("text", base_snapshot(snapshot))
 
 
 def _sign(lake: Lake, snapshot: str, config: SelectConfig, name: str) -> Part:
     """Round 1: the signatures and band hashes of the rows that pass the filters."""
-    table = _texts(lake, snapshot).read(f"{name}.parquet", [*_FILTERED_BY, "text"])
-    verdicts = [filter_verdict(row, config)[0] for row in table.select(_FILTERED_BY).to_pylist()]
+    table = _texts(lake, snapshot).read(f"{name}.parquet", [*filters.COLUMNS, "text"])
+    verdicts = [filters.verdict(row, config)[0] for row in table.select(filters.COLUMNS).to_pylist()]
     passed = np.flatnonzero([verdict == SelectStatus.OK for verdict in verdicts])
     chosen = table.take(pa.array(passed, pa.int64()))
     texts = chosen.column("text").to_pylist()
@@ -298,8 +262,8 @@ def _give_verdicts(lake: Lake, snapshot: str, config: SelectConfig, name: str) -
     dataset = lake.dataset("select", snapshot)
     dropped = {row["row"]: row for row in dataset.read(f"judged/{name}.parquet").to_pylist()}
     rows = []
-    for number, row in enumerate(_texts(lake, snapshot).read(f"{name}.parquet", _FILTERED_BY).to_pylist()):
-        status, reason = filter_verdict(row, config)
+    for number, row in enumerate(_texts(lake, snapshot).read(f"{name}.parquet", filters.COLUMNS).to_pylist()):
+        status, reason = filters.verdict(row, config)
         verdict = dropped.get(number, {"status": str(status), "reason": reason, "duplicate_of": None})
         rows.append({**verdict, "doc_id": row["doc_id"]})
     verdicts = pa.Table.from_pylist([{key: row[key] for key in SELECT.names} for row in rows], schema=SELECT)

@@ -25,7 +25,7 @@ POINTS = {
     "links": ("data.lake.store", "Dataset.seal"),
     "pages": ("data.pages.segments", "Segments.settle"),
     "text": ("data.text.stage", "_row"),
-    "select": ("data.select.stage", "filter_verdict"),
+    "select": ("data.select.filters", "verdict"),
     "tokens": ("data.bpe", "encode"),
 }
 
