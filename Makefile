@@ -3,6 +3,7 @@
 # make check-slow  the slow tests: kill -9 in every stage, the tests in a network namespace, learning checks
 # make bench       all measurements; bench-NAME runs one of them
 # make gpu-report  check and measure on a GPU, in seven minutes; make gpu-wheels collects packages for it (docs/gpu.md)
+# make check-quality  compare the extracted texts with marked pages; make train-blocks trains the model that chooses them
 # make lint        ruff, mypy and the import rules
 # make clean       remove the virtual environment and caches; a lake and the state directory are left alone
 #
@@ -20,7 +21,7 @@ PEERS := $(VENV)/.installed-peers
 # Tests start hundreds of processes. With compiled modules each of them starts half a second sooner.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
+.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels check-quality train-blocks clean install
 
 install: $(INSTALLED)
 
@@ -53,6 +54,12 @@ bench: bench-extraction bench-links bench-crawl bench-train bench-loss bench-rec
 
 bench-extraction: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extraction
+
+check-quality: $(INSTALLED)
+	$(BIN)/python -m benchmarks.extraction --check
+
+train-blocks: $(PEERS)
+	$(BIN)/python -m benchmarks.blocks --to data/text/blocks.npz
 
 bench-links: $(INSTALLED)
 	$(BIN)/python -m benchmarks.links

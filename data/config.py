@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -99,15 +99,16 @@ class PagesConfig:
             raise InputError(f"user_agent must be letters, - and _, got {self.user_agent!r}; the version is added")
 
 
+EXTRACTOR = "blocks 76b87ea1a24c1530"
+"""How data/text/ finds the main text: the first 16 digits of the sha256 of its model, blocks.npz."""
+
+
 @checked
 @dataclass(frozen=True)
 class TextConfig:
     """How text is extracted from a page."""
 
-    extractor: str = "trafilatura"
-    # trafilatura's trade-off. Mean F1 of words on 181 news pages (benchmarks/extraction.py): precision 0.9651,
-    # balanced 0.9587, recall 0.9587; every setting found text on every page.
-    favor: Literal["balanced", "precision", "recall"] = "precision"
+    extractor: str = EXTRACTOR
     max_html_bytes: PositiveInt = 10_000_000
     timeout_s: PositiveFloat = 30.0  # of CPU time; then the page's process is killed
     worker_memory_bytes: int = operational(2_000_000_000)  # address space a child may add to what it starts with

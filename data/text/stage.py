@@ -136,7 +136,7 @@ def _extractions(lake: Lake, snapshot: str, pages: list[Page], config: TextConfi
                     TextStatus.FAILED, f"{len(body)} bytes, more than max_html_bytes {config.max_html_bytes}"
                 )
                 continue
-            yield functools.partial(extract, body, page["content_type"], page["final_url"], config.favor)
+            yield functools.partial(extract, body, page["content_type"], page["final_url"])
 
 
 def _row(page: Page, extracted: Extracted) -> Page:
@@ -149,6 +149,8 @@ def _row(page: Page, extracted: Extracted) -> Page:
         "fetched_at": page["fetched_at"],
         "title": extracted.title,
         "date": extracted.date,
+        "kind": extracted.kind,
+        "extractor": extracted.extractor,
         "language": extracted.language,
         "language_score": extracted.language_score,
         "status": str(extracted.status),

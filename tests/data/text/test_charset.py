@@ -165,7 +165,7 @@ def articles() -> list[tuple[bytes, int, str]]:
     """A few pages, with a place between two words of the article, and their texts."""
     found = []
     for body in pages()[:181:60]:
-        text = extract(body, None, "https://a.example/", "precision").text or ""
+        text = extract(body, None, "https://a.example/").text or ""
         for paragraph in re.finditer(rb"<p>([^<>&]{200,})</p>", body):
             if paragraph[1].decode() in text and not body.isascii():
                 found.append((body, body.index(b" ", paragraph.start() + 100), text))
@@ -180,7 +180,7 @@ def test_a_fault_inside_an_article_changes_nothing_else_of_its_text(fault: str) 
     replaced = shown if fault == "CESU-8 emoji" else "\ufffd"
     assert len(articles()) >= 2
     for body, at, text in articles():
-        spoilt = extract(body[:at] + broken.strip() + body[at:], None, "https://a.example/", "precision").text
+        spoilt = extract(body[:at] + broken.strip() + body[at:], None, "https://a.example/").text
         assert spoilt is not None
         assert spoilt.count(replaced) == text.count(replaced) + 1
         assert spoilt.replace(replaced, "") == text.replace(replaced, "")

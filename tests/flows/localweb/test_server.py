@@ -136,7 +136,7 @@ def test_the_article_can_be_separated_from_its_surroundings(site: Site, layout: 
     urls = [url for url in site.urls("article") if site.hosts[host_of(url)].layout == layout][:25]
     leaks, shares = 0, []
     for url in urls:
-        page = extract(site.html(url), site.routes[url].content_type, url, "precision")
+        page = extract(site.html(url), site.routes[url].content_type, url)
         assert page.title == " ".join(site.article(url).title.split())
         assert page.date == site.routes[url].published
         words = set((page.text or "").split())
@@ -157,7 +157,7 @@ def test_a_wrong_charset_can_be_detected(site: Site) -> None:
         body = site.html(url)
         declared = site.routes[url].content_type.partition("charset=")[2]
         assert localtexts.THANKS not in body.decode(declared, errors="replace")
-        assert localtexts.THANKS in (extract(body, site.routes[url].content_type, url, "precision").text or "")
+        assert localtexts.THANKS in (extract(body, site.routes[url].content_type, url).text or "")
 
 
 # Sources
