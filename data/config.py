@@ -130,6 +130,7 @@ class SelectConfig:
     min_alpha_share: float = 0.5
     max_duplicate_line_share: float = 0.5
     ngram: PositiveInt = 5  # words in a shingle
+    char_ngram: PositiveInt = 5  # characters in a shingle of a language without spaces (data/select/shingles.py)
     permutations: PositiveInt = 112
     bands: PositiveInt = 14
     rows: PositiveInt = 8  # P(a pair at Jaccard 0.8 meets in a band) = 1-(1-0.8**8)**14 = 0.924

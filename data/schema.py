@@ -109,7 +109,10 @@ class SelectStatus(Status):
     NOT_ENGLISH = "not_english", "the language identifier found another language, or is not sure enough"
     NOT_PROSE = "not_prose", "too few letters or too much repetition to be prose"
     EXACT_DUPLICATE = "exact_duplicate", "the same text, apart from white space and case, as a document kept before"
-    NEAR_DUPLICATE = "near_duplicate", "the MinHash signature is at least `threshold` similar to a document kept before"
+    NEAR_DUPLICATE = (
+        "near_duplicate",
+        "the shingles' exact Jaccard index with a document kept before is at least `threshold`",
+    )
 
 
 class TokenStatus(Status):

@@ -11,7 +11,7 @@ from data.config import SelectConfig, TextConfig, content_settings
 from data.errors import InputError
 from data.lake.store import Lake, write_parquet
 from data.schema import TEXT
-from data.select import minhash
+from data.select import minhash, shingles
 from data.select import stage as select
 from data.stage import MakePart
 from data.text import signals
@@ -27,6 +27,12 @@ def prose(seed: int, n_words: int = 300, edits: int = 0) -> str:
     words = np.random.default_rng(seed).choice(WORDS, n_words)
     words[np.random.default_rng(seed + 1_000_000 * edits).choice(n_words, edits, replace=False)] = "changed"
     return " ".join(words.tolist())
+
+
+def exact_jaccard(a: str, b: str) -> float:
+    """The reference: sets of tuples of words, no hashing."""
+    sets = [{tuple(text.split()[k : k + 5]) for k in range(len(text.split()) - 4)} for text in (a, b)]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
 def row(body: str | None, name: str = "a", karma: int = 5, **changes: Any) -> Row:
@@ -60,8 +66,8 @@ def verdicts(lake: Lake, snapshot: str) -> dict[bytes, Row]:
 
 def test_filters_drop_with_their_status_and_reason_and_rows_stay_aligned(tmp_path: Path) -> None:
     good = prose(1)
-    signed = minhash.signatures([good, prose(1, edits=3)], ngram=5, permutations=112, seed=1)
-    similar = f"{np.mean(signed[0] == signed[1]):.3f} of the signature is equal"
+    index = exact_jaccard(good, prose(1, edits=3))
+    similar = f"Jaccard index {index:.3f} of the shingles, at least 0.75"
     cases = [
         (row(None, "none"), "no_text", "empty"),
         (row(good, "wiki", domain="wikipedia.org", n_words=1), "wikipedia", "wikipedia.org"),
@@ -204,12 +210,13 @@ def test_a_run_killed_after_any_part_resumes_to_the_same_digest(tmp_path: Path) 
         return lake
 
     whole = select.run(fresh("whole"), "2026-02", None, CONFIG).manifest
-    assert [part.name for part in whole.parts] == [
-        *("sig-part-00000", "sig-part-00001"),
-        *("judgement", "part-00000", "part-00001"),
+    names = [part.name for part in whole.parts]
+    assert names == [
+        *("sig-part-00000", "sig-part-00001", "order", "buckets-000", "compare-000", "shingles-000"),
+        *("verify-part-00000", "verify-part-00001", "judgement", "part-00000", "part-00001"),
     ]
     assert whole.counts["ok"] < 12
-    for allowed in range(5):
+    for allowed in range(len(names)):
         lake = fresh(f"killed-{allowed}")
         left = allowed
 
@@ -223,7 +230,7 @@ def test_a_run_killed_after_any_part_resumes_to_the_same_digest(tmp_path: Path) 
 
         with pytest.raises(KilledError):
             select.run(lake, "2026-02", None, CONFIG, mapper)
-        left = 5 - allowed  # sealed parts are not rebuilt
+        left = len(names) - allowed  # sealed parts are not rebuilt
         assert select.run(lake, "2026-02", None, CONFIG, mapper).manifest.digest == whole.digest
         assert left == 0
 
@@ -238,8 +245,9 @@ def test_later_snapshots_compare_only_with_kept_documents(tmp_path: Path) -> Non
     bands = dataset.read("bands/part-00000.parquet")
     kept = [rows[0], rows[2]]
     assert sig["doc_id"].to_pylist() == bands["doc_id"].to_pylist() == [r["doc_id"] for r in kept]
-    signed = minhash.signatures([r["text"] for r in kept], ngram=5, permutations=112, seed=1)
+    documents = [shingles.shingles(r["text"], "en", CONFIG) for r in kept]
+    signed = minhash.signatures(documents, permutations=112, seed=1)
     assert sig["signature"].to_pylist() == [s.tobytes() for s in signed]
-    assert sig["exact_hash"].to_pylist() == [minhash.exact_hash(r["text"]) for r in kept]
+    assert sig["exact_hash"].to_pylist() == [shingles.exact_hash(r["text"]) for r in kept]
     hashes = np.stack([bands[f"band_{k:02d}"].to_numpy() for k in range(14)], axis=1)
     assert np.array_equal(hashes, minhash.band_hashes(signed, 14))
