@@ -8,11 +8,12 @@ page, or unlike pages with the same boilerplate. Comparing all pairs of a crowd 
 compared with a few *pivots*, one after the other:
 
 - the first ``PIVOTS`` documents that earlier snapshots kept;
-- then the first document that does not resemble two pivots yet, again and again, at most ``PIVOTS`` times.
+- then, at most ``PIVOTS`` times, the first document that resembles no pivot yet. Such a pivot is likely to be kept. In
+  case it is not, the first ``_SPARE`` documents that do resemble one are pivots, too.
 
-A document that resembles two pivots leaves the crowd. So in a crowd of copies, a few comparisons per document are
-enough. If the pivots run out while unlike documents are left, the bucket says nothing about them: that is reported, and
-only the other bands can still find their near-copies.
+A document that resembles two pivots, spare ones aside, leaves the crowd. So in a crowd of copies, a few comparisons per
+document are enough. If the pivots run out while unlike documents are left, the bucket says nothing about them: that is
+reported, and only the other bands can still find their near-copies.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from data.select.shingles import U64, unique
 
 ALL_PAIRS = 32
 PIVOTS = 64
-_RESEMBLED = 2  # a document leaves a crowd after this many pivots, in case the first one is itself dropped
+_RESEMBLED = 2  # a document leaves a crowd after this many pivots
+_SPARE = 2
 _CHUNK = 100_000  # documents of a crowd whose signatures are in memory
 _BLOCK = 8_192  # pairs per numpy call
 
@@ -134,6 +136,7 @@ class Crowd:
     def __iter__(self) -> Iterator[tuple[Index, int, U32]]:
         """Yields the indexes of documents, the index of their pivot, and the number of equal rows."""
         pivots = [int(one) for one in self.members[: min(self.n_kept, PIVOTS)]]
+        spare: set[int] = set()
         n_allowed = len(pivots) + PIVOTS
         left = []
         new = self.members[self.n_kept :]
@@ -145,18 +148,22 @@ class Crowd:
             turn = 0
             while len(waiting):
                 if turn == len(pivots):
-                    if len(pivots) == n_allowed:
+                    fresh = waiting if len(spare) < _SPARE else waiting[resembled[waiting] == 0]
+                    if not len(fresh) or len(pivots) - len(spare) == n_allowed:
                         break
-                    pivots.append(int(chunk[waiting[0]]))
-                    waiting = waiting[1:]
+                    pivots.append(int(chunk[fresh[0]]))
+                    if resembled[fresh[0]]:
+                        spare.add(turn)
+                    waiting = waiting[waiting > fresh[0]]
                 pivot = pivots[turn]
-                turn += 1
                 equal = np.count_nonzero(signed[waiting] == self.signatures[pivot], axis=1).astype(np.uint32)
                 worth = equal >= self.lowest
                 if worth.any():
                     yield chunk[waiting[worth]], pivot, equal[worth]
-                    resembled[waiting[equal >= self.needed]] += 1
-                    waiting = waiting[resembled[waiting] < _RESEMBLED]
+                    if turn not in spare:
+                        resembled[waiting[equal >= self.needed]] += 1
+                        waiting = waiting[resembled[waiting] < _RESEMBLED]
+                turn += 1
             left.append(chunk[waiting[resembled[waiting] == 0]])
         if left:
             self.left = np.concatenate(left)

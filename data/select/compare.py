@@ -20,7 +20,8 @@ from data.select.shingles import U64, unique
 from data.select.sources import Source, find, places
 
 MARGIN = 0.08  # pairs whose signatures agree in threshold - MARGIN are verified: two standard deviations of 112 rows
-MAX_EDGES = 16  # pairs of a document that are verified: those whose signatures agree most
+MAX_EDGES = 8  # pairs of a document that are verified because their signatures agree most,
+# and as many because they look alike and have the lowest ranks: those are most likely kept
 MAX_WARNINGS = 3  # buckets that a part names, the worst first
 _log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def make_compare(plan: Plan, name: str, number: int) -> Part:
                 left.append((len(ranks), involved[crowd.left]))
         del signatures
     later, earlier, rows = (np.concatenate([one[k] for one in edges]) for k in range(3))
-    kept, _ = best_edges(later, earlier, rows)
+    kept, _ = best_edges(later, earlier, rows, needed)
     table = pa.table({"later": later[kept], "earlier": earlier[kept], "rows": rows[kept].astype(np.uint16)})
     _warn_of_crowds(plan, name, left)
     n_crowded = sum(len(ranks) for _, ranks in left)
@@ -151,19 +152,22 @@ def _warn_of_crowds(plan: Plan, name: str, left: list[tuple[int, U32]]) -> None:
 
 
 def best_edges(
-    later: U32, earlier: U32, rows: npt.NDArray[np.unsignedinteger]
+    later: U32, earlier: U32, rows: npt.NDArray[np.unsignedinteger], needed: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
     """Indexes of the pairs to verify, sorted by document and partner, each once; whether the document has more.
 
-    A document keeps the ``MAX_EDGES`` pairs with the most equal rows, among equals those of lower rank.
+    ``needed`` equal rows make two documents look alike.
     """
-    order = np.lexsort((earlier, -rows.astype(np.int64), later))
+    order = np.lexsort((earlier, later))
     repeated = (later[order][1:] == later[order][:-1]) & (earlier[order][1:] == earlier[order][:-1])
     order = order[np.concatenate([[True], ~repeated])] if len(order) else order
-    _, firsts, counts = np.unique(later[order], return_index=True, return_counts=True)
+    later, earlier, rows = later[order], earlier[order], rows[order]
+    most = np.lexsort((earlier, -rows.astype(np.int64), later))
+    first = np.lexsort((earlier, rows < needed, later))
+    chosen = np.zeros(len(order), dtype=np.bool_)
+    _, firsts, counts = np.unique(later, return_index=True, return_counts=True)
     place = np.arange(len(order)) - np.repeat(firsts, counts)
-    is_cut = np.repeat(counts > MAX_EDGES, counts)
-    chosen = place < MAX_EDGES
-    order, is_cut = order[chosen], is_cut[chosen]
-    again = np.lexsort((earlier[order], later[order]))
-    return order[again], is_cut[again]
+    chosen[most[place < MAX_EDGES]] = True
+    chosen[first[place < MAX_EDGES]] = True
+    is_cut = np.repeat(counts, counts) > np.repeat(np.add.reduceat(chosen, firsts, dtype=np.int64), counts)
+    return order[chosen], is_cut[chosen]

@@ -13,7 +13,7 @@ A document is dropped if the exact Jaccard index of its shingles and those of a 
 same exact hash shares the fate of the first one: it is an exact duplicate of it, or a near-duplicate of the same
 document. So nothing is ever dropped for chance. A near-copy is missed if it shares no bucket with the kept document, if
 its signature says less than ``threshold`` - ``MARGIN``, or if one of the bounds was reached that buckets.py and
-``MAX_EDGES`` and ``MAX_PROOFS`` set; what the bounds left out is counted and logged.
+``MAX_EDGES`` set; what the bounds left out is counted (``crowded``, ``unsettled``) and logged.
 
 Cost at 10 million documents against 10 million: docs/adr/0022-verified-duplicates.md.
 """
@@ -32,12 +32,12 @@ import pyarrow as pa
 from data.lake.manifest import Part
 from data.schema import SelectStatus
 from data.select import minhash
-from data.select.compare import make_buckets, make_compare
+from data.select.compare import MAX_EDGES, make_buckets, make_compare
 from data.select.minhash import U32
 from data.select.plan import BUCKETS, COMPARE, JUDGEMENT, ORDER, SHINGLES, VERIFY, Plan
 from data.select.shingles import unique
 from data.select.sources import find, halves
-from data.select.verify import MAX_PROOFS, make_shingles, make_verify
+from data.select.verify import make_shingles, make_verify
 
 NONE = np.uint32(2**32 - 1)
 _PROOFS = 1_000_000  # pairs in memory as Python's numbers
@@ -142,6 +142,14 @@ def _compared(part: Part) -> Part:
 def _judge(plan: Plan) -> Part:
     """The greedy pass in survivor order, and the verdicts by text part."""
     near_of, near_jaccard, n_unsettled = _greedy(plan)
+    total = n_unsettled + sum(
+        part.extra["unsettled"] for part in plan.dataset.sealed(lambda name: name.startswith(VERIFY)).values()
+    )
+    if total:
+        _log.warning(
+            "select/%s: %d documents are kept though they resemble more documents than were looked at (%d or more)",
+            *(plan.snapshot, total, MAX_EDGES),
+        )
     dropped = []
     for source in plan.new:
         ranks, row, original = source.columns("rank", "row", "copy_of")
@@ -179,7 +187,8 @@ def _greedy(plan: Plan) -> tuple[U32, npt.NDArray[np.float64], int]:
     tables = [plan.dataset.read(f"proofs/{source.part}.parquet") for source in plan.new if source.rows]
     if not tables:
         return near_of, near_jaccard, 0
-    later, earlier, index = (pa.concat_tables(tables).column(k).to_numpy() for k in ("later", "earlier", "jaccard"))
+    table = pa.concat_tables(tables)
+    later, earlier, index, is_cut = (table.column(k).to_numpy() for k in ("later", "earlier", "jaccard", "is_cut"))
     order = np.lexsort((earlier, later))
     later, earlier, index = later[order], earlier[order], index[order]
     n_before = plan.n_before
@@ -194,13 +203,6 @@ def _greedy(plan: Plan) -> tuple[U32, npt.NDArray[np.float64], int]:
     place = later[taken] - np.uint32(n_before)
     near_of[place] = earlier[taken]
     near_jaccard[place] = index[taken]
-    documents, counts = np.unique(later, return_counts=True)
-    full = documents[counts == MAX_PROOFS] - np.uint32(n_before)
-    n_unsettled = int(np.count_nonzero(near_of[full] == NONE))
-    if n_unsettled:
-        _log.warning(
-            "select/%s: %d documents are near-copies of %d documents that were themselves dropped; they are kept, "
-            "and no others were looked for",
-            *(plan.snapshot, n_unsettled, MAX_PROOFS),
-        )
+    cut = unique(later[is_cut[order]]) - np.uint32(n_before)
+    n_unsettled = int(np.count_nonzero(near_of[cut] == NONE))
     return near_of, near_jaccard, n_unsettled

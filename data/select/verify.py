@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,15 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data.lake.manifest import Part
-from data.select.compare import MAX_EDGES, best_edges
+from data.select.compare import best_edges, lowest_rows
 from data.select.minhash import U32
 from data.select.plan import COMPARE, SHINGLES, VERIFY, Plan
 from data.select.shingles import U64, jaccard, shingles, unique
 from data.select.sources import Source, places
 
-MAX_PROOFS = 4  # near-copies of a document that are looked for, since the first ones may be dropped themselves
 _CACHE_BYTES = 64_000_000  # shingles that a part of the second round keeps in memory
-_log = logging.getLogger(__name__)
 
 
 def make_shingles(plan: Plan, name: str, number: int) -> Part:
@@ -60,47 +57,43 @@ def _sets(plan: Plan, source: Source, rows: npt.NDArray[np.int32]) -> Iterator[U
 
 
 def make_verify(plan: Plan, part: str) -> Part:
-    """The pairs whose exact Jaccard index is high enough, for the candidates of one text part."""
+    """The pairs whose exact Jaccard index is high enough, for the candidates of one text part.
+
+    They are tried by rank. A document of the history is kept, and so is one that resembles none of lower rank. After
+    such a proof no other is needed.
+    """
     source = next(source for source in plan.new if source.part == part)
     ranks, text_rows = source.columns("rank", "row")
     later, earlier, equal = _edges(plan, "later", "earlier", "rows")
+    may_be_dropped = unique(later)
     by_rank = np.argsort(ranks)
     _, ours = places(ranks[by_rank], later)
-    kept, is_cut = best_edges(later[ours], earlier[ours], equal[ours])
-    later, earlier = later[ours][kept], earlier[ours][kept]
+    later, earlier, equal = later[ours], earlier[ours], equal[ours]
+    chosen, is_cut = best_edges(later, earlier, equal, lowest_rows(plan.config)[1])
+    later, earlier = later[chosen], earlier[chosen]
+    is_final = np.ones(len(earlier), dtype=np.bool_)
+    is_final[places(may_be_dropped, earlier)[1]] = False
     documents, firsts = np.unique(later, return_index=True)
     candidates = by_rank[np.searchsorted(ranks[by_rank], documents)]
     in_file = np.argsort(candidates)
     earlier_sets = _Sets(plan, unique(earlier))
-    proofs: list[tuple[int, int, float]] = []
-    n_unproven = 0
     ends = np.append(firsts[1:], len(later))
+    proofs: list[tuple[int, int, float, bool]] = []
+    n_unproven = 0
     for k, mine in zip(in_file, _sets(plan, source, text_rows[candidates[in_file]]), strict=True):
-        n_proofs = 0
+        n_proofs = len(proofs)
         for edge in range(firsts[k], ends[k]):
             of = int(earlier[edge])
             index = jaccard(mine, earlier_sets[of])
             if index >= plan.config.threshold:
-                proofs.append((int(documents[k]), of, index))
-                n_proofs += 1
-                if of < plan.n_before or n_proofs == MAX_PROOFS:
+                proofs.append((int(documents[k]), of, index, bool(is_cut[edge])))
+                if is_final[edge]:
                     break
-        n_unproven += bool(not n_proofs and is_cut[firsts[k]])
-    if n_unproven:
-        _log.warning(
-            "select/%s %s: %d documents resemble more than %d others and are near-copies of none of those %d; the "
-            "others were not looked at",
-            *(plan.snapshot, part, n_unproven, MAX_EDGES, MAX_EDGES),
-        )
+        n_unproven += bool(len(proofs) == n_proofs and is_cut[firsts[k]])
     proofs.sort()
-    table = pa.table(
-        {
-            "later": pa.array([one[0] for one in proofs], pa.uint32()),
-            "earlier": pa.array([one[1] for one in proofs], pa.uint32()),
-            "jaccard": pa.array([one[2] for one in proofs], pa.float64()),
-        }
-    )
-    return plan.seal(f"{VERIFY}{part}", {f"proofs/{part}.parquet": table}, extra={"unproven": n_unproven})
+    kinds = {"later": pa.uint32(), "earlier": pa.uint32(), "jaccard": pa.float64(), "is_cut": pa.bool_()}
+    table = pa.table({name: pa.array([one[k] for one in proofs], kind) for k, (name, kind) in enumerate(kinds.items())})
+    return plan.seal(f"{VERIFY}{part}", {f"proofs/{part}.parquet": table}, extra={"unsettled": n_unproven})
 
 
 def _edges(plan: Plan, *columns: str) -> list[Any]:
