@@ -76,9 +76,7 @@ def _runs(hashes: U64, length: int) -> U64:
 
 def _words(text: str) -> list[str]:
     """The runs of ``\\w`` characters. Twice as fast as the regular expression."""
-    points = _code_points(text.casefold())
-    spaced = np.where(_is_word()[points], points, np.uint32(32))
-    return spaced.tobytes().decode(_CODE, "surrogatepass").split()
+    return np.take(_spaced(), _code_points(text.casefold())).tobytes().decode(_CODE, "surrogatepass").split()
 
 
 def _code_points(text: str) -> npt.NDArray[np.uint32]:
@@ -95,12 +93,13 @@ def _mixed(points: npt.NDArray[np.uint32]) -> U64:
 
 
 @functools.cache
-def _is_word() -> npt.NDArray[np.bool_]:
-    """Whether a code point is a ``\\w`` character. A quarter of a second, once per process."""
-    table = np.zeros(0x110000, dtype=np.bool_)
-    for match in _WORD.finditer("".join(map(chr, range(len(table))))):
-        table[match.start() : match.end()] = True
-    return table
+def _spaced() -> npt.NDArray[np.uint32]:
+    """Each code point itself if it is a ``\\w`` character, else a space. A quarter of a second, once per process."""
+    points = np.arange(0x110000, dtype=np.uint32)
+    is_word = np.zeros(len(points), dtype=np.bool_)
+    for match in _WORD.finditer("".join(map(chr, range(len(points))))):
+        is_word[match.start() : match.end()] = True
+    return np.where(is_word, points, np.uint32(ord(" ")))
 
 
 class _Hashes(dict[str, bytes]):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -241,6 +244,97 @@ def test_long_repeated_and_tiny_documents_are_judged(tmp_path: Path) -> None:
     assert select.run(lake, "s", None, config).manifest.extra["candidates"] == 8
     found = [verdicts(lake, "s")[r["doc_id"]]["status"] for r in rows]
     assert found == ["ok", "near_duplicate", "ok", "near_duplicate", "ok", "ok", "exact_duplicate", "ok"]
+
+
+def with_jaccard(rng: np.random.Generator, similarity: float, n: int = 596) -> tuple[str, str]:
+    """Two texts of n 5-grams; the second ends with other words than the first."""
+    shared = int(np.ceil(2 * n * similarity / (1 + similarity)))
+    words = rng.choice(WORDS, n + 4).tolist()
+    return " ".join(words), " ".join([*words[: shared + 4], *(f"own{k}" for k in range(n - shared))])
+
+
+def test_pairs_are_found_by_their_exact_jaccard_index(tmp_path: Path) -> None:
+    """The curve of recall: a band is shared with probability 1-(1-s**8)**14, and nothing below 0.75 is dropped."""
+    rng = np.random.default_rng(4)
+    n = 60
+    points = [0.5, 0.55, 0.6, 0.65, 0.7, 0.74, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0]
+    rows = []
+    for point in points:
+        for k in range(n):
+            a, b = with_jaccard(rng, point)
+            assert point <= exact_jaccard(a, b) < point + 0.003
+            rows += [row(a, f"a{point}-{k}", karma=9), row(b, f"b{point}-{k}", karma=4)]
+    lake = Lake(tmp_path)
+    add_text(lake, "s", {"part-00000": rows})
+    select.run(lake, "s", None, CONFIG)
+    found = verdicts(lake, "s")
+    dropped = [found[r["doc_id"]]["status"] != "ok" for r in rows]
+    share = {point: sum(dropped[2 * n * k : 2 * n * (k + 1)]) / n for k, point in enumerate(points)}
+    for point in points:
+        if point < 0.75:
+            assert share[point] == 0, point
+        else:
+            expected = 1 - (1 - point**8) ** 14
+            error = (expected * (1 - expected) / n) ** 0.5
+            assert share[point] >= expected - 3 * error, point
+    assert share[0.95] == share[1.0] == 1
+
+
+def clauses(rng: np.random.Generator) -> list[str]:
+    """Forty clauses in 800 Chinese characters."""
+    return ["".join(map(chr, 0x4E00 + rng.integers(0, 800, rng.integers(6, 19)))) for _ in range(40)]
+
+
+@pytest.mark.parametrize("n_changed", [1, 2, 4])
+def test_changed_characters_in_chinese_clauses_are_found(tmp_path: Path, n_changed: int) -> None:
+    rng = np.random.default_rng(n_changed)
+    config = SelectConfig(language="zh", min_words=0)
+    rows = []
+    for k in range(40):
+        original = clauses(rng)
+        changed = list(original)
+        for at in rng.choice(40, n_changed, replace=False):
+            changed[at] = f"{changed[at][:3]}々{changed[at][4:]}"
+        for karma, text in ((9, original), (4, changed)):
+            rows.append(row("，".join(text), f"n{k}-{karma}", karma=karma, language="zh"))
+    lake = Lake(tmp_path)
+    add_text(lake, "s", {"part-00000": rows})
+    counts = select.run(lake, "s", None, config).manifest.counts
+    assert counts == {"near_duplicate": 40, "ok": 40}
+
+
+def run_until_killed(lake: str, name: str) -> None:
+    """Select, and die by SIGKILL after the files of this part are published, before its record."""
+    real = Lake.publish_json
+
+    def publish_json(self: Lake, value: object, *names: str) -> None:
+        if names[-1] == f"{name}.json":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, value, *names)
+
+    Lake.publish_json = publish_json  # type: ignore[method-assign]
+    select.run(Lake(lake), "2026-02", None, CONFIG)
+
+
+def test_kills_in_every_round_leave_the_digest(tmp_path: Path) -> None:
+    early, late = families(3, 30)
+    digests = []
+    for folder in ("whole", "killed"):
+        lake = Lake(tmp_path / folder)
+        add_text(lake, "2026-01", {"part-00000": early})
+        select.run(lake, "2026-01", None, CONFIG)
+        add_text(lake, "2026-02", {"part-00000": late[::2], "part-00001": late[1::2]})
+        if folder == "killed":
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
+            first = lake.dataset("select", "2026-01").require()
+            for part in first.parts:  # this snapshot has the same rounds
+                child = context.Process(target=run_until_killed, args=(lake.root, part.name))
+                child.start()
+                child.join()
+                assert child.exitcode == -signal.SIGKILL, part.name
+        digests.append(select.run(lake, "2026-02", None, CONFIG).manifest.digest)
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.config import SelectConfig
@@ -32,6 +32,7 @@ def by_hand(text: str) -> list[int]:
 TEXTS = st.text(st.sampled_from("aB_ 1²éßİŉ’—\n\t\u00a0\u3000一ก็\U0001f600\U00010400"), max_size=60)
 
 
+@settings(deadline=None)  # the first call makes a table
 @given(TEXTS)
 def test_shingles_are_runs_of_five_words(text: str) -> None:
     assert shingles(text, "en", CONFIG).tolist() == by_hand(text)

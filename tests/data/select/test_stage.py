@@ -31,7 +31,7 @@ def prose(seed: int, n_words: int = 300, edits: int = 0) -> str:
 
 def exact_jaccard(a: str, b: str) -> float:
     """The reference: sets of tuples of words, no hashing."""
-    sets = [{tuple(text.split()[k : k + 5]) for k in range(len(text.split()) - 4)} for text in (a, b)]
+    sets = [{tuple(words[k : k + 5]) for k in range(len(words) - 4)} for words in (a.split(), b.split())]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
