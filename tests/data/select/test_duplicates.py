@@ -224,14 +224,12 @@ def test_a_missing_text_of_the_history_is_named_before_work_begins(tmp_path: Pat
 
 
 def test_long_repeated_and_tiny_documents_are_judged(tmp_path: Path) -> None:
-    paragraph = prose(1, 100)
-    rng = np.random.default_rng(2)
-    long = " ".join(rng.choice(WORDS, 2_000_000))
+    paragraph = prose(1, 30)
+    long = " ".join(f"{number:010d}" for number in range(10**6))  # 11 MB
     bodies = [
         "\n\n".join([paragraph] * 10_000),
         "\n\n".join([paragraph] * 9_999),
         long,
-        f"{long} more",
         "word",
         "other",
         "Word",
@@ -241,9 +239,9 @@ def test_long_repeated_and_tiny_documents_are_judged(tmp_path: Path) -> None:
     rows = [row("measured", f"n{k}", karma=99 - k, text=body) for k, body in enumerate(bodies)]
     lake = Lake(tmp_path)
     add_text(lake, "s", {"part-00000": rows})
-    assert select.run(lake, "s", None, config).manifest.extra["candidates"] == 8
+    assert select.run(lake, "s", None, config).manifest.extra["candidates"] == 7
     found = [verdicts(lake, "s")[r["doc_id"]]["status"] for r in rows]
-    assert found == ["ok", "near_duplicate", "ok", "near_duplicate", "ok", "ok", "exact_duplicate", "ok"]
+    assert found == ["ok", "near_duplicate", "ok", "ok", "ok", "exact_duplicate", "ok"]
 
 
 def with_jaccard(rng: np.random.Generator, similarity: float, n: int = 596) -> tuple[str, str]:
