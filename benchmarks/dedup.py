@@ -67,9 +67,10 @@ def signatures(n: int = 2_000, n_words: int = 730) -> dict[str, Any]:
         return minhash.signatures(documents, permutations=CONFIG.permutations, seed=CONFIG.minhash_seed)
 
     def theirs() -> Any:
+        one = MinHash(CONFIG.permutations, seed=CONFIG.minhash_seed, hashfunc=int, scheme="affine32")
         rows = []
         for text in texts:
-            one = MinHash(CONFIG.permutations, seed=CONFIG.minhash_seed, hashfunc=int, scheme="affine32")
+            one.clear()
             one.update_batch((shingles(text, "en", CONFIG) >> np.uint64(32)).astype(np.uint32))
             rows.append(one.digest())
         return np.stack(rows)

@@ -4,8 +4,8 @@ A shingle is a run of n words. Words are runs of ``\\w`` characters, case folded
 and Burmese put no spaces between words, so there a "word" would be a whole clause, and one changed character would
 change every shingle around it. In these languages a shingle is a run of n characters, white space left out.
 
-Speed: 170 microseconds for 730 words, 40 for 730 characters. Memory: the hashes of at most 2**18 distinct words are
-remembered.
+Speed: 150 to 180 microseconds for 730 words, 30 for 730 characters. Memory: the hashes of at most 2**18 distinct words
+are remembered.
 
 Source: Broder 1997, "On the resemblance and containment of documents".
 """

@@ -117,9 +117,10 @@ def _check_texts(lake: Lake, manifest: Manifest) -> None:
         raise InputError(f"text/{base} is missing, and select/{manifest.snapshot} was made from it; {advice}")
     if text.digest != manifest.inputs["text"]:
         raise InputError(f"text/{base} is not the one that select/{manifest.snapshot} was made from; {advice}")
+    present = set(lake.names(*dataset.names()))
     for part in text.parts:
         for file in part.files:
-            if not lake.exists(*dataset.names(file.path)):
+            if file.path not in present:
                 where = lake.path(*dataset.names(file.path))
                 raise InputError(f"{where} is missing, and select/{manifest.snapshot} was made from it; {advice}")
 
