@@ -23,7 +23,7 @@ VERIFY = "verify-"
 JUDGEMENT = "judgement"
 
 RANGE = 4_000_000  # new documents whose hashes of a band are in memory at once
-PER_PART = 8_000_000  # band hashes, pairs or members of crowds that a part handles
+PER_PART = 4_000_000  # band hashes, pairs or members of crowds that a part handles
 PER_SHINGLES_PART = 500_000  # documents whose texts a part may have to read
 
 
