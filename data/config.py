@@ -116,19 +116,18 @@ class TextConfig:
     pages_per_child: int = operational(2_000)  # then the child is replaced, so that leaks stay small
 
 
+FilterProfile = Literal["webtext", "gopher", "fineweb"]
+
+
 @checked
 @dataclass(frozen=True)
 class SelectConfig:
-    """WebText-like filters and the near-duplicate scheme."""
+    """The filters and the near-duplicate scheme."""
 
-    min_words: int = 50
-    min_chars: int = 200
-    max_chars: int = 1_000_000
-    language: str = "en"
-    min_language_score: float = 0.6
-    drop_domains: tuple[str, ...] = ("wikipedia.org",)
-    min_alpha_share: float = 0.5
-    max_duplicate_line_share: float = 0.5
+    profile: FilterProfile = "webtext"  # a list of rules in data/select/filters.py, with the limits of its paper
+    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"  # ISO 639-1
+    min_language_score: Annotated[float, Field(ge=0, le=1)] = 0.6
+    drop_domains: tuple[str, ...] = ("wikipedia.org",)  # GPT-2, section 2.1: evaluation sets are made from it
     ngram: PositiveInt = 5  # words in a shingle
     char_ngram: PositiveInt = 5  # characters in a shingle of a language without spaces (data/select/shingles.py)
     permutations: PositiveInt = 112

@@ -104,10 +104,11 @@ class SelectStatus(Status):
     OK = "ok", "selected for the corpus"
     NO_TEXT = "no_text", "the text stage found no text"
     WIKIPEDIA = "wikipedia", "the page is from Wikipedia, which WebText left out because benchmarks use it"
-    TOO_SHORT = "too_short", "fewer than min_words words or min_chars characters"
-    TOO_LONG = "too_long", "more than max_chars characters"
-    NOT_ENGLISH = "not_english", "the language identifier found another language, or is not sure enough"
-    NOT_PROSE = "not_prose", "too few letters or too much repetition to be prose"
+    TOO_SHORT = "too_short", "shorter than the profile allows; the reason names the rule, the value and the limit"
+    TOO_LONG = "too_long", "longer than the profile allows"
+    NOT_ENGLISH = "not_english", "the language identifier found another language than `language`, or is not sure enough"
+    LOW_QUALITY = "low_quality", "a rule of the profile on words, lines or marks is broken (gopher, fineweb)"
+    REPETITIVE = "repetitive", "too many repeated lines, paragraphs or n-grams (gopher, fineweb)"
     EXACT_DUPLICATE = "exact_duplicate", "the same text, apart from white space and case, as a document kept before"
     NEAR_DUPLICATE = (
         "near_duplicate",
@@ -185,10 +186,26 @@ TEXT = pa.schema(
         ("text", pa.string()),
         ("n_chars", pa.int32()),
         ("n_words", pa.int32()),
+        ("n_tokens", pa.int32()),
+        ("n_sentences", pa.int32()),
+        ("n_stop_words", pa.int32()),
+        ("n_curly_brackets", pa.int32()),
+        ("n_lorem_ipsum", pa.int32()),
         ("mean_word_length", pa.float32()),
-        ("alpha_share", pa.float32()),
+        ("alpha_word_share", pa.float32()),
+        ("hash_word_ratio", pa.float32()),
+        ("ellipsis_word_ratio", pa.float32()),
+        ("newline_word_ratio", pa.float32()),
+        ("bullet_line_share", pa.float32()),
+        ("ellipsis_line_share", pa.float32()),
+        ("punctuated_line_share", pa.float32()),
+        ("short_line_share", pa.float32()),
         ("duplicate_line_share", pa.float32()),
-        ("stop_word_share", pa.float32()),
+        ("duplicate_line_char_share", pa.float32()),
+        ("duplicate_paragraph_share", pa.float32()),
+        ("duplicate_paragraph_char_share", pa.float32()),
+        *((f"top_{n}_gram_share", pa.float32()) for n in (2, 3, 4)),
+        *((f"duplicate_{n}_gram_share", pa.float32()) for n in range(5, 11)),
     ]
 )
 SELECT = pa.schema(
@@ -211,6 +228,8 @@ SCHEMAS = {"links": LINKS, "pages": PAGES, "text": TEXT, "select": SELECT, "toke
 """The columns of each stage's published Parquet files."""
 
 _KARMA = "the highest score of the link's submissions; null if no submission has one"
+_OF_LINES = ", among the lines that are not blank, 0 to 1"
+_IN_WORDS = ", among those of all words, 0 to 1"
 _DOC_ID = "identifies the document: a hash of its canonical URL and its text"
 
 MEANINGS: dict[str, dict[str, str]] = {
@@ -262,11 +281,33 @@ MEANINGS: dict[str, dict[str, str]] = {
         "reason": "details of the status; empty for `ok`",
         "text": "the main text of the page; null if the status is not `ok`",
         "n_chars": "characters of the text",
-        "n_words": "words of the text, split at white space",
+        "n_words": "words of the text, split at white space; in scripts without spaces, each character",
+        "n_tokens": "GPT-2 tokens of the text, without end-of-text",
+        "n_sentences": "sentences, in lines of three words or more without JavaScript, cookies or terms of use",
+        "n_stop_words": "how many of the eight words the, be, to, of, and, that, have, with are in the text",
+        "n_curly_brackets": "curly brackets, opening and closing",
+        "n_lorem_ipsum": "occurrences of `lorem ipsum`, in any case",
         "mean_word_length": "characters per word",
-        "alpha_share": "letters among the characters that are not white space, 0 to 1",
-        "duplicate_line_share": "lines that repeat an earlier line, among the lines that are not blank, 0 to 1",
-        "stop_word_share": "English stop words among the words, 0 to 1",
+        "alpha_word_share": "words with a letter, among the words, 0 to 1",
+        "hash_word_ratio": "hash marks per word",
+        "ellipsis_word_ratio": "ellipses per word",
+        "newline_word_ratio": "line ends per word",
+        "bullet_line_share": f"lines that begin with a bullet{_OF_LINES}",
+        "ellipsis_line_share": f"lines that end with an ellipsis{_OF_LINES}",
+        "punctuated_line_share": f"lines that end with a mark that ends a sentence or a quotation{_OF_LINES}",
+        "short_line_share": f"lines of fewer than 30 characters{_OF_LINES}",
+        "duplicate_line_share": f"lines that repeat an earlier line{_OF_LINES}",
+        "duplicate_line_char_share": "characters of such lines, among those of all lines, 0 to 1",
+        "duplicate_paragraph_share": "paragraphs (between blank lines) that repeat an earlier one, among all, 0 to 1",
+        "duplicate_paragraph_char_share": "characters of such paragraphs, among those of all paragraphs, 0 to 1",
+        **{
+            f"top_{n}_gram_share": f"characters of the most frequent sequence of {n} words{_IN_WORDS}"
+            for n in (2, 3, 4)
+        },
+        **{
+            f"duplicate_{n}_gram_share": f"characters of sequences of {n} words that occurred before{_IN_WORDS}"
+            for n in range(5, 11)
+        },
     },
     "select": {
         "doc_id": f"{_DOC_ID}; row k is row k of the text file of the same name",
