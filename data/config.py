@@ -117,6 +117,7 @@ class TextConfig:
 
 
 FilterProfile = Literal["webtext", "gopher", "fineweb"]
+DEFAULT_PROFILE: FilterProfile = "webtext"
 
 
 @checked
@@ -124,7 +125,7 @@ FilterProfile = Literal["webtext", "gopher", "fineweb"]
 class SelectConfig:
     """The filters and the near-duplicate scheme."""
 
-    profile: FilterProfile = "webtext"  # a list of rules in data/select/filters.py, with the limits of its paper
+    profile: FilterProfile = DEFAULT_PROFILE  # a list of rules in data/select/filters.py, with the limits of its paper
     language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"  # ISO 639-1
     min_language_score: Annotated[float, Field(ge=0, le=1)] = 0.6
     drop_domains: tuple[str, ...] = ("wikipedia.org",)  # GPT-2, section 2.1: evaluation sets are made from it

@@ -14,9 +14,9 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data import tokens as tokens_stage
-from data.config import LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
+from data.config import DEFAULT_PROFILE, LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
 from data.errors import stopping
-from data.lake.names import base_snapshot, check_name
+from data.lake.names import base_snapshot, check_name, check_variant
 from data.lake.store import Lake
 from data.links import stage as links_stage
 from data.pages import stage as pages_stage
@@ -97,15 +97,16 @@ def refresh(
 ) -> RefreshResult:
     """Bring a snapshot from its link sources to token shards. Finished work is verified, not repeated.
 
-    ``snapshot`` defaults to the ISO week, such as ``2026-w47``, so that a weekly schedule needs no argument.
+    ``snapshot`` defaults to the ISO week, such as ``2026-w47``, so that a weekly schedule needs no argument. With
+    another profile of select than webtext it is a variant, such as ``2026-w47@gopher``.
     ``history`` names the earlier snapshots to compare with for near-duplicates; by default all published ones.
     """
-    name = snapshot or datetime.now(UTC).strftime("%G-w%V")
+    name = check_variant(check_name("snapshot", snapshot or _this_week(select)), select.profile)
     settings = Settings()
     if settings.contact:
         pages = dataclasses.replace(pages, contact=settings.contact)
     store = Lake(lake or settings.lake)
-    base = base_snapshot(check_name("snapshot", name))
+    base = base_snapshot(name)
     store.sweep()
     with store.lock(f"refresh-{base}"):  # variants write their base's first stages
         runs: list[tuple[str, Callable[[Mapper], StageResult]]] = [
@@ -120,6 +121,11 @@ def refresh(
     result = RefreshResult(name, {stage: StageSummary.of(outcome) for stage, outcome in outcomes.items()})
     artifacts.table("funnel", name, _funnel_rows(result))
     return result
+
+
+def _this_week(select: SelectConfig) -> str:
+    week = datetime.now(UTC).strftime("%G-w%V")
+    return week if select.profile == DEFAULT_PROFILE else f"{week}@{select.profile}"
 
 
 def _crawl(

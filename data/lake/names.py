@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
+from data.config import DEFAULT_PROFILE, FilterProfile
 from data.errors import InputError
 from data.schema import STAGES
 
@@ -17,6 +19,23 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?")
 def base_snapshot(snapshot: str) -> str:
     """The name without a variant: ``2026-11@gopher`` shares links, pages and text with ``2026-11``."""
     return snapshot.partition("@")[0]
+
+
+def check_variant(snapshot: str, profile: FilterProfile) -> str:
+    """The snapshot's name; raises InputError unless it goes with the profile of select.
+
+    Every profile but webtext makes a variant, so that a plain name always means webtext. A variant that is called like
+    a profile has that profile.
+    """
+    base, _, variant = snapshot.partition("@")
+    if not variant and profile != DEFAULT_PROFILE:
+        raise InputError(f"snapshot {snapshot}: the profile {profile} makes a variant; name it {base}@{profile}")
+    if variant in get_args(FilterProfile) and variant != profile:
+        raise InputError(
+            f"snapshot {snapshot} is named like the profile {variant}, but its profile is {profile}; "
+            f"choose the profile {variant} or another name"
+        )
+    return snapshot
 
 
 def check_name(what: str, name: str) -> str:

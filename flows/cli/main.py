@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer import BadParameter
 
-from data.config import LinksConfig, PagesConfig
+from data.config import LinksConfig, PagesConfig, SelectConfig
 from data.errors import FULL, InputError, told
 from flows.cli import options
 from flows.cli.session import chosen_settings, session
@@ -78,6 +78,8 @@ def refresh(
     block_list: options.BlockList = None,
     archive: options.Archive = None,
     history: options.History = None,
+    filters: options.Filters = None,
+    language: options.Language = SelectConfig.language,
     host_delay: options.HostDelay = PagesConfig.host_delay_s,
     max_connections: options.MaxConnections = PagesConfig.max_connections,
     max_links_per_host: options.MaxLinksPerHost = PagesConfig.max_links_per_host,
@@ -96,6 +98,7 @@ def refresh(
     """
     settings = chosen_settings(lake)
     options.check_profile(profile)
+    select = options.select_config(filters, language, snapshot)
     links = LinksConfig(min_karma=min_karma, profile=profile, block_domains=options.block_domains(block_list or []))
     pages = PagesConfig(
         host_delay_s=host_delay,
@@ -116,7 +119,9 @@ def refresh(
     with session(settings):
         from flows.refresh import refresh as refresh_flow
 
-        result = refresh_flow(sources, snapshot, settings.lake, links=links, pages=pages, history=history)
+        result = refresh_flow(
+            sources, snapshot, settings.lake, links=links, pages=pages, select=select, history=history
+        )
     _result(result, as_json, lambda: _show().funnel(result))
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 from pydantic import ByteSize, Field, TypeAdapter
 from typer import BadParameter, Option
 
+from data.config import DEFAULT_PROFILE, FilterProfile, SelectConfig
+from data.errors import InputError
+from data.lake.names import check_variant
 from data.urls.blocklists import PROFILES
 
 
@@ -107,6 +110,23 @@ History = Annotated[
     ),
 ]
 
+_TEXTS = "Which texts"
+
+Filters = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        help="Judge the texts by these rules: webtext (the paper: length and language only), gopher (MassiveText's "
+        "quality and repetition) or fineweb (gopher's, C4's and FineWeb's). Any but webtext makes a variant: "
+        "--snapshot 2026-11@gopher shares links, pages and text with 2026-11. [default: the variant's name if it is "
+        "one of these, else webtext]",
+        rich_help_panel=_TEXTS,
+    ),
+]
+Language = Annotated[
+    str, Option(metavar="CODE", help="Keep texts in this language: en, de, zh, ...", rich_help_panel=_TEXTS)
+]
+
 _MANNERS = "Manners"
 
 HostDelay = Annotated[
@@ -174,7 +194,23 @@ _ARCHIVES = ("commoncrawl", "wayback")
 
 def check_profile(name: str) -> None:
     if name not in PROFILES:
-        raise BadParameter(f"--profile {name}: no such list; choose from {', '.join(sorted(PROFILES))}")
+        hint = f"; the filters of texts are chosen by --filters {name}" if name in get_args(FilterProfile) else ""
+        raise BadParameter(f"--profile {name}: no such list; choose from {', '.join(sorted(PROFILES))}{hint}")
+
+
+def select_config(filters: str | None, language: str, snapshot: str | None) -> SelectConfig:
+    """The settings of select. Refuses filters that the snapshot's name contradicts."""
+    variant = (snapshot or "").partition("@")[2]
+    known = get_args(FilterProfile)
+    profile = filters or (variant if variant in known else DEFAULT_PROFILE)
+    if profile not in known:
+        raise BadParameter(f"--filters {filters}: no such filters; choose from {', '.join(known)}")
+    try:
+        if snapshot:
+            check_variant(snapshot, cast(FilterProfile, profile))
+        return SelectConfig(profile=cast(FilterProfile, profile), language=language)
+    except InputError as error:
+        raise BadParameter(str(error)) from error
 
 
 def block_domains(files: list[Path]) -> tuple[str, ...]:

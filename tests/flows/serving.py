@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.config import LinksConfig, TokensConfig
+from data.config import FilterProfile, LinksConfig, SelectConfig, TokensConfig
 from flows.localweb.site import Site
 from model.events import EvalResult, TrainSummary
 
@@ -65,17 +65,24 @@ def start_webtext(environment: dict[str, str], *arguments: str) -> subprocess.Po
     )
 
 
-def refresh_small(dump: Path, lake: Path | str, connect_to: tuple[str, ...]) -> RefreshResult:
+def refresh_small(
+    dump: Path,
+    lake: Path | str,
+    connect_to: tuple[str, ...],
+    snapshot: str = "small",
+    profile: FilterProfile = "webtext",
+) -> RefreshResult:
     """The refresh of the small corpus; with an empty ``connect_to`` no page can be fetched."""
     from flows.cli.demo import pages_config
     from flows.refresh import refresh
 
     return refresh(
         [str(dump)],
-        "small",
+        snapshot,
         str(lake),
         links=LinksConfig(part_links=100),
         pages=pages_config(connect_to),
+        select=SelectConfig(profile=profile),
         tokens=TokensConfig(val_share=0.1),
     )
 

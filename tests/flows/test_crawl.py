@@ -13,9 +13,10 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from data.config import LinksConfig, PagesConfig
+from data.config import LinksConfig, PagesConfig, SelectConfig
 from flows import services
 from flows.cli import main as cli
+from flows.cli.options import select_config
 from flows.crawl import FILES_RESERVED, allow_files, files_needed, lacks_contact, log_path
 from flows.settings import Settings
 from tests.flows.serving import webtext
@@ -125,12 +126,29 @@ def test_all_archives_are_selected_in_query_order(monkeypatch: pytest.MonkeyPatc
     assert asked(monkeypatch, "--archive", "all")[1].archives == ("commoncrawl", "wayback")
 
 
+def test_the_name_of_a_variant_chooses_the_filters_that_are_called_so() -> None:
+    assert select_config(None, "en", None) == select_config(None, "en", "2026-11@strict") == SelectConfig()
+    assert select_config(None, "de", "2026-11@gopher") == SelectConfig(profile="gopher", language="de")
+    assert select_config("fineweb", "en", "2026-11@strict") == SelectConfig(profile="fineweb")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--archive", "archive.org"), "--archive archive.org: no such archive; choose from commoncrawl, wayback, all"),
         (("--max-connections", "0"), "'--max-connections': Input should be greater than or equal to 1"),
         (("--profile", "mine"), "--profile mine: no such list; choose from openwebtext, webtext"),
+        (("--profile", "gopher"), "webtext; the filters of texts are chosen by --filters gopher"),
+        (("--filters", "mine"), "--filters mine: no such filters; choose from webtext, gopher, fineweb"),
+        (
+            ("--filters", "gopher", "--snapshot", "a"),
+            "snapshot a: the profile gopher makes a variant; name it a@gopher",
+        ),
+        (
+            ("--filters", "fineweb", "--snapshot", "a@gopher"),
+            "snapshot a@gopher is named like the profile gopher, but its profile is fineweb; choose the profile gopher",
+        ),
+        (("--language", "English"), "language: String should match pattern '^[a-z]{2,3}$', got 'English'"),
         (("--max-bytes", "much"), "--max-bytes much: expected a number and one of K M G T, such as 2T"),
         (("--max-bytes", "8kbit"), "--max-bytes 8kbit: expected a number and one of K M G T, such as 2T"),
     ],

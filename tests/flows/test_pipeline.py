@@ -245,6 +245,25 @@ def test_doctor_status_and_report_name_what_is_broken(
     assert "WEBTEXT_LAKE is empty" in empty.stderr
 
 
+def test_another_profile_is_a_variant_that_shares_the_first_stages(pipeline: Pipeline, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    for stage in STAGES:
+        shutil.copytree(pipeline.lake / stage / "small", lake / stage / "small")
+    refreshed = refresh_small(pipeline.dump, lake, (), "small@gopher", "gopher")
+    assert {stage: done.skipped for stage, done in refreshed.stages.items()} == dict.fromkeys(STAGES, True) | {
+        "select": False,
+        "tokens": False,
+    }
+    for stage in ("links", "pages", "text"):
+        assert refreshed.stages[stage].digest == pipeline.refreshed.stages[stage].digest
+    select = refreshed.stages["select"]
+    dropped = duckdb.sql(f"select reason from '{lake}/select/small@gopher/part-*.parquet' where status = 'low_quality'")
+    assert select.by_status["low_quality"] == len(dropped.fetchall()) > 0
+    assert Lake(lake).snapshots("select") == ["small", "small@gopher"]
+    with pytest.raises(InputError, match="snapshot small: the profile fineweb makes a variant; name it small@fineweb"):
+        refresh_small(pipeline.dump, lake, (), "small", "fineweb")
+
+
 def test_a_list_of_urls_is_refreshed_by_the_command_line(pipeline: Pipeline, tmp_path: Path) -> None:
     """A second snapshot with the same pages keeps none of them."""
     from flows.localweb import server as localweb
