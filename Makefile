@@ -8,6 +8,7 @@
 # make clean       remove the virtual environment and caches; a lake and the state directory are left alone
 #
 # NANOGPT=DIR is a checkout of nanoGPT for bench-train and gpu-report. Without it, they do not compare with nanoGPT.
+# IDENTIFIERS=DIR is the virtual environment of the peers of bench-language, DATATROVE=DIR that of the peer of bench-filters.
 # GPU_PYTHON=3.12 is the version of Python on the machine with the GPU.
 # PYTHON=python3.12 picks another interpreter, VENV=DIR another virtual environment. PIP_FLAGS goes to pip.
 
@@ -17,12 +18,14 @@ GPU_PYTHON ?= 3.12
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.installed-peers
+IDENTIFIERS ?= .venv-language
 
 # Tests start hundreds of processes. With compiled modules each of them starts half a second sooner.
 export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels check-quality train-blocks clean install
 .PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-dedup bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
+.PHONY: demo test check-slow lint bench bench-extraction bench-language bench-filters bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
 
 install: $(INSTALLED)
 
@@ -33,6 +36,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(PEERS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev,bench]'
+	@touch $@
+
+$(IDENTIFIERS)/.installed: benchmarks/language_peers/requirements.txt
+	$(PYTHON) -m venv $(IDENTIFIERS)
+	$(IDENTIFIERS)/bin/python -m pip install --quiet $(PIP_FLAGS) --requirement benchmarks/language_peers/requirements.txt
 	@touch $@
 
 demo: $(INSTALLED)
@@ -52,6 +60,7 @@ check-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 bench: bench-extraction bench-links bench-crawl bench-dedup bench-train bench-loss bench-recipe bench-residual
+bench: bench-extraction bench-language bench-filters bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual
 
 bench-extraction: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extraction
@@ -61,6 +70,11 @@ check-quality: $(INSTALLED)
 
 train-blocks: $(PEERS)
 	$(BIN)/python -m benchmarks.blocks --to data/text/blocks.npz
+bench-language: $(INSTALLED) $(IDENTIFIERS)/.installed
+	$(BIN)/python -m benchmarks.language --peers $(IDENTIFIERS)/bin/python
+
+bench-filters: $(INSTALLED)
+	$(BIN)/python -m benchmarks.filters $(if $(DATATROVE),--datatrove $(DATATROVE)/bin/python)
 
 bench-links: $(INSTALLED)
 	$(BIN)/python -m benchmarks.links
@@ -92,4 +106,4 @@ gpu-wheels: $(INSTALLED)
 
 clean:
 	-test ! -x $(BIN)/webtext || $(BIN)/webtext ui --stop
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(IDENTIFIERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

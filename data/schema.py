@@ -285,7 +285,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "n_tokens": "GPT-2 tokens of the text, without end-of-text",
         "n_sentences": "sentences, in lines of three words or more without JavaScript, cookies or terms of use",
         "n_stop_words": "how many of the eight words the, be, to, of, and, that, have, with are in the text",
-        "n_curly_brackets": "curly brackets, opening and closing",
+        "n_curly_brackets": "opening curly brackets",
         "n_lorem_ipsum": "occurrences of `lorem ipsum`, in any case",
         "mean_word_length": "characters per word",
         "alpha_word_share": "words with a letter, among the words, 0 to 1",

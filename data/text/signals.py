@@ -102,7 +102,7 @@ def measure(text: str) -> Signals:
         n_tokens=len(bpe.encode(text)),
         n_sentences=_n_sentences(lines),
         n_stop_words=len(STOP_WORDS.intersection(map(str.lower, vocabulary))),
-        n_curly_brackets=text.count("{") + text.count("}"),
+        n_curly_brackets=text.count("{"),
         n_lorem_ipsum=lower.count("lorem ipsum"),
         mean_word_length=_share(int(lengths.sum()), len(words)),
         alpha_word_share=_share(int(has_letter.sum()), len(words)),

@@ -108,7 +108,7 @@ CASES: list[tuple[FilterProfile, str, str, str]] = [
     ("gopher", spread(9, 1, 2, 78), "repetitive", "duplicate_9_gram_share 0.1154 > 0.11"),  # 9 / 78
     ("gopher", spread(10, 1, 2, 95), "repetitive", "duplicate_10_gram_share 0.1053 > 0.1"),  # 10 / 95
     ("fineweb", f"{PROSE} Lorem ipsum!", "low_quality", "n_lorem_ipsum 1 > 0"),
-    ("fineweb", f"{PROSE} A set is written as {{1}}.", "low_quality", "n_curly_brackets 2 > 0"),
+    ("fineweb", f"{PROSE} A set is written as {{1}}.", "low_quality", "n_curly_brackets 1 > 0"),
     ("fineweb", " ".join(SENTENCES).replace(". ", ", ") + " Is it? Yes. No.", "too_short", "n_sentences 4 < 5"),
     ("fineweb", PROSE.replace(".", ""), "low_quality", "punctuated_line_share 0 < 0.12"),
     (

@@ -21,7 +21,7 @@ def test_counts_and_shares_of_words() -> None:
     assert found.n_words == 14  # The cat # and the 42 dogs... {ok} THE Lorem Ipsum of 7… that}
     assert measure("hello world").n_tokens == 2
     assert found.n_stop_words == 3  # the and of; "that}" is another word
-    assert found.n_curly_brackets == 3
+    assert found.n_curly_brackets == 1
     assert found.n_lorem_ipsum == 1
     assert found.mean_word_length == (3 + 3 + 1 + 3 + 3 + 2 + 7 + 4 + 3 + 5 + 5 + 2 + 2 + 5) / 14
     assert found.alpha_word_share == 11 / 14  # all but # 42 7…
