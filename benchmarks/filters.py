@@ -104,7 +104,7 @@ def judge(rows: list[Row], profile: FilterProfile) -> list[tuple[SelectStatus, s
 
 def is_english_article(row: Row) -> bool:
     """An article that the webtext profile must keep: English, whatever the probability, and long enough."""
-    return row["kind"] in ("news", "article") and row["language"] == "en" and row["n_tokens"] >= 128
+    return row["kind"] in ("news", "article") and row["language"] == "en" and row["n_gpt2_tokens"] >= 128
 
 
 def show_profile(rows: list[Row], profile: FilterProfile) -> dict[str, Any]:

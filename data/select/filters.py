@@ -2,7 +2,7 @@
 
 A profile is a list of rules. A rule compares one signal of the text stage (data/text/signals.py) with a limit. The
 first rule that a document breaks decides its status. The reason gives the signal, its value and the limit it crossed,
-such as ``n_tokens 100 < 128``.
+such as ``n_gpt2_tokens 100 < 128``.
 
     webtext     the paper: karma has chosen the pages, so nothing is said about prose
     gopher      MassiveText's rules on quality and repetition
@@ -73,7 +73,7 @@ _SHORT, _LONG = SelectStatus.TOO_SHORT, SelectStatus.TOO_LONG
 _REPETITIVE, _POOR = SelectStatus.REPETITIVE, SelectStatus.LOW_QUALITY
 
 # GPT-2's paper has no floor; its open rebuild dropped what is shorter.
-WEBTEXT = (Rule("n_tokens", _SHORT, "Gokaslan & Cohen 2019, OpenWebText", at_least=128),)
+WEBTEXT = (Rule("n_gpt2_tokens", _SHORT, "Gokaslan & Cohen 2019, OpenWebText", at_least=128),)
 
 # Not in any paper: logs and dictionaries, some of them 10 MB long.
 ALL = (Rule("n_chars", _LONG, "this project", at_most=1_000_000),)

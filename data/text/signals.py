@@ -56,7 +56,7 @@ class Signals(NamedTuple):
 
     n_chars: int = 0
     n_words: int = 0
-    n_tokens: int = 0
+    n_gpt2_tokens: int = 0
     n_sentences: int = 0
     n_stop_words: int = 0
     n_curly_brackets: int = 0
@@ -100,7 +100,7 @@ def measure(text: str) -> Signals:
     return Signals(
         n_chars=len(text),
         n_words=len(words),
-        n_tokens=len(bpe.encode(text)),
+        n_gpt2_tokens=len(bpe.encode(text)),
         n_sentences=_n_sentences(lines),
         n_stop_words=len(STOP_WORDS.intersection(map(str.lower, vocabulary))),
         n_curly_brackets=text.count("{"),

@@ -58,7 +58,7 @@ def spread(n: int, blocks: int, times: int, total: int) -> str:
 
 # PROSE has 126 words in 8 lines, 640 characters without the line ends.
 CASES: list[tuple[FilterProfile, str, str, str]] = [
-    ("webtext", " dog" * 127, "too_short", "n_tokens 127 < 128"),
+    ("webtext", " dog" * 127, "too_short", "n_gpt2_tokens 127 < 128"),
     ("webtext", "x" * 1_000_001, "too_long", "n_chars 1000001 > 1000000"),
     ("gopher", " ".join(WORDS[:49]), "too_short", "n_words 49 < 50"),
     ("gopher", " ".join(["a"] * 100_001), "too_long", "n_words 100001 > 100000"),
@@ -165,7 +165,7 @@ def test_a_value_at_the_limit_passes_also_as_stored_in_32_bits(profile: FilterPr
 
 def test_the_webtext_profile_says_nothing_about_prose() -> None:
     for signal in Signals._fields:
-        if signal not in ("n_tokens", "n_chars"):
+        if signal not in ("n_gpt2_tokens", "n_chars"):
             for value in (0, 1, 1_000_000):
                 assert judged(PROSE, "webtext", **{signal: value}) == ("ok", None)
 

@@ -19,7 +19,7 @@ def test_counts_and_shares_of_words() -> None:
     found = measure("The cat # and\nthe 42 dogs... {ok}\n\nTHE Lorem Ipsum of 7… that}")
     assert found.n_chars == 62
     assert found.n_words == 14  # The cat # and the 42 dogs... {ok} THE Lorem Ipsum of 7… that}
-    assert measure("hello world").n_tokens == 2
+    assert measure("hello world").n_gpt2_tokens == 2
     assert found.n_stop_words == 3  # the and of; "that}" is another word
     assert found.n_curly_brackets == 1
     assert found.n_lorem_ipsum == 1
@@ -91,7 +91,7 @@ def test_scripts_without_spaces_count_characters_as_words() -> None:
     assert chinese.mean_word_length == 1
     assert chinese.duplicate_10_gram_share == pytest.approx(2 / 3)
     mixed = measure("GPT-2是一个 model")
-    assert (mixed.n_words, mixed.n_tokens) == (5, 9)
+    assert (mixed.n_words, mixed.n_gpt2_tokens) == (5, 9)
 
 
 def slow_ngram_shares(words: list[str]) -> dict[str, float]:
@@ -153,7 +153,7 @@ def test_any_text_has_signals_in_their_range(text: str) -> None:
 
 def test_nothing_has_no_signals() -> None:
     assert measure("") == Signals()
-    assert measure(" \n\t\n") == Signals(n_chars=4, n_tokens=4)
+    assert measure(" \n\t\n") == Signals(n_chars=4, n_gpt2_tokens=4)
 
 
 def test_a_paragraph_ten_thousand_times() -> None:
