@@ -9,7 +9,6 @@ each text, ISO 639-1), ``cpu_s`` for each of them, ``load_s`` to load the model,
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -147,7 +146,8 @@ def main() -> None:
     identify = globals()[sys.argv[1]]()
     identify("the first call may load the model")
     load_s = time.process_time() - started
-    rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would include the process that started this one
+    rss_mb = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     answers, cpu_s = [], []
     for text in json.load(sys.stdin):
         started = time.process_time()
