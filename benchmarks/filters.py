@@ -43,13 +43,12 @@ GROUPS = {
     "FineWebQualityFilter, paper's limit": filters.FINEWEB,
 }
 
-# Why datatrove decides otherwise, by its reason; "None" where only we drop.
+# Why datatrove decides otherwise, by its reason, or by our rule where only we drop. Elsewhere a value is near a limit.
 WHY = {
     "gopher_below_alpha_threshold": "it counts each punctuation mark as a word, which white space does not",
     "char_dup_ratio": "its limit is 0.01, the paper's is 0.1",
     "line_punct_ratio": "to us a quotation mark ends a line, too, as in C4; it trims no white space",
-    "dup_line_frac": "it counts blank lines or lines with white space around them as they are",
-    "None": "near the limit: ours are characters of words, its are of words without the spaces, of the whole text",
+    "n_curly_brackets": "it looks only at lines that C4 keeps",
 }
 
 Row = dict[str, Any]
@@ -156,7 +155,7 @@ def show_agreement(rows: list[Row], python: Path) -> dict[str, Any]:
         print(f"{name:36} " + " ".join(f"{counts[key]:10}" for key in order) + f" {agree:7.3f}")
         odd = Counter((str(mine).split()[0], str(other)) for mine, other in pairs if (mine is None) != (other is None))
         for (mine, other), count in odd.most_common():
-            print(f"    ours {mine}, datatrove {other}: {count}  {WHY.get(other, '')}")
+            print(f"    ours {mine}, datatrove {other}: {count}  {WHY.get(other if mine == 'None' else mine, '')}")
         result["filters"][name] = {"agreement": round(agree, 4), "only_ours": counts[True, False]}
         result["filters"][name] |= {"only_theirs": counts[False, True], "both_drop": counts[True, True]}
     return result
