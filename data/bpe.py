@@ -75,14 +75,23 @@ def encoding() -> tiktoken.Encoding:
 
 def encode(text: str) -> npt.NDArray[np.uint16]:
     """Tokens [n] of a text. ``<|endoftext|>`` in the text is encoded as text, never as the end-of-text token."""
-    tokens: list[int] = []
+    pieces = []
     done = 0
     for run in re.finditer(f"{_WHITE_SPACE}{{{LONG_SPACE},}}", text) if len(text) >= LONG_SPACE else ():
         end = run.end() - (run.end() < len(text))  # the last white space before a word belongs to what follows
-        tokens += encoding().encode_ordinary(text[done : run.start()])
-        tokens += encoding()._encode_single_piece(text[run.start() : end])
+        pieces.append(_encode(text[done : run.start()]))
+        pieces.append(np.array(encoding()._encode_single_piece(text[run.start() : end]), dtype=np.uint16))
         done = end
-    return np.array(tokens + encoding().encode_ordinary(text[done:]), dtype=np.uint16)
+    pieces.append(_encode(text[done:]))
+    return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _encode(text: str) -> npt.NDArray[np.uint16]:
+    # A buffer of numbers costs a fifth less than encode_ordinary's list of Python integers.
+    try:
+        return encoding().encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
+    except UnicodeEncodeError:  # a lone surrogate, which becomes U+FFFD
+        return np.array(encoding().encode_ordinary(text), dtype=np.uint16)
 
 
 def decode(tokens: Iterable[int] | npt.NDArray[np.integer]) -> str:

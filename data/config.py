@@ -152,7 +152,8 @@ class TokensConfig:
 
     tokenizer: str = "gpt2"
     val_share: Annotated[float, Field(ge=0, lt=1)] = 0.01  # documents whose id hashes below this share go to val
-    split_seed: int = 0
+    split_seed: int = 0  # with the id, it decides a document's split, shard and place in the shard
+    shard_documents: PositiveInt = 50_000  # on average and at most; the number of shards is a power of two
 
 
 StageConfig = LinksConfig | PagesConfig | TextConfig | SelectConfig | TokensConfig

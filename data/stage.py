@@ -41,22 +41,30 @@ def run_stage(
     rounds: Callable[[], Iterable[list[str]]],
     make_part: MakePart,
     mapper: Mapper = in_turn,
+    temporary: str | None = None,
 ) -> StageResult:
     """Make the parts that are missing and publish the dataset, or return the manifest if it is published already.
 
     ``rounds()`` yields lists of part names. It is advanced only when all parts of the previous list are sealed, so a
     round may depend on earlier ones. Published datasets and sealed parts are verified by hash before they are reused.
+
+    Parts named ``<temporary>-...``, with their files in a folder of that name, serve later rounds only: they are not in
+    the manifest, and are removed once it is published.
     """
     started = time.monotonic()
     manifest = dataset.begin(content_settings(config), inputs)
     if manifest is not None:
+        if temporary:
+            dataset.discard(temporary)  # a process that was killed may have left them
         dataset.verify()
         return StageResult(manifest, skipped=True)
     sealed = dataset.sealed()
     dataset.verify(list(sealed.values()))
     every: list[str] = []
     for names in rounds():
-        every += names
+        every += [name for name in names if not (temporary and name.startswith(f"{temporary}-"))]
         mapper(make_part, [name for name in names if name not in sealed])
     manifest = dataset.finish(every, operational_settings(config), time.monotonic() - started)
+    if temporary:
+        dataset.discard(temporary)
     return StageResult(manifest, skipped=False)

@@ -13,7 +13,6 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from data import tokens as tokens_stage
 from data.config import DEFAULT_PROFILE, LinksConfig, PagesConfig, SelectConfig, TextConfig, TokensConfig
 from data.errors import stopping
 from data.lake.names import base_snapshot, check_name, check_variant
@@ -24,6 +23,7 @@ from data.schema import STAGES
 from data.select import stage as select_stage
 from data.stage import Mapper, StageResult
 from data.text import stage as text_stage
+from data.tokens import stage as tokens_stage
 from flows import artifacts
 from flows.crawl import CRAWL_TASKS, allow_files, lacks_contact, log_path, whole_crawl
 from flows.crawlview import CrawlView

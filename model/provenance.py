@@ -1,9 +1,9 @@
 """Which documents a range of training tokens comes from, with their URLs.
 
 Token shards hold documents in a fixed order, with the number of tokens of each. So a position in the corpus
-(model/loader.py) leads to a row, the row to a ``doc_id``, and the text part of the same name to its URL. This reads
-four bytes per document of the whole corpus, and the ids and URLs of the touched parts. It takes seconds: good for a
-report, not for training.
+(model/loader.py) leads to a row, the row to a ``doc_id``, and the text part that holds the document to its URL. Shards
+are in the order of hashes, so text parts are searched one by one. This reads 20 bytes per document of the whole corpus,
+and the URLs of the parts that have one. It takes seconds: good for a report, not for training.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from data.errors import InputError
 from data.lake.names import base_snapshot
@@ -47,18 +49,21 @@ def find_documents(
         rows = _touched(wanted, ends - n_tokens, ends)
         if rows:
             ids = lake.dataset("tokens", snapshot).read(part, ["doc_id"]).column("doc_id")
-            here = [
+            found += [
                 SourceDocument(
                     snapshot, part, ids[row].as_py().hex(), int(ends[row] - n_tokens[row]), int(n_tokens[row])
                 )
                 for row in rows
             ]
-            found += _with_urls(lake, snapshot, part, here)
         end = int(ends[-1]) if len(ends) else end
     outside = [span for span in wanted if span[0] < 0 or span[1] > end]
     if outside:
         raise InputError(f"tokens {outside[0][0]} to {outside[0][1]}: {','.join(snapshots)} has {end}")
-    return found
+    by_snapshot = {
+        name: _urls(lake, name, [bytes.fromhex(one.doc_id) for one in found if one.snapshot == name])
+        for name in dict.fromkeys(snapshots)
+    }
+    return [dataclasses.replace(one, url=by_snapshot[one.snapshot].get(one.doc_id)) for one in found]
 
 
 def _shards(lake: Lake, snapshots: Sequence[str], split: str) -> Iterator[tuple[str, str, npt.NDArray[np.int64]]]:
@@ -80,13 +85,18 @@ def _touched(spans: Sequence[tuple[int, int]], starts: npt.NDArray[np.int64], en
     return sorted(rows)
 
 
-def _with_urls(lake: Lake, snapshot: str, part: str, documents: list[SourceDocument]) -> list[SourceDocument]:
-    name = part.partition("/")[2]
+def _urls(lake: Lake, snapshot: str, doc_ids: Sequence[bytes]) -> dict[str, str]:
+    """URLs by doc_id in hexadecimal. A document whose text is not in the lake is left out."""
     text = lake.dataset("text", base_snapshot(snapshot))
-    if not lake.exists(*text.names(name)):
-        return documents
-    table = text.read(name, ["doc_id", "url"])
-    wanted = {bytes.fromhex(document.doc_id) for document in documents}
-    pairs = zip(table.column("doc_id"), table.column("url"), strict=True)
-    urls = {doc_id.as_py().hex(): url.as_py() for doc_id, url in pairs if doc_id.as_py() in wanted}
-    return [dataclasses.replace(document, url=urls.get(document.doc_id)) for document in documents]
+    manifest = text.manifest()
+    wanted = pa.array(sorted(set(doc_ids)), pa.binary(16))
+    urls: dict[str, str] = {}
+    for part in manifest.parts if manifest else ():
+        if len(urls) == len(wanted):
+            break
+        ids = text.read(f"{part.name}.parquet", ["doc_id"]).column("doc_id")
+        rows = pc.indices_nonzero(pc.is_in(ids, value_set=wanted))
+        if len(rows):
+            found = text.read(f"{part.name}.parquet", ["url"]).column("url").take(rows)
+            urls |= zip((one.hex() for one in ids.take(rows).to_pylist()), found.to_pylist(), strict=True)
+    return urls

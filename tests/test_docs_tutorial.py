@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from data import bpe, tokens
+from data import bpe
 from data.config import LinksConfig, SelectConfig, TextConfig, TokensConfig, content_settings
 from data.lake.store import Lake, write_parquet
 from data.links import stage as links
@@ -24,6 +24,7 @@ from data.schema import TEXT
 from data.select import stage as select
 from data.text import signals
 from data.text import stage as text
+from data.tokens import stage as tokens
 from flows.cli import main as cli
 from tests import documents
 

@@ -365,6 +365,13 @@ class Dataset:
         self.lake.publish_json(manifest.to_json(), *self.names(MANIFEST))
         return manifest
 
+    def discard(self, kind: str) -> None:
+        """Remove the parts named ``<kind>-...``, whose files are all in the folder ``kind``."""
+        self.lake.remove(*self.names(kind))
+        for name in self.lake.names(*self.names("_parts")):
+            if name.startswith(f"{kind}-"):
+                self.lake.remove(*self.names("_parts", name))
+
     def verify(self, parts: list[Part] | None = None) -> None:
         """Hash every file of the parts (by default the manifest's). Raises InputError naming the first that differs."""
         for part in self.require().parts if parts is None else parts:
@@ -415,9 +422,9 @@ class Dataset:
             return -1
 
 
-def write_parquet(table: pa.Table, path: Path) -> None:
+def write_parquet(table: pa.Table, path: Path, rows_per_group: int = 10_000) -> None:
     """Write Zstandard Parquet, with the same settings for every table of the lake."""
-    pq.write_table(table, path, compression="zstd", row_group_size=10_000)
+    pq.write_table(table, path, compression="zstd", row_group_size=rows_per_group)
 
 
 def _sha256_of(path: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.config import TokensConfig
+from data.config import TokensConfig, content_settings
 from data.errors import InputError
 from data.lake.store import Lake
 from data.stage import run_stage
@@ -59,7 +59,7 @@ def test_an_interrupted_run_resumes_to_the_same_digest(tmp_path: Path) -> None:
 
 def test_a_damaged_sealed_part_is_detected_before_it_is_reused(tmp_path: Path) -> None:
     dataset = Lake(tmp_path).dataset("tokens", "demo")
-    dataset.begin({"tokenizer": "gpt2", "val_share": 0.01, "split_seed": 0}, {})
+    dataset.begin(content_settings(TokensConfig()), {})
     make_part(dataset, [1, 2, 3], "part-00000")
     path = tmp_path / "tokens" / "demo" / "part-00000.parquet"
     body = bytearray(path.read_bytes())
