@@ -26,6 +26,7 @@ export PYTHONDONTWRITEBYTECODE =
 .PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels check-quality train-blocks clean install
 .PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-dedup bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
 .PHONY: demo test check-slow lint bench bench-extraction bench-language bench-filters bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
+.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-tokens bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
 
 install: $(INSTALLED)
 
@@ -61,6 +62,7 @@ check-slow: $(INSTALLED)
 
 bench: bench-extraction bench-links bench-crawl bench-dedup bench-train bench-loss bench-recipe bench-residual
 bench: bench-extraction bench-language bench-filters bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual
+bench: bench-extraction bench-links bench-crawl bench-tokens bench-train bench-loss bench-recipe bench-residual
 
 bench-extraction: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extraction
@@ -85,6 +87,8 @@ bench-crawl: $(PEERS)
 # FULL=1 judges 10 million documents against 1, 3 and 10 million: 25 GB of disk.
 bench-dedup: $(INSTALLED)
 	$(BIN)/python -m benchmarks.dedup $(if $(FULL),--full)
+bench-tokens: $(INSTALLED)
+	$(BIN)/python -m benchmarks.tokens
 
 bench-train: $(INSTALLED)
 	$(BIN)/python -m benchmarks.train $(if $(NANOGPT),--nanogpt $(NANOGPT))

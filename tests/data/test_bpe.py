@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_white_space_that_is_cut_out_gives_the_tokens_of_the_whole_text(pieces: 
         assert bpe.encode(text).tolist() == bpe.encoding().encode_ordinary(text)
 
 
-@pytest.mark.parametrize("space", [" ", "\n", " \n", "\u3000"])
+@pytest.mark.parametrize("space", [" ", "\n", " \n", "\u3000", "\t\r\n ", "\x85", "\u2028"])
 @pytest.mark.parametrize("before", ["", "word"])
 def test_a_million_white_space_characters_are_encoded(before: str, space: str) -> None:
     """tiktoken alone panics there, with an exception that is no Exception."""
@@ -80,6 +81,21 @@ def test_a_million_white_space_characters_are_encoded(before: str, space: str) -
     assert bpe.decode(tokens) == text
     assert tokens[-len(rest) :].tolist() == rest
     assert bpe.encode(before + run).tolist() == bpe.encoding().encode_ordinary(before + run)  # it ends without a word
+
+
+def test_lone_surrogates_become_replacement_characters() -> None:
+    for text in ("a\ud800b", "\udfff" * 3, " \ud83d "):
+        tokens = bpe.encode(text)
+        assert tokens.tolist() == bpe.encoding().encode_ordinary(text)
+        assert bpe.decode(tokens) == re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def test_ten_megabytes_with_nul_are_encoded() -> None:
+    text = "NUL \x00 and some words, again. " * 320_000
+    once = bpe.encode("NUL \x00 and some words, again. ").tolist()[:-1]  # the last space belongs to the next word
+    tokens = bpe.encode(text)
+    assert tokens[: len(once)].tolist() == once
+    assert bpe.decode(tokens) == text
 
 
 def test_end_of_text_in_a_document_is_ordinary_text() -> None:
