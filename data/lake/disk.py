@@ -46,6 +46,16 @@ def move_folder(local: Path, target: Path, files: Iterable[Path]) -> None:
     _sync_folder(target.parent)
 
 
+def move_new_folder(local: Path, target: Path) -> None:
+    """Make the folder and everything in it durable, then give it its name. Only an empty folder may have that name."""
+    inside = [*local.rglob("*")]
+    _sync_files(path for path in inside if path.is_file())
+    for folder in (local, *(path for path in inside if path.is_dir())):
+        _sync_folder(folder)
+    local.rename(target)
+    _sync_folder(target.parent)
+
+
 def _sync_files(paths: Iterable[Path]) -> None:
     for path in paths:
         with path.open("rb") as file:

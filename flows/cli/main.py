@@ -284,19 +284,55 @@ def sample(
     _result(result, as_json, lambda: print(prompt + result.text))
 
 
-@app.command()
+@app.command(epilog=options.EXPORT_FORMATS)
 def export(
-    run: options.Run,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Write into this directory, which must be new or empty.")],
+    run: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Export the model of this run.", callback=options.filled)
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SNAPSHOT[,SNAPSHOT]", help="Export the corpus of these snapshots.", callback=options.filled
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="Write a corpus as nanogpt, llmc, datatrove, hf or jsonl.",
+            callback=options.filled,
+        ),
+    ] = None,
     step: options.Step = None,
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write a run's model as a directory that transformers loads: weights, configuration, tokenizer."""
-    from flows.cli.models import export_model
+    """Write a run's model, or a corpus, for other programs.
 
-    result = export_model(chosen_settings(lake), run, to, step)
-    _result(result, as_json, lambda: print(f"{to}: step {result.step} of run {run}, for transformers"))
+    A model becomes a directory that transformers loads: weights, configuration, tokenizer. A corpus is written in the
+    format that you choose. An export that is interrupted leaves nothing under the name of the directory.
+    """
+    if (run is None) == (corpus is None):
+        raise BadParameter("name exactly one of --run and --corpus")
+    settings = chosen_settings(lake)
+    if run is not None:
+        if form is not None:
+            raise BadParameter("--format belongs to --corpus; a model is written for transformers")
+        from flows.cli.models import export_model
+
+        model = export_model(settings, run, to, step)
+        _result(model, as_json, lambda: print(f"{to}: step {model.step} of run {run}, for transformers"))
+        return
+    if form is None:
+        raise BadParameter("--corpus needs --format: nanogpt, llmc, datatrove, hf or jsonl")
+    if step is not None:
+        raise BadParameter("--step belongs to --run")
+    from flows.cli.corpus import export as export_corpus
+
+    result = export_corpus(settings, str(corpus).split(","), form, to)
+    _result(result, as_json, lambda: _show().exported(result))
 
 
 @app.command()

@@ -44,6 +44,21 @@ Step = Annotated[
 ]
 Device = Annotated[str, Option(help="Run on cpu, cuda or mps; auto takes the best available.")]
 
+# export
+
+EXPORT_FORMATS = """**Formats of a corpus**
+
+- `nanogpt`: train.bin and val.bin of nanoGPT, 16-bit tokens
+
+- `llmc`: .bin files of llm.c with their headers
+
+- `datatrove`: .ds files of datatrove with their .ds.index
+
+- `hf`: a directory for `datasets.load_dataset`, with texts and their URLs
+
+- `jsonl`: one JSON object per document, with texts and their URLs
+"""
+
 # refresh
 
 REFRESH_EXAMPLES = """**Examples**

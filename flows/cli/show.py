@@ -16,6 +16,7 @@ from flows.progress import duration, number, size
 from model.events import to_json
 
 if TYPE_CHECKING:  # these modules import Prefect or torch, which takes seconds
+    from data.exports.corpus import ExportedCorpus
     from flows.cli.demo import DemoResult
     from flows.cli.doctor import Checks
     from flows.cli.dryrun import RefreshPlan, TrainPlan
@@ -67,6 +68,16 @@ def training(result: TrainSummary) -> None:
     console.print(f"checkpoint: {result.checkpoint}")
     if result.mlflow_run_id:
         console.print(f"MLflow run: {result.mlflow_run_id}")
+
+
+def exported(result: ExportedCorpus) -> None:
+    """What an export wrote."""
+    for split in SPLITS:
+        console.print(f"{split}: {result.documents[split]:,} documents, {result.tokens[split]:,} tokens")
+    console.print(
+        f"{result.directory}: {','.join(result.snapshots)} as {result.format}, {len(result.files):,} files, "
+        f"{size(sum(result.files.values()))}"
+    )
 
 
 def scores(result: EvalResult) -> None:
