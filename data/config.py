@@ -156,7 +156,26 @@ class TokensConfig:
     shard_documents: PositiveInt = 50_000  # on average and at most; the number of shards is a power of two
 
 
-StageConfig = LinksConfig | PagesConfig | TextConfig | SelectConfig | TokensConfig
+@checked
+@dataclass(frozen=True)
+class OverlapConfig:
+    """Which 8-grams are looked for in which corpus."""
+
+    corpus: tuple[str, ...]  # snapshots
+    evalsets: tuple[str, ...]  # as set:sha256 of its file
+    files: tuple[str, ...] = operational(())  # the path of each set's file
+
+
+@checked
+@dataclass(frozen=True)
+class DecontaminateConfig:
+    """Which documents a variant without evaluation sets leaves out."""
+
+    # GPT-3's 13-grams (Brown et al. 2020, appendix C): many an 8-gram is a common phrase
+    min_common_words: PositiveInt = 13
+
+
+StageConfig = OverlapConfig | DecontaminateConfig | LinksConfig | PagesConfig | TextConfig | SelectConfig | TokensConfig
 
 
 def content_settings(config: StageConfig) -> dict[str, Any]:

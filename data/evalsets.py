@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,14 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "wikitext2_valid": ("wiki.valid.tokens", "wikitext-2*/wiki.valid.tokens", "wikitext-2.valid.tokens*"),
 }
 """File names of each set, as glob patterns. Patterns with a ``*`` and no folder also match one level down."""
+
+TRAINING: dict[str, tuple[str, ...]] = {
+    "wikitext2_train": ("wiki.train.tokens", "wikitext-2*/wiki.train.tokens", "wikitext-2.train.tokens*"),
+}
+"""File names of training parts, which nothing is scored on."""
+
+TRAINING_OF = {"wikitext2_test": "wikitext2_train", "wikitext2_valid": "wikitext2_train"}
+"""The training part that belongs to a set."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +73,15 @@ class WikiText:
     lines_kept: int  # with their artefacts, because the de-tokenizer cannot restore them
 
 
-def find(folder: Path) -> dict[str, EvalFile]:
-    """The files of known sets in ``folder`` or one level below, by set.
+def find(folder: Path, known: Mapping[str, tuple[str, ...]] = PATTERNS) -> dict[str, EvalFile]:
+    """The files of the ``known`` sets in ``folder`` or one level below, by set.
 
     Raises InputError if there is no such directory, or if two files match the same set.
     """
     if not folder.is_dir():
         raise InputError(f"--eval-data {folder}: no such directory")
     found = {}
-    for evalset, patterns in PATTERNS.items():
+    for evalset, patterns in known.items():
         paths = sorted({path for pattern in patterns for path in _matches(folder, pattern) if path.is_file()})
         if len(paths) > 1:
             raise InputError(f"--eval-data {folder}: {paths[0]} and {paths[1]} are both {evalset}; leave one there")
@@ -102,6 +111,13 @@ def read_lambada(path: Path) -> list[Passage]:
     if not passages:
         raise InputError(f"{path}: empty; get the file again")
     return passages
+
+
+def documents(file: EvalFile) -> list[str]:
+    """The texts of a file, each as a whole, without artefacts. Raises InputError as the readers do."""
+    if file.evalset == "lambada":
+        return [passage.context + passage.target for passage in read_lambada(file.path)]
+    return [read_wikitext(file.path).text]
 
 
 def openai_lambada_text(passage: Passage) -> Passage:

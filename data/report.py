@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from data.figures import svg
 from data.lake.names import base_snapshot
 from data.lake.store import Lake
+from data.overlap import stage as overlap
 from data.schema import STAGES
 
 TOP = 20
@@ -30,6 +31,7 @@ class SnapshotReport:
     domains: list[tuple[str, int]]
     languages: list[tuple[str, int]]
     figures: dict[str, str]
+    overlap: list[dict[str, Any]]  # rows of overlap.stage.SUMMARY with ``corpus``, for each result of `webtext overlap`
 
 
 def snapshot_report(lake: Lake, snapshot: str) -> SnapshotReport:
@@ -45,7 +47,17 @@ def snapshot_report(lake: Lake, snapshot: str) -> SnapshotReport:
     figures = {"funnel": _funnel(stages)}
     if words.size:
         figures["length"] = _length(words)
-    return SnapshotReport(snapshot, stages, domains.most_common(TOP), languages.most_common(TOP), figures)
+    return SnapshotReport(
+        snapshot, stages, domains.most_common(TOP), languages.most_common(TOP), figures, _overlap(lake, snapshot)
+    )
+
+
+def _overlap(lake: Lake, snapshot: str) -> list[dict[str, Any]]:
+    return [
+        {**row, "corpus": ", ".join(manifest.settings["corpus"])}
+        for manifest in overlap.results(lake, snapshot)
+        for row in overlap.summary(lake, manifest)
+    ]
 
 
 def _kept_texts(lake: Lake, snapshot: str) -> tuple[Counter[str], Counter[str], np.ndarray[Any, Any]]:

@@ -114,6 +114,10 @@ class SelectStatus(Status):
         "near_duplicate",
         "the shingles' exact Jaccard index with a document kept before is at least `threshold`",
     )
+    CONTAMINATED = (
+        "contaminated",
+        "it shares a long string with an evaluation set; only in variants made by `webtext overlap --decontaminate`",
+    )
 
 
 class TokenStatus(Status):

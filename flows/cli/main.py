@@ -336,6 +336,46 @@ def export(
 
 
 @app.command()
+def overlap(
+    corpus: Annotated[
+        str,
+        typer.Option(
+            metavar="SNAPSHOT[,SNAPSHOT]",
+            help="Search the training documents of these snapshots.",
+            callback=options.filled,
+        ),
+    ],
+    eval_data: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="Read official benchmark files (LAMBADA, WikiText-2) from here.",
+            callback=options.filled,
+        ),
+    ],
+    decontaminate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIANT",
+            help="Also make SNAPSHOT@VARIANT, without the documents that share 13 words in a row with a set.",
+            callback=options.filled,
+        ),
+    ] = None,
+    lake: options.Lake = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure how much of the evaluation sets is in a corpus, by 8-grams, as in the paper's section 4.
+
+    Where the training part of a set is there too (wiki.train.tokens), also how much of the set is in that part.
+    Finished work is verified, not repeated. `webtext report` shows the result.
+    """
+    from flows.cli.corpus import overlap as find_overlap
+
+    result = find_overlap(chosen_settings(lake), corpus.split(","), Path(eval_data), decontaminate)
+    _result(result, as_json, lambda: _show().overlap(result))
+
+
+@app.command()
 def report(
     snapshot: Annotated[
         str | None,

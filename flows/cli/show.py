@@ -17,6 +17,7 @@ from model.events import to_json
 
 if TYPE_CHECKING:  # these modules import Prefect or torch, which takes seconds
     from data.exports.corpus import ExportedCorpus
+    from flows.cli.corpus import OverlapResult
     from flows.cli.demo import DemoResult
     from flows.cli.doctor import Checks
     from flows.cli.dryrun import RefreshPlan, TrainPlan
@@ -78,6 +79,19 @@ def exported(result: ExportedCorpus) -> None:
         f"{result.directory}: {','.join(result.snapshots)} as {result.format}, {len(result.files):,} files, "
         f"{size(sum(result.files.values()))}"
     )
+
+
+def overlap(result: OverlapResult) -> None:
+    """The shares of the evaluation sets, as table 6 of the paper."""
+    title = f"8-grams of evaluation sets in {','.join(result.snapshots)}"
+    table = _table(title, "set", "8-grams", "in the corpus", "in its training set", "documents with one")
+    for one in result.sets:
+        own = "not measured" if one.training_share is None else f"{one.training_share:.2%}"
+        table.add_row(one.evalset, f"{one.n_grams:,}", f"{one.share:.2%}", own, f"{one.documents:,}")
+    console.print(table)
+    for name, counts in result.variants.items():
+        console.print(f"{name}: {counts['documents']:,} documents; {counts['contaminated']:,} left out as contaminated")
+    console.print(f"{result.documents:,} training documents searched; details in {result.dataset}")
 
 
 def scores(result: EvalResult) -> None:
