@@ -35,7 +35,7 @@ from data.process import die_with_parent
 from model import program, scoring, world
 from model.capacity import Capacity
 from model.checkpoint import step_name
-from model.evals import EvalSpec, heldout, source
+from model.evals import EvalSpec, heldout, overlap, source
 from model.evals.heldout import HeldOut
 from model.evals.source import Source
 from model.evals.task import HELDOUT, SCORES, NotScored, Subject, Task
@@ -115,7 +115,11 @@ class _Evaluation:
                 key = self._key(task, limit)
                 known = kept.get(task.name, {})
                 if known.get("key") == key:
-                    scores[task.name] = known
+                    noted = self._with_overlap(task, known)
+                    if noted != known:  # it was measured since
+                        kept[task.name] = noted
+                        scored.append(task.name)
+                    scores[task.name] = noted
                     continue
                 is_skipped = False
                 score = {**self._score(task), "version": task.version, "limit": limit, "key": key}
@@ -173,7 +177,14 @@ class _Evaluation:
         if task.source == HELDOUT:
             return {**score, "corpus": list(self.snapshots), "corpus_digest": self.corpus_digest}
         file = self.files[task.source]
-        return {**score, "file": file.path.name, "file_sha256": file.sha256}
+        return self._with_overlap(task, {**score, "file": file.path.name, "file_sha256": file.sha256})
+
+    def _with_overlap(self, task: Task, score: SCORES) -> SCORES:
+        """The score with the share of its file's 8-grams that are in the training documents, if that is known."""
+        share = None
+        if task.source in self.files:
+            share = overlap.train_overlap(self.lake, self.source.trained_on, self.files[task.source])
+        return score if share is None else {**score, "train_overlap": share}
 
     def _progress(self, task: Task) -> Callable[[int, int], None]:
         reported = [self.clock() - PROGRESS_S]
@@ -242,7 +253,8 @@ class _Evaluation:
                 else:
                     what = f"tokens/{'+'.join(score['corpus'])}/val", score["corpus_digest"], self.lake.root
                 measured_on = DatasetRef(*what, context="evaluation")
-                values = {f"{name}/{metric}": float(score[metric]) for metric in score["intervals"]}
+                metrics = [*score["intervals"], *(["train_overlap"] if "train_overlap" in score else [])]
+                values = {f"{name}/{metric}": float(score[metric]) for metric in metrics}
                 tracker.log_scores(model_id, values, model.step, measured_on)
         except InputError as error:  # TrackingError, or no server
             self._warn(f"the scores are in the lake, but not in MLflow: {error}")

@@ -8,12 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
+from data import evalsets
 from data.errors import InputError
 from data.lake.manifest import json_digest
-from data.lake.store import Lake
+from data.lake.store import Lake, write_parquet
 from model import hf
 from model.checkpoint import load_model, read_state
 from model.config import TrainSpec
@@ -190,6 +192,41 @@ def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatc
     result = scored(gone)
     assert result["scores"]["heldout_ppl"]["documents"] == 4
     assert "not in MLflow" in result["warnings"][0]
+
+
+def test_the_overlap_with_the_training_documents_is_noted_beside_the_score(
+    trained: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    words = "one two three four five six seven eight nine ten"
+    (sets / "lambada_test.jsonl").write_text("".join(json.dumps({"text": f"{n} {words}"}) + "\n" for n in range(2)))
+    (file,) = evalsets.find(sets).values()
+    limits = {"device": "cpu", "limit": 2, "tasks": ("lambada_openai",), "eval_data": str(sets)}
+    spec = EvalSpec(trained.root, run="r", tracking_uri=uri, experiment="e", **limits)
+    assert "train_overlap" not in scored(spec)["scores"]["lambada_openai"]
+    for name, corpus, found in (("other", ["b"], 3), ("mine", ["a"], 2)):
+        dataset = trained.dataset("overlap", name)
+        digest = trained.dataset("tokens", "a").require().digest
+        dataset.begin({"corpus": corpus}, {f"tokens:{corpus[0]}": digest})
+        row = {"evalset": "lambada", "file_sha256": file.sha256, "n_grams": 3, "in_corpus": found}
+        table = pa.Table.from_pylist([row])
+        with trained.scratch() as folder:
+            write_parquet(table, folder / "rows")
+            dataset.seal("summary", {"summary.parquet": folder / "rows"}, table, counts={})
+        dataset.finish(["summary"], {}, 0.0)
+    result = scored(spec)
+    assert result["scores"]["lambada_openai"]["train_overlap"] == 2 / 3
+    assert result["skipped"]  # nothing was scored again
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("e")
+    assert experiment is not None
+    (model,) = client.search_logged_models([experiment.experiment_id])
+    assert {metric.key: metric.value for metric in model.metrics}["lambada_openai/train_overlap"] == 2 / 3
 
 
 def test_bad_input_is_a_one_line_error(trained: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
