@@ -3,6 +3,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -330,3 +333,49 @@ def test_a_document_with_a_million_white_space_characters_is_encoded(tmp_path: P
     rows = lake.dataset("tokens", "s").read("train/part-00000.parquet").column("tokens").to_pylist()
     assert {bpe.decode(row[:-1]) for row in rows} == {"an ordinary document", text}
     assert manifest.counts == {"ok": 2}
+
+
+KILLED = """
+import os, signal, sys
+from data.config import TokensConfig
+from data.lake.store import Lake
+from data.tokens import stage
+
+method, number = sys.argv[2], int(sys.argv[3])
+real = getattr(Lake, method)
+calls = 0
+
+def killing(*arguments):
+    global calls
+    calls += 1
+    if calls == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+
+setattr(Lake, method, killing)
+stage.run(Lake(sys.argv[1]), "s", TokensConfig(val_share=0.2, shard_documents=10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "number"),
+    [
+        ("publish", 4),  # the second text part's pieces, before they have their name
+        ("publish", 7),  # the last record of round 1
+        ("publish", 15),  # the third shard, between its two files
+        ("publish", 32),  # the manifest
+        ("remove", 1),  # the pieces, after the manifest
+        ("remove", 3),
+    ],
+)
+def test_a_stage_killed_with_sigkill_ends_in_the_same_digest(tmp_path: Path, method: str, number: int) -> None:
+    whole = tokens.run(make_lake(tmp_path / "a", corpus()), "s", SHARDED).manifest
+    lake = make_lake(tmp_path / "b", corpus())
+    command = [sys.executable, "-c", KILLED, lake.root, method, str(number)]
+    assert subprocess.run(command, cwd=Path(__file__).parents[3], check=False).returncode == -signal.SIGKILL
+    assert (lake.dataset("tokens", "s").manifest() is None) == (method == "publish")
+    lake.sweep()
+    assert tokens.run(lake, "s", SHARDED).manifest.digest == whole.digest
+    folder = tmp_path / "b/lake/tokens/s"
+    assert sorted(path.name for path in folder.iterdir()) == ["_begun.json", "_manifest.json", "_parts", "train", "val"]
+    assert sorted(path.stem for path in (folder / "_parts").iterdir()) == [f"part-{n:05d}" for n in range(8)]
