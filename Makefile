@@ -27,6 +27,7 @@ export PYTHONDONTWRITEBYTECODE =
 .PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-dedup bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
 .PHONY: demo test check-slow lint bench bench-extraction bench-language bench-filters bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
 .PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-tokens bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
+.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-tokens bench-overlap bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
 
 install: $(INSTALLED)
 
@@ -63,6 +64,7 @@ check-slow: $(INSTALLED)
 bench: bench-extraction bench-links bench-crawl bench-dedup bench-train bench-loss bench-recipe bench-residual
 bench: bench-extraction bench-language bench-filters bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual
 bench: bench-extraction bench-links bench-crawl bench-tokens bench-train bench-loss bench-recipe bench-residual
+bench: bench-extraction bench-links bench-crawl bench-tokens bench-overlap bench-train bench-loss bench-recipe bench-residual
 
 bench-extraction: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extraction
@@ -89,6 +91,9 @@ bench-dedup: $(INSTALLED)
 	$(BIN)/python -m benchmarks.dedup $(if $(FULL),--full)
 bench-tokens: $(INSTALLED)
 	$(BIN)/python -m benchmarks.tokens
+
+bench-overlap: $(INSTALLED)
+	$(BIN)/python -m benchmarks.overlap
 
 bench-train: $(INSTALLED)
 	$(BIN)/python -m benchmarks.train $(if $(NANOGPT),--nanogpt $(NANOGPT))

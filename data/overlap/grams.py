@@ -120,14 +120,18 @@ def _lower_case() -> npt.NDArray[np.int32]:
 
 
 def _word_hashes(normal: U8, starts: Indices, ends: Indices) -> U64:
+    """One number per word. Most operations are in place, because new arrays push the others out of the cache."""
     eights: U64 = np.ndarray((len(normal) - 7,), dtype="<u8", buffer=normal.data, strides=(1,))  # at every byte
     lengths = ends - starts
-    # The first byte is the lowest, so a shift to the left drops what follows a short word.
-    hashes: U64 = eights.take(starts) << (8 * np.maximum(8 - lengths, 0)).view(np.uint64)
+    missing_bits = lengths * -8
+    missing_bits += 64
+    np.maximum(missing_bits, 0, out=missing_bits)
+    hashes = eights[starts]
+    hashes <<= missing_bits.view(np.uint64)  # the first byte is the lowest: drops what follows a short word
     hashes *= _FIRST
     is_long = np.flatnonzero(lengths > 8)
     hashes[is_long] ^= eights[ends[is_long] - 8] * _LAST
-    hashes += lengths.astype(np.uint64) * _LENGTH
+    hashes += lengths.view(np.uint64) * _LENGTH
     hashes ^= hashes >> np.uint64(32)
     hashes *= _MIX
     return hashes
@@ -137,8 +141,12 @@ def _gram_hashes(words: U64) -> U64:
     """Sums over eight words, each times a power of the base: of two words, of four, of eight."""
     found = words
     for shift, power in _POWERS:
-        found = found[:-shift] * power + found[shift:] if len(found) > shift else found[:0]
-    found = found ^ (found >> np.uint64(29))
+        if len(found) <= shift:
+            return found[:0]
+        sums = found[:-shift] * power
+        sums += found[shift:]
+        found = sums
+    found ^= found >> np.uint64(29)
     found *= _MIX
     return found
 
@@ -162,12 +170,12 @@ class BloomFilter:
         self._slot_shift = np.uint64(64 - max(8, self.bits - 4))
         slots, first, count = np.unique(members >> self._slot_shift, return_index=True, return_counts=True)
         self._tags = np.zeros(1 << (64 - int(self._slot_shift)), dtype=np.uint8)
-        self._tags[slots.view(np.int64)] = np.where(count == 1, members[first].astype(np.uint8) | 1, _SEVERAL)
+        self._tags[slots.view(np.int64)] = np.where(count == 1, members[first].view(np.uint8)[::8] | 1, _SEVERAL)
 
     def _tagged(self, hashes: U64) -> Indices:
         """The indices of the hashes whose slot has their tag, or several members."""
         tags = self._tags.take((hashes >> self._slot_shift).view(np.int64))
-        return np.flatnonzero((tags == (hashes.astype(np.uint8) | 1)) | (tags == _SEVERAL))
+        return np.flatnonzero((tags == (hashes.view(np.uint8)[::8] | 1)) | (tags == _SEVERAL))
 
     def _places(self, hashes: U64, probe: int) -> U64:
         """Double hashing (Kirsch and Mitzenmacher, 2006): the high bits, after steps that come from the low bits."""
