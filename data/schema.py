@@ -13,6 +13,9 @@ import pyarrow as pa
 STAGES = ("links", "pages", "text", "select", "tokens")
 """In the order they run."""
 
+DATASETS = (*STAGES, "overlap")
+"""Folders of the lake whose datasets have a manifest and are made part by part."""
+
 
 class Status(StrEnum):
     """One outcome. A member's value is what the ``status`` column holds; its docstring is for people."""

@@ -7,7 +7,7 @@ from typing import get_args
 
 from data.config import DEFAULT_PROFILE, FilterProfile
 from data.errors import InputError
-from data.schema import STAGES
+from data.schema import DATASETS
 
 BEGUN = "_begun.json"
 MANIFEST = "_manifest.json"
@@ -68,7 +68,7 @@ def is_part_name(name: str) -> bool:
 def repair(names: tuple[str, ...]) -> str:
     """What to do about a damaged or missing file, at the lowest cost: a dataset is mended part by part."""
     copy = "restore it from a copy"
-    if names[0] not in STAGES or len(names) < 3:
+    if names[0] not in DATASETS or len(names) < 3:
         return copy
     label = "/".join(names[:2])
     if names[2] == MANIFEST:

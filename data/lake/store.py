@@ -71,7 +71,7 @@ class Lake:
                 raise InputError(f"--lake {self.root}: {error.strerror}") from error
 
     def dataset(self, stage: str, snapshot: str) -> Dataset:
-        """``stage`` is one of schema.STAGES, ``checkpoints`` or ``scores``. Creates nothing."""
+        """``stage`` is one of schema.DATASETS, ``checkpoints`` or ``scores``. Creates nothing."""
         return Dataset(self, stage, check_name("snapshot", snapshot))
 
     def snapshots(self, stage: str) -> list[str]:

@@ -18,7 +18,7 @@ from data import bpe
 from data.config import PagesConfig
 from data.errors import InputError
 from data.lake.store import Lake
-from data.schema import STAGES
+from data.schema import DATASETS
 from flows import services
 from flows.cli.status import server_state
 from flows.crawl import files_needed
@@ -150,7 +150,7 @@ def _user_agent(settings: Settings) -> Check:
 
 def _datasets(lake: Lake) -> list[Check]:
     checks = []
-    for stage in STAGES:
+    for stage in DATASETS:
         for snapshot in lake.datasets(stage):
             dataset = lake.dataset(stage, snapshot)
             try:

@@ -192,3 +192,18 @@ def test_a_corpus_without_documents_has_no_overlap(tmp_path: Path) -> None:
     tokens_stage.run(lake, "s", CONFIG)
     summary = overlap.summary(lake, overlap.run(lake, ["s"], write_sets(tmp_path / "sets")).manifest)
     assert [one["in_corpus"] for one in summary] == [0, 0]
+
+
+def test_a_damaged_result_is_named_and_made_again(tmp_path: Path) -> None:
+    sets = write_sets(tmp_path / "sets")
+    lake = make_corpus(tmp_path, SNAPSHOTS[:1])
+    manifest = overlap.run(lake, SNAPSHOTS[:1], sets).manifest
+    file = tmp_path / "lake/overlap" / manifest.snapshot / "2026-10-part-00000.parquet"
+    body = bytearray(file.read_bytes())
+    body[len(body) // 2] ^= 1
+    file.write_bytes(body)
+    with pytest.raises(InputError, match=rf"sha256 is .* remove it and overlap/{manifest.snapshot}/_manifest.json"):
+        overlap.run(lake, SNAPSHOTS[:1], sets)
+    file.unlink()
+    (file.parent / "_manifest.json").unlink()
+    assert overlap.run(lake, SNAPSHOTS[:1], sets).manifest.digest == manifest.digest
