@@ -6,11 +6,12 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from data.documents import find, keeper_of
 from data.lake.manifest import SPLITS
 from data.lake.names import base_snapshot
-from data.lake.store import Dataset, Lake
+from data.lake.store import Lake
 from data.links.stage import find_link
-from data.schema import LinkStatus, SelectStatus
+from data.schema import LinkStatus
 from data.urls import canonical as urls
 
 _STAGE_FIELDS = {
@@ -94,7 +95,8 @@ def _base_stages(lake: Lake, snapshot: str, canonical: str) -> dict[str, dict[st
         if stage == "links":
             row = find_link(lake, snapshot, canonical)
         else:
-            row = _find(dataset, "url" if stage == "text" else "canonical_url", canonical)
+            place = find(dataset, "url" if stage == "text" else "canonical_url", canonical)
+            row = None if place is None else place.read(*fields)
         if row is None:
             break
         stages[stage] = {name: _plain(row[name]) for name in fields}
@@ -103,52 +105,21 @@ def _base_stages(lake: Lake, snapshot: str, canonical: str) -> dict[str, dict[st
 
 def _later_stages(lake: Lake, snapshot: str, doc_id: str) -> dict[str, dict[str, Any]]:
     identity = bytes.fromhex(doc_id)
-    verdict = _find(lake.dataset("select", snapshot), "doc_id", identity)
-    if verdict is None:
+    place = find(lake.dataset("select", snapshot), "doc_id", identity)
+    if place is None:
         return {}
+    verdict = place.read("status", "reason", "duplicate_of")
     stages: dict[str, dict[str, Any]] = {"select": {"status": verdict["status"], "reason": verdict["reason"]}}
     if verdict["duplicate_of"] is not None:
         stages["select"]["duplicate_of"] = _plain(verdict["duplicate_of"])
-        keeper, url = _keeper_of(lake, snapshot, verdict["duplicate_of"])
-        stages["select"]["duplicate_of_url"] = url
-        stages["select"]["duplicate_of_snapshot"] = keeper
-    tokens = lake.dataset("tokens", snapshot)
+        keeper = keeper_of(lake, snapshot, verdict["duplicate_of"])
+        stages["select"]["duplicate_of_url"] = keeper and keeper[1].read("url")["url"]
+        stages["select"]["duplicate_of_snapshot"] = keeper and keeper[0]
     for split in SPLITS:
-        row = _find(tokens, "doc_id", identity, within=split)
-        if row is not None:
-            stages["tokens"] = {"status": "ok", "split": split, "n_tokens": row["n_tokens"]}
+        place = find(lake.dataset("tokens", snapshot), "doc_id", identity, within=split)
+        if place is not None:
+            stages["tokens"] = {"status": "ok", "split": split, **place.read("n_tokens")}
     return stages
-
-
-def _find(dataset: Dataset, column: str, value: str | bytes, within: str = "part-") -> dict[str, Any] | None:
-    """The first row whose column has the value, among the Parquet files whose path starts with ``within``."""
-    manifest = dataset.manifest()
-    if manifest is None:
-        return None
-    for part in manifest.parts:
-        for file in part.files:
-            if file.path.startswith(within) and file.path.endswith(".parquet") and file.rows:
-                keys = dataset.read(file.path, columns=[column])
-                index = pc.index(keys[column], value).as_py()
-                if index >= 0:
-                    row: dict[str, Any] = dataset.read(file.path).slice(index, 1).to_pylist()[0]
-                    return row
-    return None
-
-
-def _keeper_of(lake: Lake, snapshot: str, doc_id: bytes) -> tuple[str | None, str | None]:
-    """The snapshot that kept a document, and the document's URL.
-
-    Only this snapshot and those that it was compared with are searched. An unchanged page has the same identity in each
-    snapshot, and only one of them keeps it.
-    """
-    compared = [key.removeprefix("history:") for key in lake.dataset("select", snapshot).require().inputs]
-    for name in (snapshot, *sorted(name for name in compared if name in lake.snapshots("select"))):
-        verdict = _find(lake.dataset("select", name), "doc_id", doc_id)
-        if verdict is not None and verdict["status"] == SelectStatus.OK:
-            row = _find(lake.dataset("text", base_snapshot(name)), "doc_id", doc_id)
-            return name, None if row is None else str(row["url"])
-    return None, None
 
 
 def _plain(value: Any) -> Any:

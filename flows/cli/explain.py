@@ -7,7 +7,6 @@ from typing import Any
 from data.errors import InputError
 from data.lake.store import Lake
 from data.schema import LinkStatus
-from data.trace import uncounted, why
 from data.urls.blocklists import REDDIT_HOSTS
 from data.urls.canonical import host_of, is_below
 from flows.progress import number
@@ -51,6 +50,8 @@ BASELINES = {
 
 def what_became_of(lake: Lake, url: str) -> list[dict[str, Any]]:
     """The entries of data/trace.py. Raises InputError, in words for this kind of URL, if there are none."""
+    from data.trace import why  # imports the crawler's HTTP client, which the other commands need not wait for
+
     try:
         found = why(lake, url)
     except ValueError as error:
@@ -77,6 +78,8 @@ def _why_nowhere(lake: Lake, url: str) -> str:
 
 def _counted(lake: Lake, status: LinkStatus) -> str:
     """`` (over_18: 3 in 2026-10, 5 in 2026-11)``; empty if no snapshot counted any."""
+    from data.trace import uncounted
+
     counts = ", ".join(f"{n:,} in {snapshot}" for snapshot, n in uncounted(lake, status).items())
     return f" ({status}: {counts})" if counts else ""
 

@@ -412,6 +412,26 @@ def why(
 
 
 @app.command()
+def duplicates(
+    asked: Annotated[
+        str, typer.Argument(metavar="DOC_OR_URL", help="A doc_id (32 hexadecimal digits), or a URL in any spelling.")
+    ],
+    lake: options.Lake = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show why a document was dropped, beside the one that was kept, or what a kept document displaced.
+
+    A near-duplicate is shown with the exact Jaccard index of the two texts' word n-grams, and with the words marked
+    that differ. A URL may have several documents: one per snapshot, judged once per variant.
+    """
+    from data.duplicates import duplicates_of
+    from data.lake.store import Lake
+
+    found = duplicates_of(Lake(chosen_settings(lake).lake), asked)
+    _result(found, as_json, lambda: _show().duplicates(found))
+
+
+@app.command()
 def status(lake: options.Lake = None, as_json: options.Json = False) -> None:
     """Show what is done and what is running: snapshots by stage, training runs, servers."""
     from flows.cli.status import collect

@@ -10,12 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from data.lake.manifest import SPLITS
-from data.schema import STATUSES
+from data.schema import STATUSES, SelectStatus
+from flows.cli.duplicates import side_by_side
 from flows.cli.explain import score_line
 from flows.progress import duration, number, size
 from model.events import to_json
 
 if TYPE_CHECKING:  # these modules import Prefect or torch, which takes seconds
+    from data.duplicates import DuplicatesFound, JudgedDocument, KeptDocument
     from data.exports.corpus import ExportedCorpus
     from flows.cli.corpus import OverlapResult
     from flows.cli.demo import DemoResult
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # these modules import Prefect or torch, which takes seconds
     from model.events import EvalResult, TaskScore, TrainSummary
 
 SHOWN_METRICS = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
+SHOWN_CHARS = 20_000  # of each text that `webtext duplicates` shows
 PLAIN_WIDTH = 120  # columns, if standard output is not a terminal
 
 console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
@@ -196,6 +199,46 @@ def why(found: list[dict[str, Any]]) -> None:
             console.print(
                 f"  {stage:<7} {fields['status']}: {meaning}" + (f" ({rest})" if rest else ""), soft_wrap=True
             )
+
+
+def duplicates(result: DuplicatesFound) -> None:
+    """One block per judgement: the reason, the kept document, and both texts or what the document displaced."""
+    for document in result.documents:
+        reason = f" ({document.reason})" if document.reason else ""
+        console.print(f"{document.snapshot}: {document.url}", soft_wrap=True)
+        console.print(f"  doc_id  {document.doc_id}, karma {document.karma}")
+        console.print(f"  {document.status}: {_meanings('select')[document.status]}{reason}", soft_wrap=True)
+        if document.kept is not None and document.text is not None:
+            _kept(document.kept, document.text, document.ngram)
+        elif document.n_displaced:
+            _displaced(document)
+        elif document.status == SelectStatus.OK:
+            console.print("  no document was dropped because of it")
+    for snapshot in result.not_judged:
+        console.print(f"{snapshot}: not judged yet; its select stage is not published")
+
+
+def _kept(kept: KeptDocument, text: str, ngram: int) -> None:
+    where = f"  kept    {kept.url} of {kept.snapshot}, doc_id {kept.doc_id}, karma {kept.karma}"
+    console.print(where, soft_wrap=True)
+    console.print(f"  Jaccard index of the sets of {ngram} words in a row: {kept.jaccard:.4f}")
+    table = _table("", "dropped", "kept")
+    for row in side_by_side(text[:SHOWN_CHARS], kept.text[:SHOWN_CHARS], has_styles=console.is_terminal):
+        table.add_row(*row)
+    console.print(table)
+    if max(len(text), len(kept.text)) > SHOWN_CHARS:
+        console.print(f"  These are the first {SHOWN_CHARS:,} characters of each; --json has the whole texts.")
+
+
+def _displaced(document: JudgedDocument) -> None:
+    title = f"{document.n_displaced:,} documents were dropped because this one was kept"
+    table = _table(title, "snapshot", "URL", "doc_id", "outcome")
+    for other in document.displaced:
+        outcome = f"{other.status}: {other.reason}" if other.reason else other.status
+        table.add_row(other.snapshot, other.url, other.doc_id, outcome)
+    console.print(table)
+    if document.n_displaced > len(document.displaced):
+        console.print(f"  and {document.n_displaced - len(document.displaced):,} more")
 
 
 def status(result: Status) -> None:

@@ -1,0 +1,71 @@
+"""Where a document's rows are: its text, the verdict on it, and the document that was kept in its place.
+
+To find a row, one column of each file of a dataset is read, or less where the files' statistics exclude the value. A
+document's rows in text and select have the same place. Cost: 0.1 s per million rows and column, and the text of one row
+up to 0.1 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from data.lake.names import base_snapshot
+from data.lake.store import Dataset, Lake
+from data.schema import SelectStatus
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row of a file of a dataset."""
+
+    dataset: Dataset
+    file: str
+    row: int
+
+    def read(self, *columns: str) -> dict[str, Any]:
+        """The columns of the row; all of them if none is named."""
+        return self.dataset.row(self.file, self.row, list(columns) or None)
+
+    def of(self, stage: str, snapshot: str) -> Place:
+        """The row of the same document in another dataset: select and text have the same rows."""
+        return Place(self.dataset.lake.dataset(stage, snapshot), self.file, self.row)
+
+
+def places(dataset: Dataset, column: str, value: str | bytes, within: str = "part-") -> Iterator[Place]:
+    """The rows whose column has the value, among the Parquet files whose path starts with ``within``.
+
+    None if the dataset is not published.
+    """
+    manifest = dataset.manifest()
+    for part in manifest.parts if manifest else ():
+        for file in part.files:
+            if file.path.startswith(within) and file.path.endswith(".parquet") and file.rows:
+                for row in dataset.rows_with(file.path, column, value):
+                    yield Place(dataset, file.path, row)
+
+
+def find(dataset: Dataset, column: str, value: str | bytes, within: str = "part-") -> Place | None:
+    """The first of ``places``."""
+    return next(places(dataset, column, value, within), None)
+
+
+def compared_with(lake: Lake, snapshot: str) -> list[str]:
+    """The snapshots that select compared a snapshot with, sorted."""
+    inputs = lake.dataset("select", snapshot).require().inputs
+    return sorted(key.removeprefix("history:") for key in inputs if key.startswith("history:"))
+
+
+def keeper_of(lake: Lake, snapshot: str, doc_id: bytes) -> tuple[str, Place] | None:
+    """The select snapshot that kept a document, and the place of its text.
+
+    Only this snapshot and those that it was compared with are searched, if the lake still has them. An unchanged page
+    has the same identity in each snapshot, and only one of them keeps it.
+    """
+    published = lake.snapshots("select")
+    for name in (snapshot, *(name for name in compared_with(lake, snapshot) if name in published)):
+        for place in places(lake.dataset("select", name), "doc_id", doc_id):
+            if place.read("status")["status"] == SelectStatus.OK:
+                return name, place.of("text", base_snapshot(name))
+    return None
