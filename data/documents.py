@@ -11,9 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from data.lake.names import base_snapshot
 from data.lake.store import Dataset, Lake
 from data.schema import SelectStatus
+from data.select.minhash import shingles
+
+Shingles = npt.NDArray[np.unsignedinteger[Any]]
+
+SHINGLED = ("text", "language")
+"""The columns of text that a document's shingles are made from."""
 
 
 @dataclass(frozen=True)
@@ -69,3 +78,8 @@ def keeper_of(lake: Lake, snapshot: str, doc_id: bytes) -> tuple[str, Place] | N
             if place.read("status")["status"] == SelectStatus.OK:
                 return name, place.of("text", base_snapshot(name))
     return None
+
+
+def shingle_set(document: dict[str, Any], settings: dict[str, Any]) -> Shingles:
+    """The distinct shingles of a document, given its columns SHINGLED and the settings of a select dataset."""
+    return np.unique(shingles(document["text"], settings["ngram"]))

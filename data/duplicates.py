@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from data.documents import Place, compared_with, keeper_of, places
+from data.documents import SHINGLED, Place, Shingles, compared_with, keeper_of, places, shingle_set
 from data.errors import InputError
 from data.lake.names import base_snapshot
 from data.lake.store import Lake
 from data.schema import SelectStatus
-from data.select.minhash import shingles
 from data.urls.canonical import canonical_url
 
 LISTED = 20  # displaced documents that are named; the others are counted
@@ -32,7 +31,7 @@ class KeptDocument:
     url: str
     karma: int | None
     text: str
-    jaccard: float  # of the sets of word n-grams, exact
+    jaccard: float  # of the two sets of shingles, exact
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class JudgedDocument:
     karma: int | None
     status: str
     reason: str | None
-    ngram: int  # words in a shingle
+    ngram: int  # of its shingles
     text: str | None
     kept: KeptDocument | None  # for a duplicate; None also if the lake no longer has the snapshot that kept it
     displaced: list[DisplacedDocument]  # the first LISTED, in this snapshot and later ones
@@ -99,13 +98,6 @@ def duplicates_of(lake: Lake, asked: str) -> DuplicatesFound:
     return DuplicatesFound(asked, documents, not_judged)
 
 
-def jaccard(text: str, other: str, ngram: int) -> float:
-    """The Jaccard index of the sets of word n-grams of two texts, as select defines them."""
-    ours, theirs = (np.unique(shingles(one, ngram)) for one in (text, other))
-    shared = len(np.intersect1d(ours, theirs, assume_unique=True))
-    return shared / (len(ours) + len(theirs) - shared)
-
-
 def _key(asked: str) -> tuple[str, str | bytes]:
     """The column of text to look in, and its value."""
     if _DOC_ID.fullmatch(asked):
@@ -119,7 +111,7 @@ def _key(asked: str) -> tuple[str, str | bytes]:
 
 
 def _judged(lake: Lake, name: str, place: Place) -> JudgedDocument:
-    document = place.read("doc_id", "url", "karma", "text")
+    document = place.read("doc_id", "url", "karma", *SHINGLED)
     verdict_place = place.of("select", name)
     verdict = verdict_place.read("doc_id", "status", "reason", "duplicate_of")
     if verdict["doc_id"] != document["doc_id"]:
@@ -127,7 +119,7 @@ def _judged(lake: Lake, name: str, place: Place) -> JudgedDocument:
             f"{verdict_place.dataset.label} {place.file} does not match the rows of {place.dataset.label}: "
             "remove it and run again"
         )
-    ngram = int(verdict_place.dataset.require().settings["ngram"])
+    settings = verdict_place.dataset.require().settings
     displaced = _displaced(lake, name, document["doc_id"]) if verdict["status"] == SelectStatus.OK else iter(())
     listed: list[DisplacedDocument] = []
     n_displaced = 0
@@ -137,7 +129,7 @@ def _judged(lake: Lake, name: str, place: Place) -> JudgedDocument:
             listed.append(_displaced_document(snapshot, other))
     kept = None
     if verdict["duplicate_of"] is not None:
-        kept = _kept(lake, name, verdict["duplicate_of"], document["text"], ngram)
+        kept = _kept(lake, name, verdict["duplicate_of"], shingle_set(document, settings), settings)
     return JudgedDocument(
         name,
         document["doc_id"].hex(),
@@ -145,7 +137,7 @@ def _judged(lake: Lake, name: str, place: Place) -> JudgedDocument:
         document["karma"],
         verdict["status"],
         verdict["reason"],
-        ngram,
+        settings["ngram"],
         document["text"],
         kept,
         listed,
@@ -153,14 +145,16 @@ def _judged(lake: Lake, name: str, place: Place) -> JudgedDocument:
     )
 
 
-def _kept(lake: Lake, name: str, doc_id: bytes, text: str, ngram: int) -> KeptDocument | None:
+def _kept(lake: Lake, name: str, doc_id: bytes, ours: Shingles, settings: dict[str, Any]) -> KeptDocument | None:
     keeper = keeper_of(lake, name, doc_id)
     if keeper is None:
         return None
     snapshot, place = keeper
-    row = place.read("url", "karma", "text")
-    similarity = jaccard(text, row["text"], ngram)
-    return KeptDocument(snapshot, doc_id.hex(), row["url"], row["karma"], row["text"], similarity)
+    row = place.read("url", "karma", *SHINGLED)
+    theirs = shingle_set(row, settings)
+    shared = len(np.intersect1d(ours, theirs, assume_unique=True))
+    jaccard = shared / (len(ours) + len(theirs) - shared)
+    return KeptDocument(snapshot, doc_id.hex(), row["url"], row["karma"], row["text"], jaccard)
 
 
 def _displaced(lake: Lake, name: str, doc_id: bytes) -> Iterator[tuple[str, Place]]:

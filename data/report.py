@@ -1,4 +1,5 @@
-"""A snapshot in numbers and pictures: the funnel, the losses by reason, and the composition of the corpus.
+"""A snapshot in numbers and pictures: the funnel, the losses by reason, what the corpus consists of, and the largest
+clusters of duplicates.
 
 It reads manifests and single columns, one part at a time.
 """
@@ -13,6 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from data.clusters import Cluster, largest_clusters, warning
 from data.figures import svg
 from data.lake.names import base_snapshot
 from data.lake.store import Lake
@@ -31,6 +33,8 @@ class SnapshotReport:
     domains: list[tuple[str, int]]
     languages: list[tuple[str, int]]
     figures: dict[str, str]
+    clusters: list[Cluster]
+    warnings: list[str]
     overlap: list[dict[str, Any]]  # rows of overlap.stage.SUMMARY with ``corpus``, for each result of `webtext overlap`
 
 
@@ -47,9 +51,11 @@ def snapshot_report(lake: Lake, snapshot: str) -> SnapshotReport:
     figures = {"funnel": _funnel(stages)}
     if words.size:
         figures["length"] = _length(words)
-    return SnapshotReport(
-        snapshot, stages, domains.most_common(TOP), languages.most_common(TOP), figures, _overlap(lake, snapshot)
-    )
+    is_judged = any(entry["stage"] == "select" for entry in stages)
+    clusters = largest_clusters(lake, snapshot) if is_judged else []
+    warnings = [text for cluster in clusters if (text := warning(snapshot, cluster))]
+    top = domains.most_common(TOP), languages.most_common(TOP)
+    return SnapshotReport(snapshot, stages, *top, figures, clusters, warnings, _overlap(lake, snapshot))
 
 
 def _overlap(lake: Lake, snapshot: str) -> list[dict[str, Any]]:

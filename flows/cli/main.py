@@ -421,8 +421,8 @@ def duplicates(
 ) -> None:
     """Show why a document was dropped, beside the one that was kept, or what a kept document displaced.
 
-    A near-duplicate is shown with the exact Jaccard index of the two texts' word n-grams, and with the words marked
-    that differ. A URL may have several documents: one per snapshot, judged once per variant.
+    A near-duplicate is shown with the exact Jaccard index of the two texts' n-grams, and with the words marked that
+    differ. A URL may have several documents: one per snapshot, judged once per variant.
     """
     from data.duplicates import duplicates_of
     from data.lake.store import Lake

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jinja2
 
+from data.clusters import Cluster
 from data.errors import InputError
 from data.lake.names import base_snapshot
 from data.lake.store import Lake, code_version
@@ -26,11 +27,13 @@ METRICS = ("loss", "val_loss")
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """The page, and the names of the snapshots and runs on it."""
+    """The page, the names of the snapshots and runs on it, and what is suspicious in them."""
 
     file: str
     snapshots: list[str]
     runs: list[str]
+    clusters: dict[str, list[Cluster]]  # of duplicates, by snapshot
+    warnings: list[str]
 
 
 def write_report(settings: Settings, snapshot: str | None, run: str | None, to: Path) -> WrittenReport:
@@ -40,6 +43,7 @@ def write_report(settings: Settings, snapshot: str | None, run: str | None, to: 
     snapshots = [snapshot] if snapshot else _snapshots(lake) if everything else []
     begun = [name for name in lake.datasets("checkpoints") if lake.exists("checkpoints", name, "run.json")]
     runs = [run] if run else begun if everything else []
+    reports = [snapshot_report(lake, name) for name in snapshots]
     page = (
         jinja2.Environment(loader=jinja2.PackageLoader("flows.cli"), autoescape=True, undefined=jinja2.StrictUndefined)
         .get_template("report.html")
@@ -48,7 +52,7 @@ def write_report(settings: Settings, snapshot: str | None, run: str | None, to: 
             written_at=datetime.now(UTC).isoformat(timespec="seconds"),
             version=code_version(),
             meanings={stage: {s.value: s.__doc__ for s in statuses} for stage, statuses in STATUSES.items()},
-            snapshots=[snapshot_report(lake, name) for name in snapshots],
+            snapshots=reports,
             runs=[run_report(lake, name, _history(lake, name, settings)) for name in runs],
         )
     )
@@ -59,7 +63,11 @@ def write_report(settings: Settings, snapshot: str | None, run: str | None, to: 
         scratch.replace(to)
     finally:
         scratch.unlink(missing_ok=True)
-    return WrittenReport(str(to), snapshots, runs)
+    warnings = [warning for report in reports for warning in report.warnings]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    clusters = {report.snapshot: report.clusters for report in reports}
+    return WrittenReport(str(to), snapshots, runs, clusters, warnings)
 
 
 def _snapshots(lake: Lake) -> list[str]:

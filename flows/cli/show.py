@@ -221,7 +221,7 @@ def duplicates(result: DuplicatesFound) -> None:
 def _kept(kept: KeptDocument, text: str, ngram: int) -> None:
     where = f"  kept    {kept.url} of {kept.snapshot}, doc_id {kept.doc_id}, karma {kept.karma}"
     console.print(where, soft_wrap=True)
-    console.print(f"  Jaccard index of the sets of {ngram} words in a row: {kept.jaccard:.4f}")
+    console.print(f"  Jaccard index of their {ngram}-grams: {kept.jaccard:.4f}")
     table = _table("", "dropped", "kept")
     for row in side_by_side(text[:SHOWN_CHARS], kept.text[:SHOWN_CHARS], has_styles=console.is_terminal):
         table.add_row(*row)

@@ -126,7 +126,7 @@ def test_the_command_marks_the_words_that_differ_and_its_json_has_both_texts(tmp
     assert printed.exit_code == 0
     assert "near_duplicate: " in printed.stdout
     assert "kept    http://first.example/ of 2026-01, doc_id " in printed.stdout
-    assert "Jaccard index of the sets of 5 words in a row: 0.9" in printed.stdout
+    assert "Jaccard index of their 5-grams: 0.9" in printed.stdout
     assert printed.stdout.count("{+") == printed.stdout.count("[-") - 1 == 0
     assert "[-novel-]" in printed.stdout
     (document,) = json.loads(CliRunner().invoke(cli.app, [*arguments, "--json"]).stdout)["documents"]
