@@ -9,6 +9,8 @@
 #
 # NANOGPT=DIR is a checkout of nanoGPT for bench-train and gpu-report. Without it, they do not compare with nanoGPT.
 # IDENTIFIERS=DIR is the virtual environment of the peers of bench-language, DATATROVE=DIR that of the peer of bench-filters.
+# PAGES='DIR DIR' are folders of real pages for bench-data, DOCUMENTS=N how many documents it makes. DATATROVE=DIR is the
+# virtual environment of its peer.
 # GPU_PYTHON=3.12 is the version of Python on the machine with the GPU.
 # PYTHON=python3.12 picks another interpreter, VENV=DIR another virtual environment. PIP_FLAGS goes to pip.
 
@@ -19,6 +21,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.installed-peers
 IDENTIFIERS ?= .venv-language
+DATATROVE ?= .venv-datatrove
 
 # Tests start hundreds of processes. With compiled modules each of them starts half a second sooner.
 export PYTHONDONTWRITEBYTECODE =
@@ -28,6 +31,7 @@ export PYTHONDONTWRITEBYTECODE =
 .PHONY: demo test check-slow lint bench bench-extraction bench-language bench-filters bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
 .PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-tokens bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
 .PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-tokens bench-overlap bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
+.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-data bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
 
 install: $(INSTALLED)
 
@@ -43,6 +47,9 @@ $(PEERS): $(INSTALLED)
 $(IDENTIFIERS)/.installed: benchmarks/language_peers/requirements.txt
 	$(PYTHON) -m venv $(IDENTIFIERS)
 	$(IDENTIFIERS)/bin/python -m pip install --quiet $(PIP_FLAGS) --requirement benchmarks/language_peers/requirements.txt
+$(DATATROVE)/.installed: benchmarks/data_peers/datatrove.txt
+	$(PYTHON) -m venv $(DATATROVE)
+	$(DATATROVE)/bin/python -m pip install --quiet $(PIP_FLAGS) --requirement benchmarks/data_peers/datatrove.txt
 	@touch $@
 
 demo: $(INSTALLED)
@@ -65,6 +72,7 @@ bench: bench-extraction bench-links bench-crawl bench-dedup bench-train bench-lo
 bench: bench-extraction bench-language bench-filters bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual
 bench: bench-extraction bench-links bench-crawl bench-tokens bench-train bench-loss bench-recipe bench-residual
 bench: bench-extraction bench-links bench-crawl bench-tokens bench-overlap bench-train bench-loss bench-recipe bench-residual
+bench: bench-extraction bench-links bench-crawl bench-data bench-train bench-loss bench-recipe bench-residual
 
 bench-extraction: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extraction
@@ -94,6 +102,8 @@ bench-tokens: $(INSTALLED)
 
 bench-overlap: $(INSTALLED)
 	$(BIN)/python -m benchmarks.overlap
+bench-data: $(INSTALLED) $(DATATROVE)/.installed
+	$(BIN)/python -m benchmarks.data --datatrove $(DATATROVE)/bin/python $(addprefix --pages ,$(PAGES)) $(if $(DOCUMENTS),--documents $(DOCUMENTS))
 
 bench-train: $(INSTALLED)
 	$(BIN)/python -m benchmarks.train $(if $(NANOGPT),--nanogpt $(NANOGPT))
@@ -116,3 +126,4 @@ gpu-wheels: $(INSTALLED)
 clean:
 	-test ! -x $(BIN)/webtext || $(BIN)/webtext ui --stop
 	rm -rf $(VENV) $(IDENTIFIERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(DATATROVE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
