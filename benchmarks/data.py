@@ -158,6 +158,7 @@ class Subjects:
             tokenizer = str(write_tokenizer(self.scratch / "tokenizer.json"))
             module = "benchmarks.data_peers.datatrove_pipeline"
             command = [self.datatrove, "-m", module, warcs, str(out), tokenizer, json.dumps(options())]
+        print(f"{name}: {self.lake.name} pages", file=sys.stderr, flush=True)
         try:
             return measure(command)
         finally:
@@ -182,11 +183,11 @@ def write_tokenizer(path: Path) -> Path:
 def shards(size: Size, folders: list[Path], datatrove: str | None, cache: Path, scratch: Path) -> dict[str, Any]:
     """Results by subject, turn by turn, and what each takes for STARTUP_PAGES pages."""
     pages = list(pages_of(folders, cache))[: size.pages]
-    n_pages = write_pages(scratch / "lake", pages, N_PARTS)
+    n_pages = write_pages(scratch / "all", pages, N_PARTS)
     write_pages(scratch / "few", pages[:STARTUP_PAGES], N_PARTS)
     few = Subjects(scratch / "few", scratch, datatrove)
     startup = {name: few.run(name) for name in few.names}
-    every = Subjects(scratch / "lake", scratch, datatrove)
+    every = Subjects(scratch / "all", scratch, datatrove)
     turns: dict[str, list[Result]] = {name: [] for name in every.names}
     for _ in range(size.turns):
         for name in every.names:

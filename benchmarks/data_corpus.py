@@ -54,10 +54,11 @@ def handed_pages(folder: Path) -> list[RawPage]:
     else:
         lines = gzip.decompress((folder / "gold.jsonl.gz").read_bytes()).splitlines()
         urls = {page["id"]: page["url"] for page in map(json.loads, lines)}
-    return [
-        RawPage(url, "text/html", gzip.decompress((folder / "html" / f"{name}.html.gz").read_bytes()))
-        for name, url in urls.items()
-    ]
+    pages = []
+    for name, url in urls.items():
+        body = gzip.decompress((folder / "html" / f"{name}.html.gz").read_bytes())
+        pages.append(RawPage(url or f"http://{name}.example/", "text/html", body))  # one page has no URL
+    return pages
 
 
 def write_pages(root: Path, pages: Iterable[RawPage], n_parts: int) -> int:
