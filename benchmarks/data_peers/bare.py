@@ -16,6 +16,8 @@ from typing import Any
 import trafilatura
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
+from data.process import die_with_parent
+
 WORKERS = 2
 
 Place = tuple[str, int]
@@ -33,6 +35,7 @@ def find_pages(folder: Path) -> list[Place]:
 
 def work(places: list[Place], turn: Any, totals: Any, options: dict[str, Any]) -> None:
     """Extract pages until none is left; add to the totals: pages with text, characters."""
+    die_with_parent()
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     logging.getLogger("htmldate").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
@@ -61,6 +64,7 @@ def work(places: list[Place], turn: Any, totals: Any, options: dict[str, Any]) -
 
 
 def main() -> None:
+    die_with_parent()
     places = find_pages(Path(sys.argv[1]))
     context = multiprocessing.get_context("fork")  # the children need not import trafilatura again
     turn, totals = context.Value("q", 0), context.Array("q", 2)

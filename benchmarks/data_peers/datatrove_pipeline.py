@@ -28,15 +28,29 @@ from datatrove.pipeline.readers import JsonlReader, WarcReader
 from datatrove.pipeline.tokens import DocumentTokenizer
 from datatrove.pipeline.writers import JsonlWriter
 
+from data.process import die_with_parent
+
 WORKERS = 2
 TIMEOUT_S = 30.0  # as ours; its own default of one second drops slow pages
 
 
+class SameOptions(Trafilatura):
+    """Extracts metadata as ours does. datatrove's own would print them above the text, where they spoil the filters."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(timeout=TIMEOUT_S, options=options)
+
+    def extract(self, text: str) -> str:
+        from trafilatura import bare_extraction
+
+        document = bare_extraction(text, **self.kwargs["options"])
+        return (document.text or "") if document is not None else ""
+
+
 def main() -> None:
+    die_with_parent()
     warcs, out, tokenizer = sys.argv[1:4]
     options: dict[str, Any] = json.loads(sys.argv[4])
-    assert not options.pop("include_comments"), "datatrove always leaves comments out"
-    precision, deduplicate = options.pop("favor_precision"), options.pop("deduplicate")
     config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
     texts, signed, pairs, dropped = (f"{out}/{name}" for name in ("texts", "signatures", "pairs", "dropped"))
     steps = [
@@ -44,7 +58,7 @@ def main() -> None:
             WORKERS,
             [
                 WarcReader(warcs, glob_pattern="*.warc.gz"),
-                Trafilatura(precision, timeout=TIMEOUT_S, deduplicate=deduplicate, **options),
+                SameOptions(options=options),
                 GopherRepetitionFilter(),
                 GopherQualityFilter(),
                 JsonlWriter(texts, compression=None),
