@@ -220,12 +220,15 @@ def report_shards(found: dict[str, Any], ratios: dict[str, float], ours: Result,
             "startup_wall_s": round(found["startup"][name]["wall_s"], 2),
             "startup_cpu_s": round(found["startup"][name]["cpu_s"], 2),
             "peak_rss_mb": round(rss, 1),
+            "pages_read": turns[0]["pages"],
             "documents": turns[0]["documents"],
         }
         print(
             f"  {name:10}{middle['pages_per_s']:9.1f}{middle['pages_per_cpu_s']:13.1f}{wall:9.1f}{cpu:8.1f}"
             f"{middle['startup_wall_s']:12.1f}{rss:7.0f}{middle['documents']:11,}"
         )
+        if middle["pages_read"] != n_pages:
+            print(f"  {name} read {middle['pages_read']:,} of the {n_pages:,} pages")
         if name == "ours":
             last = turns[-1]
             ours["shards"] = middle | {key: last[key] for key in ("seconds", "counts", "tokens", "digest")}

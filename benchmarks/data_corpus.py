@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from fastwarc.warc import WarcRecord, WarcRecordType
 
 from data.config import PagesConfig, TextConfig, content_settings
 from data.lake.names import part_name
@@ -38,6 +39,16 @@ class RawPage:
     url: str
     content_type: str
     body: bytes
+
+
+class TypedWarcWriter(WarcWriter):
+    """Names the media type of each page, as Common Crawl does; datatrove guesses it otherwise and drops many pages."""
+
+    def _exchange(self, kind: WarcRecordType, url: str, date: str) -> WarcRecord:
+        record = super()._exchange(kind, url, date)
+        if kind is WarcRecordType.response:
+            record.headers["WARC-Identified-Payload-Type"] = "text/html"
+        return record
 
 
 def local_pages(home: Path) -> list[RawPage]:
@@ -79,7 +90,7 @@ def _write_part(lake: Lake, name: str, pages: dict[str, RawPage]) -> None:
     rows = []
     with lake.scratch() as folder:
         with (folder / warc).open("wb") as file:
-            writer = WarcWriter(file, warc, {"software": "webtext benchmarks"})
+            writer = TypedWarcWriter(file, warc, {"software": "webtext benchmarks"})
             for url, page in pages.items():
                 response = (b"HTTP/1.1 200 OK", [(b"Content-Type", page.content_type.encode())])
                 sha1 = hashlib.sha1(page.body, usedforsecurity=False).digest()

@@ -58,6 +58,7 @@ def test_datatrove_makes_shards_of_real_pages(tmp_path: Path, home: Path) -> Non
     result = _bench(tmp_path, home, "--only", "shards", "--datatrove", str(DATATROVE), *pages)
     assert result["ratios"].keys() == {f"vs_{peer}{unit}" for peer in ("bare", "datatrove") for unit in ("", "_cpu")}
     theirs = result["peers"]["datatrove"]
+    assert theirs["pages_read"] == QUICK.pages
     assert 0 < theirs["documents"] <= QUICK.pages
     assert theirs["tokens"] > 50 * theirs["documents"]
 

@@ -83,7 +83,9 @@ def main() -> None:
     stats = [json.loads(Path(out, f"log{number}", "stats.json").read_text()) for number in range(len(steps))]
     index = [path.stat().st_size // 8 for path in Path(out, "tokens").glob("*.index")]
     shards = [path.stat().st_size // 2 for path in Path(out, "tokens").glob("*.ds")]
+    read = stats[0][0]["stats"]["documents"]
     result = {
+        "pages": read["total"] if isinstance(read, dict) else read,
         "steps": {step["name"]: step["stats"] for several in stats for step in several},
         "documents": sum(index),
         "tokens": sum(shards),

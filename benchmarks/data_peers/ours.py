@@ -44,6 +44,7 @@ def main() -> None:
         manifest = stages[name]().manifest
         result["seconds"][name] = round(time.monotonic() - started, 2)
         result["counts"][name] = manifest.counts
+        result.setdefault("pages", manifest.rows_in)
     result["documents"] = manifest.rows_out
     result["tokens"] = manifest.extra["train_tokens"] + manifest.extra["val_tokens"]
     result["digest"] = manifest.digest
