@@ -8,9 +8,8 @@
 # make clean       remove the virtual environment and caches; a lake and the state directory are left alone
 #
 # NANOGPT=DIR is a checkout of nanoGPT for bench-train and gpu-report. Without it, they do not compare with nanoGPT.
-# IDENTIFIERS=DIR is the virtual environment of the peers of bench-language, DATATROVE=DIR that of the peer of bench-filters.
-# PAGES='DIR DIR' are folders of real pages for bench-data, DOCUMENTS=N how many documents it makes. DATATROVE=DIR is the
-# virtual environment of its peer.
+# IDENTIFIERS=DIR is the virtual environment of the peers of bench-language, DATATROVE=DIR that of bench-filters and bench-data.
+# PAGES='DIR DIR' are folders of real pages for bench-data, DOCUMENTS=N how many documents it makes.
 # GPU_PYTHON=3.12 is the version of Python on the machine with the GPU.
 # PYTHON=python3.12 picks another interpreter, VENV=DIR another virtual environment. PIP_FLAGS goes to pip.
 
@@ -26,12 +25,9 @@ DATATROVE ?= .venv-datatrove
 # Tests start hundreds of processes. With compiled modules each of them starts half a second sooner.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels check-quality train-blocks clean install
-.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-dedup bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
-.PHONY: demo test check-slow lint bench bench-extraction bench-language bench-filters bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
-.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-tokens bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
-.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-tokens bench-overlap bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
-.PHONY: demo test check-slow lint bench bench-extraction bench-links bench-crawl bench-data bench-train bench-loss bench-recipe bench-residual gpu-report gpu-wheels clean install
+.PHONY: demo test check-slow lint check-quality train-blocks clean install gpu-report gpu-wheels bench bench-extraction \
+	bench-language bench-filters bench-dedup bench-tokens bench-overlap bench-data bench-links bench-crawl bench-train bench-loss \
+	bench-recipe bench-residual
 
 install: $(INSTALLED)
 
@@ -47,6 +43,8 @@ $(PEERS): $(INSTALLED)
 $(IDENTIFIERS)/.installed: benchmarks/language_peers/requirements.txt
 	$(PYTHON) -m venv $(IDENTIFIERS)
 	$(IDENTIFIERS)/bin/python -m pip install --quiet $(PIP_FLAGS) --requirement benchmarks/language_peers/requirements.txt
+	@touch $@
+
 $(DATATROVE)/.installed: benchmarks/data_peers/datatrove.txt
 	$(PYTHON) -m venv $(DATATROVE)
 	$(DATATROVE)/bin/python -m pip install --quiet $(PIP_FLAGS) --requirement benchmarks/data_peers/datatrove.txt
@@ -68,11 +66,8 @@ test: lint
 check-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-bench: bench-extraction bench-links bench-crawl bench-dedup bench-train bench-loss bench-recipe bench-residual
-bench: bench-extraction bench-language bench-filters bench-links bench-crawl bench-train bench-loss bench-recipe bench-residual
-bench: bench-extraction bench-links bench-crawl bench-tokens bench-train bench-loss bench-recipe bench-residual
-bench: bench-extraction bench-links bench-crawl bench-tokens bench-overlap bench-train bench-loss bench-recipe bench-residual
-bench: bench-extraction bench-links bench-crawl bench-data bench-train bench-loss bench-recipe bench-residual
+bench: bench-extraction bench-language bench-filters bench-dedup bench-tokens bench-overlap bench-data bench-links bench-crawl \
+	bench-train bench-loss bench-recipe bench-residual
 
 bench-extraction: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extraction
@@ -82,11 +77,12 @@ check-quality: $(INSTALLED)
 
 train-blocks: $(PEERS)
 	$(BIN)/python -m benchmarks.blocks --to data/text/blocks.npz
+
 bench-language: $(INSTALLED) $(IDENTIFIERS)/.installed
 	$(BIN)/python -m benchmarks.language --peers $(IDENTIFIERS)/bin/python
 
-bench-filters: $(INSTALLED)
-	$(BIN)/python -m benchmarks.filters $(if $(DATATROVE),--datatrove $(DATATROVE)/bin/python)
+bench-filters: $(INSTALLED) $(DATATROVE)/.installed
+	$(BIN)/python -m benchmarks.filters --datatrove $(DATATROVE)/bin/python
 
 bench-links: $(INSTALLED)
 	$(BIN)/python -m benchmarks.links
@@ -97,11 +93,13 @@ bench-crawl: $(PEERS)
 # FULL=1 judges 10 million documents against 1, 3 and 10 million: 25 GB of disk.
 bench-dedup: $(INSTALLED)
 	$(BIN)/python -m benchmarks.dedup $(if $(FULL),--full)
+
 bench-tokens: $(INSTALLED)
 	$(BIN)/python -m benchmarks.tokens
 
 bench-overlap: $(INSTALLED)
 	$(BIN)/python -m benchmarks.overlap
+
 bench-data: $(INSTALLED) $(DATATROVE)/.installed
 	$(BIN)/python -m benchmarks.data --datatrove $(DATATROVE)/bin/python $(addprefix --pages ,$(PAGES)) $(if $(DOCUMENTS),--documents $(DOCUMENTS))
 
@@ -125,5 +123,5 @@ gpu-wheels: $(INSTALLED)
 
 clean:
 	-test ! -x $(BIN)/webtext || $(BIN)/webtext ui --stop
-	rm -rf $(VENV) $(IDENTIFIERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	rm -rf $(VENV) $(DATATROVE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(IDENTIFIERS) $(DATATROVE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .hypothesis

@@ -68,19 +68,15 @@ QUICK = Size(turns=1, pages=24, documents=300, part_documents=100)
 
 def options() -> dict[str, Any]:
     """trafilatura's options as our text stage has them, as keyword arguments of ``bare_extraction``."""
-    from data.config import TextConfig
-    from data.text.extract import _DATES
+    from data.text.extract import DATES
 
-    favor = TextConfig().favor
     return {
-        "favor_precision": favor == "precision",
-        "favor_recall": favor == "recall",
         "include_comments": False,
         "include_tables": True,
         "include_formatting": False,
         "deduplicate": False,
-        "with_metadata": True,
-        "date_extraction_params": _DATES,
+        "with_metadata": True,  # ours takes title and date only, by other means
+        "date_extraction_params": DATES,
     }
 
 

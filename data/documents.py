@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.config import SelectConfig
 from data.lake.names import base_snapshot
 from data.lake.store import Dataset, Lake
 from data.schema import SelectStatus
-from data.select.minhash import shingles
+from data.select.shingles import shingles, unique
 
 Shingles = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -82,4 +83,5 @@ def keeper_of(lake: Lake, snapshot: str, doc_id: bytes) -> tuple[str, Place] | N
 
 def shingle_set(document: dict[str, Any], settings: dict[str, Any]) -> Shingles:
     """The distinct shingles of a document, given its columns SHINGLED and the settings of a select dataset."""
-    return np.unique(shingles(document["text"], settings["ngram"]))
+    config = SelectConfig(ngram=settings["ngram"], char_ngram=settings["char_ngram"])
+    return unique(shingles(document["text"], document["language"], config))

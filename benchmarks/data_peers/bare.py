@@ -1,6 +1,6 @@
 """Bare trafilatura on the pages of WARC files, in two processes that take one page after the other. Writes nothing.
 
-python -m benchmarks.data_peers.bare FOLDER '{"favor_precision": true, ...}'     options of bare_extraction
+python -m benchmarks.data_peers.bare FOLDER '{"include_comments": false, ...}'     options of bare_extraction
 """
 
 from __future__ import annotations

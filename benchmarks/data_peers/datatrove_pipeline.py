@@ -1,6 +1,6 @@
 """datatrove from WARC files to token shards, with two workers. Runs in datatrove's own virtual environment.
 
-    python -m benchmarks.data_peers.datatrove_pipeline WARC_FOLDER OUT TOKENIZER '{"favor_precision": true, ...}'
+    python -m benchmarks.data_peers.datatrove_pipeline WARC_FOLDER OUT TOKENIZER '{"include_comments": false, ...}'
 
 The pipeline of its examples: WarcReader, Trafilatura, the Gopher filters, MinHash in four steps, DocumentTokenizer.
 Where datatrove leaves a choice, it is the faster one: signatures in the first step, uncompressed JSONL between the

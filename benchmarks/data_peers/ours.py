@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.data_corpus import SNAPSHOT
-from data import tokens
 from data.config import SelectConfig, TextConfig, TokensConfig
 from data.lake.store import Lake
 from data.process import die_with_parent
 from data.select import stage as select
 from data.stage import MakePart, StageResult
 from data.text import stage as text
+from data.tokens import stage as tokens
 
 WORKERS = 2
 

@@ -41,7 +41,7 @@ _LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
 
 # A fixed latest date: htmldate's default is today, so the same page would give another row on another day.
-_DATES: dict[str, Any] = {"original_date": True, "extensive_search": False, "max_date": "2100-01-01"}
+DATES: dict[str, Any] = {"original_date": True, "extensive_search": False, "max_date": "2100-01-01"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def extract(body: bytes, content_type: str | None, url: str) -> Extracted:
             note,
             text,
             _one_line(_title(tree)),
-            _one_line(htmldate.find_date(tree, url=url, **_DATES)),
+            _one_line(htmldate.find_date(tree, url=url, **DATES)),
             kind,
             extractor,
             language_,
