@@ -92,7 +92,7 @@ def signatures(n: int = 2_000, n_words: int = 730) -> dict[str, Any]:
 
 def text_row(text: str, name: str, karma: int, language: str = "en") -> dict[str, Any]:
     known = {"doc_id": name.encode().ljust(16), "url": f"http://{name}.example/", "domain": f"{name}.example"}
-    measured = {"n_words": len(text.split()), "n_chars": len(text), "alpha_share": 1.0, "duplicate_line_share": 0.0}
+    measured = {"n_words": len(text.split()), "n_chars": len(text), "n_gpt2_tokens": 1_000}  # past the filters
     values = {"status": "ok", "language": language, "language_score": 1.0, "karma": karma, "text": text}
     return {**dict.fromkeys(TEXT.names), **known, **measured, **values}
 
@@ -115,8 +115,7 @@ def judge_texts(folder: Path, rows: list[dict[str, Any]], n_parts: int = 4) -> t
             make_part(name)
             spent[name.partition("-")[0]] += time.process_time() - started
 
-    config = SelectConfig(min_words=0, min_chars=0)
-    select.run(lake, "s", None, config, timed)
+    select.run(lake, "s", None, SelectConfig(), timed)
     judged = [row for name in names for row in lake.dataset("select", "s").read(f"{name}.parquet").to_pylist()]
     return {row["doc_id"].decode().strip(): row for row in judged}, dict(spent)
 

@@ -114,7 +114,11 @@ def _duplicate_of(lake: Lake, manifest: Manifest) -> Iterator[tuple[str, pa.Chun
 
 def _largest(lake: Lake, manifest: Manifest) -> list[tuple[bytes, int]]:
     """Kept documents with the most copies, and how many."""
-    chunks = [chunk for _, column in _duplicate_of(lake, manifest) for chunk in pc.drop_null(column).chunks]
+    chunks = [
+        chunk for _, column in _duplicate_of(lake, manifest) for chunk in pc.drop_null(column).chunks if len(chunk)
+    ]
+    if not chunks:
+        return []
     counted = pc.value_counts(pa.chunked_array(chunks, pa.binary(16)))
     table = pa.table({"doc_id": counted.field("values").cast(pa.binary()), "copies": counted.field("counts")})
     order = pc.select_k_unstable(table, LISTED, sort_keys=[("copies", "descending"), ("doc_id", "ascending")])

@@ -23,10 +23,8 @@ from typing import Any, Literal, get_args
 
 from data.config import FilterProfile, SelectConfig
 from data.schema import SelectStatus, TextStatus
+from data.select.shingles import WITHOUT_SPACES
 from data.urls.canonical import domain_of
-
-UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my"})
-"""Languages that put no spaces between words."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Rule:
     def broken(self, row: dict[str, Any]) -> str | None:
         """The reason to drop a row, or None."""
         if (self.where == "english" and row["language"] != "en") or (
-            self.where == "spaced" and row["language"] in UNSPACED
+            self.where == "spaced" and row["language"] in WITHOUT_SPACES
         ):
             return None
         value = row[self.signal]

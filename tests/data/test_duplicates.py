@@ -65,7 +65,7 @@ def test_a_kept_document_lists_what_it_displaced_in_this_snapshot_and_later_ones
     assert again.kept is not None
     assert (again.kept.snapshot, again.kept.jaccard) == ("2026-01", 1.0)
     (short,) = duplicates_of(lake, "http://short.example/").documents
-    assert (short.status, short.reason, short.kept) == ("too_short", "2 words, 9 characters", None)
+    assert (short.status, short.reason, short.kept) == ("too_short", "n_gpt2_tokens 2 < 128", None)
 
 
 def test_the_list_of_displaced_documents_is_cut_but_all_are_counted(tmp_path: Path) -> None:
@@ -82,12 +82,12 @@ def test_the_list_of_displaced_documents_is_cut_but_all_are_counted(tmp_path: Pa
 
 def test_each_variant_judges_the_document_again_and_an_unjudged_snapshot_is_named(tmp_path: Path) -> None:
     lake = lake_with_duplicates(tmp_path)
-    select.run(lake, "2026-01@long", None, SelectConfig(min_words=302))
+    select.run(lake, "2026-01@german", None, SelectConfig(language="de"))
     add_text(lake, "2026-03", {"part-00000": [row(ORIGINAL, "first")]})
     found = duplicates_of(lake, "http://first.example/")
     assert [(d.snapshot, d.status) for d in found.documents] == [
         ("2026-01", "ok"),
-        ("2026-01@long", "too_short"),
+        ("2026-01@german", "not_english"),
         ("2026-02", "exact_duplicate"),
     ]
     assert found.not_judged == ["2026-03"]

@@ -241,7 +241,7 @@ def test_an_empty_split_is_left_out(tmp_path: Path) -> None:
 def test_texts_of_another_select_are_refused(tmp_path: Path) -> None:
     lake = make_corpus(tmp_path, n=4)
     lake.remove("select", "2026-11")
-    select_stage.run(lake, "2026-11", None, SelectConfig(min_words=10))
+    select_stage.run(lake, "2026-11", None, SelectConfig(min_language_score=0.5))
     with pytest.raises(InputError, match="tokens/2026-11 was made from another select/2026-11"):
         export_corpus(lake, SNAPSHOTS, "jsonl", tmp_path / "out", lambda *_: None)
 

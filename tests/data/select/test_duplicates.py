@@ -56,6 +56,10 @@ def by_definition(snapshots: list[list[Row]], config: SelectConfig) -> dict[byte
     return found
 
 
+LONG_ENOUGH = {"n_gpt2_tokens": 1_000}
+"""Changes of a row that take it past the filters, whatever its text."""
+
+
 def families(seed: int, n: int = 60) -> list[list[Row]]:
     """Two snapshots of families: an original, copies of it and copies of copies, some near, some not, some exact."""
     rng = np.random.default_rng(seed)
@@ -69,7 +73,7 @@ def families(seed: int, n: int = 60) -> list[list[Row]]:
         else:
             words = rng.choice(WORDS, 80).tolist()
         texts.append(" ".join(words))
-        rows.append(row(texts[-1], f"n{number}", karma=int(rng.integers(3, 7)), language="en"))
+        rows.append(row(texts[-1], f"n{number}", karma=int(rng.integers(3, 7)), **LONG_ENOUGH))
     order = rng.permutation(len(rows))
     return [[rows[k] for k in order[:n]], [rows[k] for k in order[n:]]]
 
@@ -235,11 +239,10 @@ def test_long_repeated_and_tiny_documents_are_judged(tmp_path: Path) -> None:
         "Word",
         "!?",
     ]
-    config = SelectConfig(min_words=0, min_chars=0, max_chars=20_000_000, max_duplicate_line_share=1, min_alpha_share=0)
-    rows = [row("measured", f"n{k}", karma=99 - k, text=body) for k, body in enumerate(bodies)]
+    rows = [row("measured", f"n{k}", karma=99 - k, text=body, **LONG_ENOUGH) for k, body in enumerate(bodies)]
     lake = Lake(tmp_path)
     add_text(lake, "s", {"part-00000": rows})
-    assert select.run(lake, "s", None, config).manifest.extra["candidates"] == 7
+    assert select.run(lake, "s", None, CONFIG).manifest.extra["candidates"] == 7
     found = [verdicts(lake, "s")[r["doc_id"]]["status"] for r in rows]
     assert found == ["ok", "near_duplicate", "ok", "ok", "ok", "exact_duplicate", "ok"]
 
@@ -286,7 +289,7 @@ def clauses(rng: np.random.Generator) -> list[str]:
 @pytest.mark.parametrize("n_changed", [1, 2, 4])
 def test_changed_characters_in_chinese_clauses_are_found(tmp_path: Path, n_changed: int) -> None:
     rng = np.random.default_rng(n_changed)
-    config = SelectConfig(language="zh", min_words=0)
+    config = SelectConfig(language="zh")
     rows = []
     for k in range(40):
         original = clauses(rng)
@@ -294,7 +297,7 @@ def test_changed_characters_in_chinese_clauses_are_found(tmp_path: Path, n_chang
         for at in rng.choice(40, n_changed, replace=False):
             changed[at] = f"{changed[at][:3]}々{changed[at][4:]}"
         for karma, text in ((9, original), (4, changed)):
-            rows.append(row("，".join(text), f"n{k}-{karma}", karma=karma, language="zh"))
+            rows.append(row("，".join(text), f"n{k}-{karma}", karma=karma, language="zh", **LONG_ENOUGH))
     lake = Lake(tmp_path)
     add_text(lake, "s", {"part-00000": rows})
     counts = select.run(lake, "s", None, config).manifest.counts
