@@ -87,7 +87,7 @@ def measure(
     columns.neighbours()
     columns.marks(blocks)
     columns.page(page)
-    return np.stack(columns.values, axis=1), columns.names
+    return np.concatenate(columns.values, axis=1), columns.names
 
 
 class _Columns:
@@ -106,7 +106,12 @@ class _Columns:
 
     def add(self, name: str, values: Any) -> None:
         self.names.append(name)
-        self.values.append(np.broadcast_to(np.asarray(values, np.int64), (self.n,)))
+        self.values.append(np.asarray(values, np.int64).reshape(-1, 1))
+
+    def add_all(self, names: Sequence[str], values: Any) -> None:
+        """Columns [n, len(names)], or one row for all blocks."""
+        self.names += names
+        self.values.append(np.broadcast_to(np.asarray(values, np.int64), (self.n, len(names))))
 
     def block(self, blocks: Sequence[Block], keys: Sequence[str]) -> None:
         words = [block.text.split() for block in blocks]
@@ -173,26 +178,29 @@ class _Columns:
     def marks(self, blocks: Sequence[Block]) -> None:
         own = np.array([block.own for block in blocks], np.int64)
         marks = np.array([block.marks for block in blocks], np.int64)
-        for mark in MARKS:
-            self.add(f"in {mark}", (marks & BIT[mark]) > 0)
-        for mark in MARKS[:_N_OWN]:
-            self.add(f"is {mark}", (own & BIT[mark]) > 0)
+        bits = (marks[:, None] >> np.arange(len(MARKS))) & 1
+        self.add_all([f"in {mark}" for mark in MARKS], bits)
+        self.add_all([f"is {mark}" for mark in MARKS[:_N_OWN]], (own[:, None] >> np.arange(_N_OWN)) & 1)
+        prose = self.prose @ bits
         all_prose = max(1, int(self.prose.sum()))
-        for mark in _SHARED:
-            self.add(f"page: prose in {mark}", 1000 * int(self.prose[(marks & BIT[mark]) > 0].sum()) // all_prose)
+        shares = 1000 * prose[[MARKS.index(mark) for mark in _SHARED]] // all_prose
+        self.add_all([f"page: prose in {mark}" for mark in _SHARED], shares)
         in_thread = (marks & (BIT["comment"] | BIT["message"])) > 0
-        self.add("page: prose in threads", int(self.prose[in_thread].sum()))
-        self.add("page: prose outside threads", int(self.prose[~in_thread].sum()))
+        in_threads = int(self.prose[in_thread].sum())
+        self.add_all(
+            ["page: prose in threads", "page: prose outside threads"], [in_threads, int(self.prose.sum()) - in_threads]
+        )
 
     def page(self, page: dict[str, int]) -> None:
-        self.add("page: words", self.total)
-        self.add("page: blocks", self.n)
-        self.add("page: link", int((self.words * self.link).sum()) // self.total)
-        self.add("page: prose", 1000 * int(self.prose.sum()) // self.total)
-        for voter, votes in self.votes.items():
-            self.add(f"page: {voter}", 10 * int((self.words * votes).sum()) // self.total)
-        for name, value in page.items():
-            self.add(f"page: {name}", value)
+        values = {
+            "words": self.total,
+            "blocks": self.n,
+            "link": int((self.words * self.link).sum()) // self.total,
+            "prose": 1000 * int(self.prose.sum()) // self.total,
+            **{voter: 10 * int((self.words * votes).sum()) // self.total for voter, votes in self.votes.items()},
+            **page,
+        }
+        self.add_all([f"page: {name}" for name in values], list(values.values()))
 
 
 def summarise(blocks: Sequence[Block], words: Ints, chances: Ints, keep: npt.NDArray[np.bool_]) -> Ints:
