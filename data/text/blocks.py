@@ -78,6 +78,7 @@ _ROLE_BIT = {
     "contentinfo": BIT["<footer>"],
     "complementary": BIT["<aside>"],
 }
+_MAX_NAMES = 2_000  # characters of id and classes that are read; they are keys of a cache
 _PART = re.compile(r"[a-z]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _NOT_DISPLAYED = re.compile(r"display\s*:\s*none")
@@ -179,7 +180,8 @@ class _Reader:
         if attributes:
             classes = attributes.get("class", "")
             first_class = classes.split(None, 1)[0] if classes.strip() else ""
-            own |= _said_by(f"{classes} {attributes.get('id', '')}") | _ROLE_BIT.get(attributes.get("role", ""), 0)
+            own |= _said_by(f"{attributes.get('id', '')} {classes}"[:_MAX_NAMES])
+            own |= _ROLE_BIT.get(attributes.get("role", ""), 0)
             if (
                 attributes.get("aria-hidden") == "true"
                 or "hidden" in attributes

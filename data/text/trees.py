@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
+_ROWS = 4_096  # at once, so that a page of 100,000 blocks needs little memory
+
 
 @dataclass(frozen=True)
 class Trees:
@@ -38,6 +40,10 @@ class Trees:
 
     def sums(self, rows: Ints) -> Ints:
         """The sum of the leaves [n] that each of the rows [n, f] ends in."""
+        blocks = [self._sums(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)]
+        return np.concatenate(blocks) if blocks else np.empty(0, np.int64)
+
+    def _sums(self, rows: Ints) -> Ints:
         n_trees, n_nodes = self.feature.shape
         starts = np.arange(n_trees) * n_nodes
         at = np.broadcast_to(starts, (len(rows), n_trees))

@@ -125,7 +125,10 @@ def test_trees_add_up_the_leaves_that_a_row_ends_in() -> None:
         "t.depth": 2,
     }
     rows = np.array([[5, 3], [6, 7], [6, 8]])
-    assert Trees.read(arrays, "t").sums(rows).tolist() == [110, 220, 230]
+    trees = Trees.read(arrays, "t")
+    assert trees.sums(rows).tolist() == [110, 220, 230]
+    assert trees.sums(np.tile(rows, (2_000, 1))).tolist() == [110, 220, 230] * 2_000
+    assert trees.sums(rows[:0]).tolist() == []
 
 
 def test_the_settings_name_the_model_that_is_shipped() -> None:
