@@ -8,7 +8,7 @@ A part reads its pages in the order of the WARC file. Besides the part's rows, a
 memory. The rows are the ``ok`` rows of the pages part, in the same order. A row's ``url`` is the link's canonical URL;
 its ``domain`` is taken from the page's URL after redirects.
 
-Speed: 25-35 pages/s per core (extraction with metadata, language, signals).
+Speed: 7 to 10 pages/s per core for pages of 130 kB (docs/benchmarks.md).
 """
 
 from __future__ import annotations
