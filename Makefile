@@ -1,5 +1,5 @@
 # make demo        the whole pipeline on the bundled local web
-# make test        every check, and every test but the slow ones (10 to 14 minutes on two cores)
+# make test        every check, and every test but the slow ones (about 17 minutes on two cores)
 # make check-slow  the slow tests: kill -9 in every stage, the tests in a network namespace, learning checks
 # make bench       all measurements; bench-NAME runs one of them
 # make gpu-report  check and measure on a GPU, in seven minutes; make gpu-wheels collects packages for it (docs/gpu.md)
