@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.documents import SHINGLED, Place, keeper_of, shingle_set
+from data.documents import SHINGLED, Place, judged_by, keeper_of, shingle_set
 from data.lake.manifest import Manifest
 from data.lake.names import base_snapshot
 from data.lake.store import Lake
@@ -137,7 +137,7 @@ def _cluster(lake: Lake, manifest: Manifest, doc_id: bytes, members: _Members) -
         len(members.domains),
         members.domains.most_common(EXAMPLES),
         members.examples,
-        _shared(compared, manifest) if members.sample else None,
+        _shared(compared, judged_by(lake, manifest.snapshot)) if members.sample else None,
     )
 
 

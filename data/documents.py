@@ -11,16 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from data.config import SelectConfig
+from data.lake.manifest import Manifest
 from data.lake.names import base_snapshot
 from data.lake.store import Dataset, Lake
 from data.schema import SelectStatus
-from data.select.shingles import shingles, unique
-
-Shingles = npt.NDArray[np.unsignedinteger[Any]]
+from data.select.shingles import U64, shingles, unique
 
 SHINGLED = ("text", "language")
 """The columns of text that a document's shingles are made from."""
@@ -61,27 +57,35 @@ def find(dataset: Dataset, column: str, value: str | bytes, within: str = "part-
     return next(places(dataset, column, value, within), None)
 
 
+def judged_by(lake: Lake, snapshot: str) -> Manifest:
+    """The select dataset that found a snapshot's duplicates: its own, or the one that it was decontaminated from."""
+    manifest = lake.dataset("select", snapshot).require()
+    origin = next((key.removeprefix("select:") for key in manifest.inputs if key.startswith("select:")), None)
+    return judged_by(lake, origin) if origin else manifest
+
+
 def compared_with(lake: Lake, snapshot: str) -> list[str]:
     """The snapshots that select compared a snapshot with, sorted."""
-    inputs = lake.dataset("select", snapshot).require().inputs
+    inputs = judged_by(lake, snapshot).inputs
     return sorted(key.removeprefix("history:") for key in inputs if key.startswith("history:"))
 
 
 def keeper_of(lake: Lake, snapshot: str, doc_id: bytes) -> tuple[str, Place] | None:
     """The select snapshot that kept a document, and the place of its text.
 
-    Only this snapshot and those that it was compared with are searched, if the lake still has them. An unchanged page
-    has the same identity in each snapshot, and only one of them keeps it.
+    Only this snapshot, the one that found its duplicates and those that it was compared with are searched, if the lake
+    still has them. An unchanged page has the same identity in each snapshot, and only one of them keeps it.
     """
     published = lake.snapshots("select")
-    for name in (snapshot, *(name for name in compared_with(lake, snapshot) if name in published)):
+    names = dict.fromkeys([snapshot, judged_by(lake, snapshot).snapshot, *compared_with(lake, snapshot)])
+    for name in (name for name in names if name in published):
         for place in places(lake.dataset("select", name), "doc_id", doc_id):
             if place.read("status")["status"] == SelectStatus.OK:
                 return name, place.of("text", base_snapshot(name))
     return None
 
 
-def shingle_set(document: dict[str, Any], settings: dict[str, Any]) -> Shingles:
-    """The distinct shingles of a document, given its columns SHINGLED and the settings of a select dataset."""
-    config = SelectConfig(ngram=settings["ngram"], char_ngram=settings["char_ngram"])
+def shingle_set(document: dict[str, Any], settings: dict[str, Any]) -> U64:
+    """The distinct shingles of a document, given its columns SHINGLED and the settings of ``judged_by``."""
+    config = SelectConfig(**{name: settings[name] for name in ("ngram", "char_ngram") if name in settings})
     return unique(shingles(document["text"], document["language"], config))

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from data.documents import SHINGLED, Place, Shingles, compared_with, keeper_of, places, shingle_set
+from data.documents import SHINGLED, Place, compared_with, judged_by, keeper_of, places, shingle_set
 from data.errors import InputError
 from data.lake.names import base_snapshot
 from data.lake.store import Lake
 from data.schema import SelectStatus
+from data.select.shingles import U64, jaccard
 from data.urls.canonical import canonical_url
 
 LISTED = 20  # displaced documents that are named; the others are counted
@@ -119,7 +118,7 @@ def _judged(lake: Lake, name: str, place: Place) -> JudgedDocument:
             f"{verdict_place.dataset.label} {place.file} does not match the rows of {place.dataset.label}: "
             "remove it and run again"
         )
-    settings = verdict_place.dataset.require().settings
+    settings = judged_by(lake, name).settings
     displaced = _displaced(lake, name, document["doc_id"]) if verdict["status"] == SelectStatus.OK else iter(())
     listed: list[DisplacedDocument] = []
     n_displaced = 0
@@ -145,22 +144,21 @@ def _judged(lake: Lake, name: str, place: Place) -> JudgedDocument:
     )
 
 
-def _kept(lake: Lake, name: str, doc_id: bytes, ours: Shingles, settings: dict[str, Any]) -> KeptDocument | None:
+def _kept(lake: Lake, name: str, doc_id: bytes, ours: U64, settings: dict[str, Any]) -> KeptDocument | None:
     keeper = keeper_of(lake, name, doc_id)
     if keeper is None:
         return None
     snapshot, place = keeper
     row = place.read("url", "karma", *SHINGLED)
     theirs = shingle_set(row, settings)
-    shared = len(np.intersect1d(ours, theirs, assume_unique=True))
-    jaccard = shared / (len(ours) + len(theirs) - shared)
-    return KeptDocument(snapshot, doc_id.hex(), row["url"], row["karma"], row["text"], jaccard)
+    return KeptDocument(snapshot, doc_id.hex(), row["url"], row["karma"], row["text"], jaccard(ours, theirs))
 
 
 def _displaced(lake: Lake, name: str, doc_id: bytes) -> Iterator[tuple[str, Place]]:
     """The select snapshot and the verdict of each document that a kept one displaced."""
     for other in lake.snapshots("select"):
-        if other == name or name in compared_with(lake, other):
+        is_later = judged_by(lake, other).snapshot == other and name in compared_with(lake, other)
+        if other == name or is_later:
             for place in places(lake.dataset("select", other), "duplicate_of", doc_id):
                 yield other, place
 

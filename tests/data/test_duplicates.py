@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data.config import SelectConfig
+from data.clusters import largest_clusters
+from data.config import DecontaminateConfig, SelectConfig, TokensConfig
 from data.duplicates import LISTED, duplicates_of
 from data.errors import InputError
 from data.lake.store import Lake
+from data.overlap import stage as overlap
+from data.select import decontaminate
 from data.select import stage as select
+from data.tokens import stage as tokens
 from flows.cli import main as cli
+from tests.data.overlap.test_stage import write_sets
 from tests.data.select.test_stage import add_text, prose, row
 
 LINES = [prose(n, 30) for n in range(10)]
@@ -91,6 +96,23 @@ def test_each_variant_judges_the_document_again_and_an_unjudged_snapshot_is_name
         ("2026-02", "exact_duplicate"),
     ]
     assert found.not_judged == ["2026-03"]
+
+
+def test_a_decontaminated_variant_has_the_duplicates_of_its_origin(tmp_path: Path) -> None:
+    lake = lake_with_duplicates(tmp_path)
+    for snapshot in ("2026-01", "2026-02"):
+        tokens.run(lake, snapshot, TokensConfig())
+    found = overlap.run(lake, ["2026-02"], write_sets(tmp_path / "sets")).manifest
+    decontaminate.run(lake, "2026-02", "2026-02@clean", found.snapshot, DecontaminateConfig())
+    original, clean = duplicates_of(lake, "http://near.example/").documents
+    assert (original.snapshot, clean.snapshot) == ("2026-02", "2026-02@clean")
+    assert clean.kept == original.kept
+    assert original.kept is not None
+    assert original.kept.snapshot == "2026-01"
+    kept = duplicates_of(lake, "http://first.example/").documents[0]
+    assert {displaced.snapshot for displaced in kept.displaced} == {"2026-01", "2026-02"}
+    clusters = largest_clusters(lake, "2026-02@clean")
+    assert [(cluster.url, cluster.kept_by) for cluster in clusters] == [("http://first.example/", "2026-01")]
 
 
 def test_what_cannot_be_shown_is_an_error_that_says_why(tmp_path: Path) -> None:
