@@ -10,6 +10,7 @@ one also has to stand near such blocks, or to be a line of the marked text. Each
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -76,8 +77,8 @@ def example(page: gold.Page) -> Example:
 
 def labels(proposals: Proposals, marked: str) -> npt.NDArray[np.bool_]:
     """Which blocks are main text. Words that the marked text has once are claimed by one block only."""
-    words = [gold._WORD.findall(block.text.casefold()) for block in proposals.blocks]
-    marked_words = gold._WORD.findall(marked.casefold())
+    words = [gold.words(block.text) for block in proposals.blocks]
+    marked_words = gold.words(marked)
     rest = Counter(marked_words)
     trigrams = set(zip(marked_words, marked_words[1:], marked_words[2:], strict=False))
     whole = key_of(marked)
@@ -133,7 +134,7 @@ def _folds(examples: Sequence[Example], n: int) -> npt.NDArray[np.int64]:
     sizes = Counter(one.page.domain for one in examples)
     filled = [0] * n
     of_domain = {}
-    for domain in sorted(sizes, key=lambda domain: (-sizes[domain], gold.hashlib.sha256(domain.encode()).digest())):
+    for domain in sorted(sizes, key=lambda domain: (-sizes[domain], hashlib.sha256(domain.encode()).digest())):
         of_domain[domain] = min(range(n), key=lambda k: (filled[k], k))
         filled[of_domain[domain]] += sizes[domain]
     return np.array([of_domain[one.page.domain] for one in examples], np.int64)
@@ -260,7 +261,9 @@ def main() -> None:
         result["ours"] = cross_validate(examples, arguments.folds)
     if arguments.to:
         np.savez_compressed(arguments.to, **train(examples))
+        named = hashlib.sha256(arguments.to.read_bytes()).hexdigest()[:16]
         print(f"{arguments.to}: {arguments.to.stat().st_size:,} bytes")
+        print(f"set EXTRACTOR in data/config.py to 'blocks {named}'")
     print(json.dumps(result))
 
 

@@ -54,7 +54,9 @@ def work(places: list[Place], turn: Any, totals: Any, options: dict[str, Any]) -
             url = record.headers["WARC-Target-URI"]
             try:
                 document = trafilatura.bare_extraction(record.reader.read(), url=url, **options)
-            except Exception:
+            except Exception:  # the row of ours says `failed`
+                with totals.get_lock():
+                    totals[2] += 1
                 continue
             text = document.text if document is not None else None
             if text:
@@ -67,7 +69,7 @@ def main() -> None:
     die_with_parent()
     places = find_pages(Path(sys.argv[1]))
     context = multiprocessing.get_context("fork")  # the children need not import trafilatura again
-    turn, totals = context.Value("q", 0), context.Array("q", 2)
+    turn, totals = context.Value("q", 0), context.Array("q", 3)
     arguments = (places, turn, totals, json.loads(sys.argv[2]))
     children = [context.Process(target=work, args=arguments) for _ in range(WORKERS)]
     for child in children:
@@ -76,7 +78,9 @@ def main() -> None:
         child.join()
         if child.exitcode:
             raise SystemExit(f"a child ended with exit code {child.exitcode}")
-    print(json.dumps({"pages": len(places), "documents": totals[0], "chars": totals[1]}), flush=True)
+    print(
+        json.dumps({"pages": len(places), "documents": totals[0], "chars": totals[1], "failed": totals[2]}), flush=True
+    )
 
 
 if __name__ == "__main__":

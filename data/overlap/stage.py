@@ -28,15 +28,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import evalsets
-from data.config import OverlapConfig, TokensConfig
+from data.config import OverlapConfig
 from data.errors import InputError
 from data.lake.manifest import Manifest, Part, json_digest
 from data.lake.names import base_snapshot
 from data.lake.store import Dataset, Lake, write_parquet
 from data.overlap import grams as grams_of
-from data.schema import SelectStatus
 from data.stage import Mapper, StageResult, in_turn, run_stage
 from data.tokens import shards
+from data.tokens.stage import selected
 
 STAGE = "overlap"
 SUMMARY_PART = "summary"
@@ -153,15 +153,10 @@ def _batches(texts: Sequence[str]) -> Iterator[tuple[grams_of.Grams, grams_of.In
 def training_texts(lake: Lake, snapshot: str, part: str) -> pa.Table:
     """``doc_id`` and ``text`` of the documents of a text part that are in the training split of tokens/<snapshot>."""
     settings = lake.dataset("tokens", snapshot).require().settings
-    config = TokensConfig(split_seed=settings["split_seed"], val_share=settings["val_share"])
     _text(lake, snapshot).verify([one for one in _text(lake, snapshot).require().parts if one.name == part])
-    verdicts = lake.dataset("select", snapshot).read(f"{part}.parquet", ["doc_id", "status"])
-    texts = _text(lake, snapshot).read(f"{part}.parquet", ["doc_id", "text"])
-    if not verdicts.column("doc_id").equals(texts.column("doc_id")):
-        raise InputError(f"select/{snapshot} {part} does not match the rows of its text: remove it and run again")
-    held_out = shards.in_val(shards.hashes(texts.column("doc_id").to_pylist(), config.split_seed), config.val_share)
-    is_ok = pc.equal(verdicts.column("status"), str(SelectStatus.OK))
-    return texts.filter(pc.and_(is_ok, pa.array(~held_out)))
+    doc_ids, texts = selected(lake, snapshot, part, ["doc_id", "text"])
+    held_out = shards.in_val(shards.hashes(doc_ids, settings["split_seed"]), settings["val_share"])
+    return texts.filter(pa.array(~held_out))
 
 
 def _search(lake: Lake, dataset: Dataset, name: str, config: OverlapConfig, snapshot: str, part: str) -> Part:

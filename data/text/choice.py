@@ -14,6 +14,8 @@ Trained on 917 marked pages by benchmarks/blocks.py; docs/corpus.md has the scor
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from data.config import EXTRACTOR
+from data.errors import InputError
 from data.text.blocks import Block
 from data.text.features import Ints, summarise, word_counts
 from data.text.trees import Trees
@@ -45,7 +49,15 @@ class Model(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> Model:
-        with np.load(path, allow_pickle=False) as arrays:
+        """Raises InputError unless the file is the one that ``EXTRACTOR`` names."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; the package is incomplete: install webtext again") from error
+        found = f"blocks {hashlib.sha256(content).hexdigest()[:16]}"
+        if found != EXTRACTOR:
+            raise InputError(f"{path}: it is {found}, not {EXTRACTOR}; the file is damaged: install webtext again")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             kinds = [Trees.read(arrays, f"kind.{kind}") for kind in KINDS]
             return cls(Trees.read(arrays, "first"), Trees.read(arrays, "second"), kinds, arrays["steps"])
 

@@ -31,6 +31,7 @@ from data.lake.names import base_snapshot
 from data.lake.store import Lake, write_parquet
 from data.schema import TEXT, PageStatus, TextStatus
 from data.stage import Mapper, StageResult, in_turn, run_stage
+from data.text import choice
 from data.text.children import Extractors, Work
 from data.text.extract import Extracted, extract
 from data.text.signals import Signals
@@ -47,6 +48,7 @@ def run(lake: Lake, snapshot: str, config: TextConfig, mapper: Mapper = in_turn)
 
     Raises InputError if pages is not published, if a WARC file is damaged or (KilledError) if children were killed.
     """
+    choice.model()  # raises InputError if its file is damaged, which each page would report otherwise
     snapshot = base_snapshot(snapshot)
     pages = lake.dataset("pages", snapshot).require()
     return run_stage(

@@ -23,8 +23,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from data.config import TokensConfig
-
 _WORDS = np.dtype("<u8")
 _PIECES = ipc.IpcWriteOptions(compression="zstd")
 
@@ -42,11 +40,6 @@ def hashes(doc_ids: Iterable[bytes], seed: int) -> npt.NDArray[np.uint64]:
 def in_val(hashed: npt.NDArray[np.uint64], val_share: float) -> npt.NDArray[np.bool_]:
     """Which documents are held out: those whose first number, taken as a fraction of 2^64, is below ``val_share``."""
     return hashed[:, 0] < np.uint64(math.ceil(val_share * 2**64))
-
-
-def is_val(doc_id: bytes, config: TokensConfig) -> bool:
-    """Whether a document is held out."""
-    return bool(in_val(hashes([doc_id], config.split_seed), config.val_share)[0])
 
 
 def shard_count(n_documents: int, shard_documents: int) -> int:

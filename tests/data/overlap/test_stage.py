@@ -15,10 +15,10 @@ from data.lake.store import Lake
 from data.overlap import stage as overlap
 from data.overlap.grams import GRAM_WORDS, BloomFilter
 from data.select import stage as select_stage
-from data.tokens import shards
 from data.tokens import stage as tokens_stage
 from tests.data.overlap.test_grams import words_of
 from tests.data.select.test_stage import add_text, prose, row
+from tests.data.tokens.test_stage import is_val
 
 CONFIG = TokensConfig(val_share=0.3)
 SNAPSHOTS = ("2026-10", "2026-11")
@@ -68,7 +68,7 @@ def training_documents(lake: Lake, snapshots: Sequence[str]) -> dict[bytes, str]
             texts = lake.dataset("text", snapshot).read(f"{name}.parquet").to_pylist()
             verdicts = lake.dataset("select", snapshot).read(f"{name}.parquet").to_pylist()
             for text, verdict in zip(texts, verdicts, strict=True):
-                if verdict["status"] == "ok" and not shards.is_val(text["doc_id"], CONFIG):
+                if verdict["status"] == "ok" and not is_val(text["doc_id"], CONFIG):
                     found[text["doc_id"]] = text["text"]
     return found
 

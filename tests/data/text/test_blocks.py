@@ -10,6 +10,7 @@ import pytest
 from lxml.html import document_fromstring
 
 from data.config import EXTRACTOR
+from data.errors import InputError
 from data.text import choice
 from data.text.blocks import BIT, Block, blocks_of
 from data.text.extract import extract, main_text, parse, propose
@@ -134,6 +135,17 @@ def test_trees_add_up_the_leaves_that_a_row_ends_in() -> None:
 def test_the_settings_name_the_model_that_is_shipped() -> None:
     digest = hashlib.sha256(Path(choice.MODEL).read_bytes()).hexdigest()
     assert f"blocks {digest[:16]}" == EXTRACTOR
+
+
+def test_a_damaged_or_missing_model_stops_the_stage(tmp_path: Path) -> None:
+    content = bytearray(choice.MODEL.read_bytes())
+    content[100] ^= 1
+    damaged = tmp_path / "blocks.npz"
+    damaged.write_bytes(content)
+    with pytest.raises(InputError, match=r"blocks\.npz: it is blocks [0-9a-f]{16}, not blocks .*install webtext again"):
+        choice.Model.read(damaged)
+    with pytest.raises(InputError, match=r"none\.npz: No such file.*install webtext again"):
+        choice.Model.read(tmp_path / "none.npz")
 
 
 def test_comments_stay_where_they_are_the_content() -> None:
