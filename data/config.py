@@ -116,6 +116,15 @@ class TextConfig:
     pages_per_child: int = operational(2_000)  # then the child is replaced, so that leaks stay small
 
 
+LANGUAGES = frozenset(
+    "ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo "
+    "fr fuv fy ga gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km "
+    "kn ko ku ky la lb lg lij ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt "
+    "qu ro ru rw sa sdh se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa "
+    "wuu xh yo yue zh zu zxx".split()
+)
+"""What py3langid can call a text (data/text/language.py)."""
+
 FilterProfile = Literal["webtext", "gopher", "fineweb"]
 DEFAULT_PROFILE: FilterProfile = "webtext"
 
@@ -126,7 +135,7 @@ class SelectConfig:
     """The filters and the near-duplicate scheme."""
 
     profile: FilterProfile = DEFAULT_PROFILE  # a list of rules in data/select/filters.py, with the limits of its paper
-    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"  # ISO 639-1
+    language: str = "en"  # one of LANGUAGES
     min_language_score: Annotated[float, Field(ge=0, le=1)] = 0.6
     drop_domains: tuple[str, ...] = ("wikipedia.org",)  # GPT-2, section 2.1: evaluation sets are made from it
     ngram: PositiveInt = 5  # words in a shingle
@@ -139,6 +148,10 @@ class SelectConfig:
     minhash_seed: int = 1
 
     def __post_init__(self) -> None:
+        if self.language not in LANGUAGES:
+            raise InputError(
+                f"language {self.language!r} is none that texts are identified as; give a code such as en, de or zh"
+            )
         if self.bands * self.rows != self.permutations:
             raise InputError(
                 f"bands x rows must equal permutations, got {self.bands} x {self.rows} != {self.permutations}"

@@ -33,6 +33,11 @@ CONFIGS = [LinksConfig(), PagesConfig(), TextConfig(), SelectConfig(), TokensCon
         (PagesConfig(), {"robots_lifetime_s": 90_000.0}, "robots_lifetime_s .* less than or equal to 86400, got 90000"),
         (PagesConfig(), {"user_agent": "Bot/1.0"}, "user_agent must be letters, - and _, got 'Bot/1.0'"),
         (PagesConfig(), {"max_bytes": 1.5}, "max_bytes must be a valid integer, got 1.5"),
+        (
+            SelectConfig(),
+            {"language": "english"},
+            "language 'english' is none that texts are identified as; give a code",
+        ),
         (SelectConfig(), {"bands": 7}, "bands x rows must equal permutations, got 7 x 8 != 112"),
         (SelectConfig(), {"threshold": 0.0}, "threshold must be greater than 0, got 0.0"),
         (SelectConfig(), {"threshold": 1.1}, "threshold must be less than or equal to 1, got 1.1"),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from data.text.language import N_PIECES, PIECE_CHARS, excerpt, identify
+from data.config import LANGUAGES
+from data.text.language import N_PIECES, PIECE_CHARS, _identifier, excerpt, identify
 from tests.data.text.test_charset import PROSE
 
 ENGLISH = "The ferry left the pier at nine and came back in the evening, when the harbour was quiet again."
+
+
+def test_the_settings_know_every_language_that_a_text_can_have() -> None:
+    assert set(_identifier().labels) == LANGUAGES
 
 
 @pytest.mark.parametrize("language", PROSE)
