@@ -1,9 +1,9 @@
-"""Train the model that chooses a page's blocks (data/text/choice.py) from the pages with marked texts.
+"""Train the model that decides which blocks of a page are its text (data/text/choice.py).
 
     python -m benchmarks.blocks --to data/text/blocks.npz     train on all pages and write the model
     python -m benchmarks.blocks --folds 5                     score each page by a model that has not seen its domain
 
-Both take minutes. Training is deterministic. A block counts as main text if its words are in the marked text; a short
+Both take minutes. Training is deterministic. The examples are pages whose main text people have marked. A block counts as main text if its words are in the marked text; a short
 one also has to stand near such blocks, or to be a line of the marked text. Each page weighs the same.
 """
 
@@ -71,7 +71,7 @@ class Example:
 def example(page: gold.Page) -> Example:
     html, _ = decode(page.body(), None)
     tree = None if html is None else parse(html)[0]
-    proposals = Proposals([], [], None, [], "") if html is None or tree is None else propose(html, tree, page.url)
+    proposals = Proposals([], [], None, "") if html is None or tree is None else propose(html, tree, page.url)
     return Example(page, proposals, labels(proposals, page.gold))
 
 

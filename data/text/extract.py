@@ -67,7 +67,6 @@ class Proposals:
     blocks: list[Block]
     keys: list[str]
     rows: Ints | None  # [n, f] what the model knows of each block
-    names: list[str]  # [f]
     whole: str  # the text that trafilatura finds; empty if it finds none
 
 
@@ -123,13 +122,13 @@ def propose(html: str, tree: HtmlElement, url: str) -> Proposals:
     blocks = blocks_of(tree)
     keys = [key_of(block.text) for block in blocks]
     if not blocks:
-        return Proposals(blocks, keys, None, [], whole)
+        return Proposals(blocks, keys, None, whole)
     other = extract_plain_text(
         html, main_content=True, preserve_formatting=True, list_bullets=False, alt_texts=False, comments=False
     )
     votes = {"trafilatura": votes_of(keys, whole), "resiliparse": votes_of(keys, other)}
-    rows, names = measure(blocks, keys, votes, facts_of(tree, url))
-    return Proposals(blocks, keys, rows, names, whole)
+    rows, _ = measure(blocks, keys, votes, facts_of(tree, url))
+    return Proposals(blocks, keys, rows, whole)
 
 
 def main_text(proposals: Proposals, model: choice.Model | None = None) -> tuple[str, str | None, str]:

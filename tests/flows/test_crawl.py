@@ -148,7 +148,10 @@ def test_the_name_of_a_variant_chooses_the_filters_that_are_called_so() -> None:
             ("--filters", "fineweb", "--snapshot", "a@gopher"),
             "snapshot a@gopher is named like the profile gopher, but its profile is fineweb; choose the profile gopher",
         ),
-        (("--language", "English"), "language: String should match pattern '^[a-z]{2,3}$', got 'English'"),
+        (
+            ("--language", "English"),
+            "language 'English' is none that texts are identified as; give a code such as en, de or zh",
+        ),
         (("--max-bytes", "much"), "--max-bytes much: expected a number and one of K M G T, such as 2T"),
         (("--max-bytes", "8kbit"), "--max-bytes 8kbit: expected a number and one of K M G T, such as 2T"),
     ],

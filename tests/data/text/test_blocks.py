@@ -15,7 +15,7 @@ from data.text import choice
 from data.text.blocks import BIT, Block, blocks_of
 from data.text.extract import extract, main_text, parse, propose
 from data.text.facts import facts_of
-from data.text.features import key_of, votes_of
+from data.text.features import key_of, measure, votes_of
 from data.text.trees import Trees
 
 PROSE = "The ferry that links the two halves of the town left the pier at nine and came back in the evening"
@@ -168,7 +168,9 @@ def test_a_page_changes_neither_its_tree_nor_its_rows() -> None:
     assert first.rows is not None
     assert second.rows is not None
     assert first.rows.tolist() == second.rows.tolist()
-    assert len(set(first.names)) == len(first.names) == first.rows.shape[1]
+    votes = dict.fromkeys(("trafilatura", "resiliparse"), np.zeros(len(first.blocks), np.int64))
+    _, names = measure(first.blocks, first.keys, votes, facts_of(tree, "http://a.example/"))
+    assert len(set(names)) == len(names) == first.rows.shape[1]
     assert main_text(first) == main_text(second)
 
 
