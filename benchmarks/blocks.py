@@ -3,8 +3,9 @@
     python -m benchmarks.blocks --to data/text/blocks.npz     train on all pages and write the model
     python -m benchmarks.blocks --folds 5                     score each page by a model that has not seen its domain
 
-Both take minutes. Training is deterministic. The examples are pages whose main text people have marked. A block counts as main text if its words are in the marked text; a short
-one also has to stand near such blocks, or to be a line of the marked text. Each page weighs the same.
+Both take minutes. Training is deterministic. The examples are pages whose main text people have marked. A block counts
+as main text if its words are in the marked text; a short one also has to stand near such blocks, or to be a line of the
+marked text. Each page weighs the same.
 """
 
 from __future__ import annotations

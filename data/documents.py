@@ -14,6 +14,7 @@ from typing import Any
 from data.config import SelectConfig
 from data.lake.manifest import Manifest
 from data.lake.names import base_snapshot
+from data.lake.rows import read_row, rows_with
 from data.lake.store import Dataset, Lake
 from data.schema import SelectStatus
 from data.select.shingles import U64, shingles, unique
@@ -32,7 +33,7 @@ class Place:
 
     def read(self, *columns: str) -> dict[str, Any]:
         """The columns of the row; all of them if none is named."""
-        return self.dataset.row(self.file, self.row, list(columns) or None)
+        return read_row(self.dataset, self.file, self.row, list(columns) or None)
 
     def of(self, stage: str, snapshot: str) -> Place:
         """The row of the same document in another dataset: select and text have the same rows."""
@@ -48,7 +49,7 @@ def places(dataset: Dataset, column: str, value: str | bytes, within: str = "par
     for part in manifest.parts if manifest else ():
         for file in part.files:
             if file.path.startswith(within) and file.path.endswith(".parquet") and file.rows:
-                for row in dataset.rows_with(file.path, column, value):
+                for row in rows_with(dataset, file.path, column, value):
                     yield Place(dataset, file.path, row)
 
 

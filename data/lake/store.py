@@ -23,10 +23,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
-import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import InputError, StoreError, refuse_when_stopping
@@ -46,7 +44,6 @@ from data.lake.names import BEGUN, MANIFEST, check_name, is_name, repair
 
 T = TypeVar("T")
 
-_ROW_BATCH = 64  # rows decoded at once to find one
 _CREATED = (BEGUN, MANIFEST)  # in an object store these are never overwritten, only removed
 
 
@@ -399,39 +396,11 @@ class Dataset:
 
     def read(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """The table in a Parquet file of the dataset, without comparing its hash."""
-        with self._parquet(relative) as file:
+        with self.parquet(relative) as file:
             return file.read(columns=columns, use_threads=False)
 
-    def rows_with(self, relative: str, column: str, value: str | bytes) -> list[int]:
-        """The rows of a Parquet file that have the value, ascending. Reads one column of the row groups that may."""
-        found: list[int] = []
-        with self._parquet(relative) as file:
-            start = 0
-            for group in range(file.num_row_groups):
-                about = file.metadata.row_group(group)
-                if _may_hold(about, column, value):
-                    values = file.read_row_group(group, columns=[column], use_threads=False)[column]
-                    is_equal = pc.equal(values, _scalar(value, values.type))
-                    found += [start + row for row in pc.indices_nonzero(is_equal).to_pylist()]
-                start += about.num_rows
-        return found
-
-    def row(self, relative: str, number: int, columns: list[str] | None = None) -> dict[str, Any]:
-        """One row of a Parquet file. Decodes the columns of its row group up to the row."""
-        with self._parquet(relative) as file:
-            group = 0
-            while number >= file.metadata.row_group(group).num_rows:
-                number -= file.metadata.row_group(group).num_rows
-                group += 1
-            for batch in file.iter_batches(_ROW_BATCH, row_groups=[group], columns=columns, use_threads=False):
-                if number < len(batch):
-                    row: dict[str, Any] = batch.slice(number, 1).to_pylist()[0]
-                    return row
-                number -= len(batch)
-        raise AssertionError("unreachable")
-
     @contextlib.contextmanager
-    def _parquet(self, relative: str) -> Iterator[pq.ParquetFile]:
+    def parquet(self, relative: str) -> Iterator[pq.ParquetFile]:
         """An open Parquet file. Raises InputError if it is missing, or if it is damaged where the block reads it."""
         with self._open(relative) as file:
             try:
@@ -457,24 +426,6 @@ class Dataset:
             return self.lake.size(*self.names(*relative.split("/")))
         except FileNotFoundError:
             return -1
-
-
-def _scalar(value: str | bytes, kind: pa.DataType) -> pa.Scalar:
-    """As ``pa.scalar``, which imports pandas: that takes longer than the search of a million rows."""
-    content = value.encode() if isinstance(value, str) else value
-    offsets = [] if pa.types.is_fixed_size_binary(kind) else [pa.py_buffer(np.array([0, len(content)], np.int32))]
-    return pa.Array.from_buffers(kind, 1, [None, *offsets, pa.py_buffer(content)])[0]
-
-
-def _may_hold(group: pq.RowGroupMetaData, column: str, value: str | bytes) -> bool:
-    """Whether the statistics of a row group allow the value."""
-    chunks = map(group.column, range(group.num_columns))
-    about = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
-    if about is None:
-        return True
-    if about.has_null_count and about.null_count == group.num_rows:
-        return False
-    return not about.has_min_max or bool(about.min <= value <= about.max)
 
 
 def write_parquet(table: pa.Table, path: Path, rows_per_group: int = 10_000) -> None:
