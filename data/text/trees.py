@@ -1,7 +1,7 @@
 """Sums of decision trees over whole numbers, read from a file of arrays.
 
 The trees are trained by benchmarks/blocks.py. Thresholds and leaves are whole numbers, so a sum of leaves is exact and
-the same on any machine. A tree has ``2**depth`` leaves at most; shorter branches end in nodes that lead to themselves.
+the same on any machine.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ _ROWS = 4_096  # at once, so that a page of 100,000 blocks needs little memory
 
 @dataclass(frozen=True)
 class Trees:
-    """``t`` trees of at most ``m`` nodes. Node 0 is the root; a leaf leads to itself."""
+    """``t`` trees, whose nodes are numbered through. A leaf leads to itself."""
 
-    feature: npt.NDArray[np.int64]  # [t, m] column that the node looks at
-    threshold: Ints  # [t, m] a row goes left if its value is at most this
-    left: npt.NDArray[np.int64]  # [t, m]
-    right: npt.NDArray[np.int64]  # [t, m]
-    leaf: Ints  # [t, m] what a row that ends here adds
+    feature: Ints  # [nodes] column that the node looks at
+    threshold: Ints  # [nodes] a row goes left if its value is at most this
+    children: Ints  # [2 * nodes] the left and the right child of each node
+    leaf: Ints  # [nodes] what a row that ends here adds
+    roots: Ints  # [t]
     depth: int  # steps from the root to the lowest leaf
 
     @classmethod
     def read(cls, arrays: Mapping[str, Any], name: str) -> Trees:
-        """The trees that the arrays ``name.feature``, ``name.threshold`` .. describe."""
+        """The trees that the arrays ``name.feature``, ``name.threshold`` .. [t, m] describe. Node 0 is the root."""
         feature, threshold, left, right, leaf = (
             np.asarray(arrays[f"{name}.{field}"], np.int64)
             for field in ("feature", "threshold", "left", "right", "leaf")
         )
-        return cls(feature, threshold, left, right, leaf, int(arrays[f"{name}.depth"]))
+        roots = np.arange(len(feature)) * feature.shape[1]
+        children = np.stack([left, right], axis=2) + roots[:, None, None]
+        depth = int(arrays[f"{name}.depth"])
+        return cls(feature.ravel(), threshold.ravel(), children.ravel(), leaf.ravel(), roots, depth)
 
     def sums(self, rows: Ints) -> Ints:
         """The sum of the leaves [n] that each of the rows [n, f] ends in."""
@@ -44,14 +47,11 @@ class Trees:
         return np.concatenate(blocks) if blocks else np.empty(0, np.int64)
 
     def _sums(self, rows: Ints) -> Ints:
-        n_trees, n_nodes = self.feature.shape
-        starts = np.arange(n_trees) * n_nodes
-        at = np.broadcast_to(starts, (len(rows), n_trees))
-        feature, threshold = self.feature.ravel(), self.threshold.ravel()
-        left, right = (self.left + starts[:, None]).ravel(), (self.right + starts[:, None]).ravel()
-        first = (np.arange(len(rows)) * rows.shape[1])[:, None]
+        at = np.broadcast_to(self.roots, (len(rows), len(self.roots)))
         values = rows.ravel()
+        first = (np.arange(len(rows)) * rows.shape[1])[:, None]
         for _ in range(self.depth):
-            at = np.where(values[first + feature[at]] <= threshold[at], left[at], right[at])
-        sums: Ints = self.leaf.ravel()[at].sum(axis=1)
+            is_right = values.take(first + self.feature.take(at)) > self.threshold.take(at)
+            at = self.children.take(2 * at + is_right)
+        sums: Ints = self.leaf.take(at).sum(axis=1)
         return sums
