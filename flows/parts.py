@@ -48,6 +48,12 @@ def part(stage: str, snapshot: str, name: str, make_part: MakePart) -> dict[str,
     return {"name": made.name, "counts": made.counts, "digest": made.digest}
 
 
+def _round(stage: str, names: Sequence[str]) -> str:
+    """What a bar says: the stage, and which of its rounds makes parts with these names, such as ``select, compare``."""
+    kind = names[0].partition("-")[0] if names else "part"
+    return stage if kind == "part" else f"{stage}, {kind}"
+
+
 def prefect_mapper(stage: str, snapshot: str, at_once: int, *, with_bar: bool = True) -> Mapper:
     """A mapper that makes each part in a task run, at most ``at_once`` at a time.
 
@@ -68,7 +74,7 @@ def prefect_mapper(stage: str, snapshot: str, at_once: int, *, with_bar: bool = 
         slots = threading.BoundedSemaphore(at_once)
         futures: list[PrefectFuture[dict[str, Any]]] = []
         failed = threading.Event()
-        with Bar(stage, len(names), "parts") if with_bar else contextlib.nullcontext() as bar:
+        with Bar(_round(stage, names), len(names), "parts") if with_bar else contextlib.nullcontext() as bar:
 
             def done(future: PrefectFuture[dict[str, Any]]) -> None:
                 assert isinstance(future, PrefectConcurrentFuture)

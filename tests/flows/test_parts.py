@@ -45,6 +45,16 @@ def run_as_flow(root: Path, make, at_once: int, flow_name: str):
     return stage_flow()
 
 
+def test_a_bar_names_the_round_of_its_parts() -> None:
+    from flows.parts import _round
+
+    rounds = [["part-00000", "part-00001"], ["part-1-00000"], [], ["sig-part-00000"], ["order"], ["buckets-000"]]
+    assert [_round("select", names) for names in rounds] == [
+        *("select", "select", "select"),
+        *("select, sig", "select, order", "select, buckets"),
+    ]
+
+
 def test_every_part_is_a_task_run_and_at_most_three_run_at_once(servers: services.Servers, tmp_path: Path) -> None:
     running = 0
     most = 0
