@@ -286,25 +286,10 @@ def sample(
 
 @app.command(epilog=options.EXPORT_FORMATS)
 def export(
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Write into this directory, which must be new or empty.")],
-    run: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Export the model of this run.", callback=options.filled)
-    ] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SNAPSHOT[,SNAPSHOT]", help="Export the corpus of these snapshots.", callback=options.filled
-        ),
-    ] = None,
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="Write a corpus as nanogpt, llmc, datatrove, hf or jsonl.",
-            callback=options.filled,
-        ),
-    ] = None,
+    to: options.ExportDirectory,
+    run: options.ExportedRun = None,
+    corpus: options.ExportedCorpus = None,
+    form: options.ExportFormat = None,
     step: options.Step = None,
     lake: options.Lake = None,
     as_json: options.Json = False,
@@ -337,30 +322,9 @@ def export(
 
 @app.command()
 def overlap(
-    corpus: Annotated[
-        str,
-        typer.Option(
-            metavar="SNAPSHOT[,SNAPSHOT]",
-            help="Search the training documents of these snapshots.",
-            callback=options.filled,
-        ),
-    ],
-    eval_data: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            help="Read official benchmark files (LAMBADA, WikiText-2) from here.",
-            callback=options.filled,
-        ),
-    ],
-    decontaminate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VARIANT",
-            help="Also make SNAPSHOT@VARIANT, without the documents that share 13 words in a row with a set.",
-            callback=options.filled,
-        ),
-    ] = None,
+    corpus: options.SearchedCorpus,
+    eval_data: options.SearchedFor,
+    decontaminate: options.Decontaminate = None,
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
@@ -413,9 +377,7 @@ def why(
 
 @app.command()
 def duplicates(
-    asked: Annotated[
-        str, typer.Argument(metavar="DOC_OR_URL", help="A doc_id (32 hexadecimal digits), or a URL in any spelling.")
-    ],
+    asked: options.DocOrUrl,
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, cast, get_args
 
 from pydantic import ByteSize, Field, TypeAdapter
-from typer import BadParameter, Option
+from typer import Argument, BadParameter, Option
 
 from data.config import DEFAULT_PROFILE, FilterProfile, SelectConfig
 from data.errors import InputError
@@ -58,6 +58,55 @@ EXPORT_FORMATS = """**Formats of a corpus**
 
 - `jsonl`: one JSON object per document, with texts and their URLs
 """
+
+ExportDirectory = Annotated[
+    Path, Option("--to", metavar="DIR", help="Write into this directory, which must be new or empty.")
+]
+ExportedRun = Annotated[
+    str | None, Option("--run", metavar="NAME", help="Export the model of this run.", callback=filled)
+]
+ExportedCorpus = Annotated[
+    str | None,
+    Option("--corpus", metavar="SNAPSHOT[,SNAPSHOT]", help="Export the corpus of these snapshots.", callback=filled),
+]
+ExportFormat = Annotated[
+    str | None,
+    Option(
+        "--format", metavar="NAME", help="Write a corpus as nanogpt, llmc, datatrove, hf or jsonl.", callback=filled
+    ),
+]
+
+# overlap and duplicates
+
+SearchedCorpus = Annotated[
+    str,
+    Option(
+        "--corpus",
+        metavar="SNAPSHOT[,SNAPSHOT]",
+        help="Search the training documents of these snapshots.",
+        callback=filled,
+    ),
+]
+SearchedFor = Annotated[
+    str,
+    Option(
+        "--eval-data",
+        metavar="DIR",
+        help="Read official benchmark files (LAMBADA, WikiText-2) from here.",
+        callback=filled,
+    ),
+]
+Decontaminate = Annotated[
+    str | None,
+    Option(
+        metavar="VARIANT",
+        help="Also make SNAPSHOT@VARIANT, without the documents that share 13 words in a row with a set.",
+        callback=filled,
+    ),
+]
+DocOrUrl = Annotated[
+    str, Argument(metavar="DOC_OR_URL", help="A doc_id (32 hexadecimal digits), or a URL in any spelling.")
+]
 
 # refresh
 
