@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,9 @@ def _signatures(plan: Plan, involved: U32, scratch: Path) -> U32:
     shape = (len(involved), plan.config.permutations)
     if not len(involved):
         return np.empty(shape, dtype=np.uint32)
-    signatures = np.memmap(scratch, np.uint32, "w+", shape=shape)
+    with scratch.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])  # else a full disk would kill the process: SIGBUS
+    signatures = np.memmap(scratch, np.uint32, "r+", shape=shape)
     for source in [*plan.kept, *plan.new]:
         at, rows = places(involved, source.columns("rank")[0])
         if len(rows):

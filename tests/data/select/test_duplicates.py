@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -315,6 +318,39 @@ def run_until_killed(lake: str, name: str) -> None:
 
     Lake.publish_json = publish_json  # type: ignore[method-assign]
     select.run(Lake(lake), "2026-02", None, CONFIG)
+
+
+def test_a_full_disk_at_any_write_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    early, late = families(3, 12)
+    lake = Lake(tmp_path)
+    for name, rows in (("2026-01", early), ("2026-02", late)):
+        add_text(lake, name, {"part-00000": rows})
+    select.run(lake, "2026-01", None, CONFIG)
+    n_left = many = 1_000  # writes until the disk is full
+
+    def limited(real: Callable[..., Any]) -> Callable[..., Any]:
+        def write(*arguments: Any) -> Any:
+            nonlocal n_left
+            n_left -= 1
+            if n_left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*arguments)
+
+        return write
+
+    monkeypatch.setattr(plan, "write_parquet", limited(plan.write_parquet))
+    monkeypatch.setattr(compare.os, "posix_fallocate", limited(os.posix_fallocate))
+    whole = select.run(lake, "2026-02", None, CONFIG).manifest
+    n_writes = many - n_left
+    assert n_writes > len(whole.parts)
+    for n in range(n_writes):
+        lake.remove("select", "2026-02")
+        n_left = n
+        with pytest.raises(OSError, match="No space left"):
+            select.run(lake, "2026-02", None, CONFIG)
+        assert lake.dataset("select", "2026-02").manifest() is None
+        n_left = many
+        assert select.run(lake, "2026-02", None, CONFIG).manifest.digest == whole.digest
 
 
 def test_kills_in_every_round_leave_the_digest(tmp_path: Path) -> None:
