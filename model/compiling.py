@@ -1,8 +1,8 @@
 """torch.compile: whether it can be used here, and how long it takes.
 
 Blocks are compiled one by one, not the model as a whole: all have the same code, so one of them is compiled and the
-others reuse it. The loss is compiled too (model/loss.py). On a GPU torch needs Triton and a C compiler, on a CPU a C++
-compiler.
+others reuse it. On a GPU the whole is no faster and takes longer to compile (docs/benchmarks.md). There torch needs
+Triton, which also compiles the kernel of the loss, and a C compiler; on a CPU it needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SEQUENCES = 2  # in the trial that ``first_compilation_s`` times
 
 
 def compile_model(model: GPT2) -> None:
-    """Compile the blocks and, on a GPU, the loss at their first use; on a CPU the loss by rows is faster."""
+    """Compile the blocks and, on a GPU, the kernel of the loss at their first use."""
     for block in model.blocks:
         block.compile()
-    model.has_compiled_loss = model.tokens.weight.device.type == "cuda"
+    model.has_loss_kernel = model.tokens.weight.device.type == "cuda"
 
 
 @functools.cache

@@ -230,8 +230,8 @@ PRESETS: dict[str, Preset] = {
     #   parameters    (50,257 + 1,024) C + L (12 C^2 + 13 C) + 2 C
     #   FLOP/token    6 x parameters + 12 L C x 1,024                                 0.86   2.43   5.21  10.29 G
     #   micro-batch   the largest for one GPU of 80 GB (model/memory.py)                32     32     32      8
-    #                 for one of 24 GB (the largest size does not fit)                  32      8      4      1
-    #   memory        micro-batches of one sequence, one GPU                           2.8    7.6   15.9   31.1 GB
+    #                 for one of 24 GB (the largest size does not fit)                  32      8      2      1
+    #   memory        micro-batches of one sequence, one GPU                           3.1    8.2   17.4   34.1 GB
     #                 the same with 8 GPUs, fsdp and recompute                         1.2    2.7    5.5   10.4 GB
     #   time          512 x 1,024 tokens per step, an A100 at 40 % of 312 TFLOP/s      3.6   10.2   21.9   43.2 s
     "124M": Preset(ModelConfig(layers=12, heads=12, width=768), TrainConfig(learning_rate=6e-4)),

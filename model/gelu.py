@@ -4,6 +4,8 @@ torch computes the tanh of bfloat16 numbers in both passes. ``0.5 * (1 + tanh(z)
 cheaper, and the derivative needs nothing else. So the forward pass computes both, in fp32 and in pieces that stay in
 the CPU's cache, and keeps the derivative instead of its input; the backward pass is one multiplication. Measured in
 docs/benchmarks.md.
+
+On a GPU too the compiler gets the form with the sigmoid.
 """
 
 from __future__ import annotations
@@ -25,7 +27,15 @@ def gelu(x: Tensor) -> Tensor:
     if x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
         y: Tensor = _InPieces.apply(x)
         return y
+    if x.device.type == "cuda" and torch.compiler.is_compiling():
+        return by_sigmoid(x)
     return F.gelu(x, approximate="tanh")
+
+
+def by_sigmoid(x: Tensor) -> Tensor:
+    """The same for a compiler, computed in fp32."""
+    wide = x.float()
+    return (wide * torch.sigmoid(wide * (LINEAR + CUBIC * wide * wide))).to(x.dtype)
 
 
 class _InPieces(torch.autograd.Function):

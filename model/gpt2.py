@@ -127,7 +127,7 @@ class GPT2(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.ln = nn.LayerNorm(config.width, eps=1e-5)
         self.recompute = False  # activation checkpointing of blocks (Chen et al., 2016)
-        self.has_compiled_loss = False
+        self.has_loss_kernel = False
         self._draw_weights()
 
     @torch.no_grad()
@@ -169,10 +169,10 @@ class GPT2(nn.Module):
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats per token, a scalar; ``targets_BT[b, t]`` is the token after ``ids_BT[b, t]``."""
-        tie = Tie() if can_tie(self.tokens.weight) and not self.has_compiled_loss else None
+        tie = Tie() if can_tie(self.tokens.weight) and not self.has_loss_kernel else None
         hidden_RC = self.hidden(ids_BT, tie=tie).flatten(0, 1)
         targets_R = targets_BT.flatten()
-        return head_loss(hidden_RC, self.tokens.weight, targets_R, tie, is_compiled=self.has_compiled_loss)
+        return head_loss(hidden_RC, self.tokens.weight, targets_R, tie, has_kernel=self.has_loss_kernel)
 
 
 def count_parameters(config: ModelConfig) -> int:

@@ -4,7 +4,7 @@
 and their gradient, and in bfloat16 it rounds the log-probabilities. Here the gradient is computed with the loss, a few
 rows at a time in fp32, and overwrites the logits. So there is one such matrix, and the softmax stays in the CPU's
 cache. This is fused linear cross entropy (Hsu et al., "Liger Kernel", 2024) with torch's matrix products. On a GPU with
-a compiler one kernel works through all rows. In bfloat16 on a CPU model/tied.py does the same.
+Triton one kernel works through all rows (model/loss_kernel.py). In bfloat16 on a CPU model/tied.py does the same.
 
 torch's own ``F.linear_cross_entropy`` (2.13) is not used: for 1,024 rows in bfloat16 on two cores it takes 5 times as
 long in chunks of 256 rows and 30 times as long in the chunks that it chooses, with four times the memory, and it rounds
@@ -18,8 +18,6 @@ exports do not have them, so nothing must be stripped, and runs can move between
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +27,7 @@ from torch import Tensor
 from model import tied
 
 CPU_ROWS = 16  # rows of logits at a time: 16 x 50,257 fp32 numbers are 3 MB
-GPU_ROWS = 2_048  # without a compiler
+GPU_ROWS = 2_048  # without Triton
 CPU_MULTIPLE = 1  # the vocabulary is padded to a multiple of this
 GPU_MULTIPLE = 64  # its gain on a GPU is not measured
 CPU_WORDS = 8_192  # rows of the weight's gradient at a time: one product of all 50,257 takes 1.4 times as long
@@ -40,15 +38,17 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor, is_trained: bool, is_compiled: bool
+        ctx: Any, hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor, is_trained: bool, has_kernel: bool
     ) -> Tensor:
         is_cpu = hidden_RC.device.type == "cpu"
         n_tokens = len(weight_VC)
         n_padding = -n_tokens % (CPU_MULTIPLE if is_cpu else GPU_MULTIPLE)
         weight_PC = F.pad(weight_VC, (0, 0, 0, n_padding)) if n_padding else weight_VC
         logits_RP = F.linear(hidden_RC, weight_PC)
-        if is_compiled:
-            loss = _compiled()(logits_RP, targets_R, n_tokens, is_trained)
+        if has_kernel and logits_RP.dtype != torch.float64:
+            from model import loss_kernel
+
+            loss = loss_kernel.mean_loss(logits_RP, targets_R, n_tokens, is_trained)
         else:
             loss = _by_rows(logits_RP, targets_R, n_tokens, is_trained, CPU_ROWS if is_cpu else GPU_ROWS)
         ctx.save_for_backward(hidden_RC, weight_PC, logits_RP)
@@ -83,33 +83,13 @@ def _by_rows(logits_RP: Tensor, targets_R: Tensor, n_tokens: int, is_trained: bo
     return total / n_rows
 
 
-def _at_once(logits_RP: Tensor, targets_R: Tensor, n_tokens: int, is_trained: bool) -> Tensor:
-    """The same for a compiler, which makes it one kernel: it reads each row twice and writes it once."""
-    wide_RP = logits_RP.to(torch.promote_types(logits_RP.dtype, torch.float32))
-    words_P = torch.arange(logits_RP.shape[1], device=logits_RP.device)
-    if len(words_P) > n_tokens:
-        wide_RP = torch.where(words_P < n_tokens, wide_RP, float("-inf"))
-    largest_R1 = wide_RP.amax(dim=1, keepdim=True)
-    sums_R1 = (wide_RP - largest_R1).exp().sum(dim=1, keepdim=True)
-    losses_R1 = largest_R1 + sums_R1.log() - wide_RP.gather(1, targets_R[:, None])
-    if is_trained:
-        softmax_RP = (wide_RP - largest_R1).exp() / sums_R1
-        logits_RP.copy_((softmax_RP - (words_P == targets_R[:, None]).to(wide_RP.dtype)) / len(targets_R))
-    return losses_R1.mean()
-
-
-@functools.cache
-def _compiled() -> Callable[[Tensor, Tensor, int, bool], Tensor]:
-    return torch.compile(_at_once)
-
-
 def head_loss(
-    hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor, tie: tied.Tie | None = None, *, is_compiled: bool = False
+    hidden_RC: Tensor, weight_VC: Tensor, targets_R: Tensor, tie: tied.Tie | None = None, *, has_kernel: bool = False
 ) -> Tensor:
     """Mean cross entropy of ``hidden_RC @ weight_VC.T`` and the target ids, nats per row: a scalar in fp32 or fp64.
 
-    ``tie``: through which the model looked the tokens up, if it did (model/tied.py). ``is_compiled``: the rows are
-    worked through by a kernel that torch.compile makes at the first use.
+    ``tie``: through which the model looked the tokens up, if it did (model/tied.py). ``has_kernel``: Triton
+    compiles for this device, so its kernel works through the rows.
     """
     device = hidden_RC.device.type
     if torch.is_autocast_enabled(device):  # autocast does not reach into the backward pass
@@ -117,7 +97,7 @@ def head_loss(
         hidden_RC = hidden_RC.to(dtype)
         weight_VC = weight_VC.to(dtype)
     is_trained = torch.is_grad_enabled() and (hidden_RC.requires_grad or weight_VC.requires_grad)
-    if device == "cpu" and hidden_RC.dtype == torch.bfloat16 and not is_compiled:
+    if device == "cpu" and hidden_RC.dtype == torch.bfloat16 and not has_kernel:
         return tied.loss(hidden_RC, weight_VC, targets_R, is_trained, tie)
-    loss: Tensor = _HeadLoss.apply(hidden_RC, weight_VC, targets_R, is_trained, is_compiled)
+    loss: Tensor = _HeadLoss.apply(hidden_RC, weight_VC, targets_R, is_trained, has_kernel)
     return loss

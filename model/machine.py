@@ -31,7 +31,7 @@ def settle(
     if precision == "auto":
         precision = begun.get("precision", "auto")
     is_automatic = precision == "auto"
-    precision = world.precision_for(precision, peers.device, config.parallel)
+    precision = world.precision_for(precision, peers.device, config.parallel, peers.size)
     if is_automatic and precision == "float32" and peers.device.type == "cuda":
         notes.append(f"precision: {peers.device} has no instructions for bfloat16; fp32 is much slower")
     config = dataclasses.replace(config, precision=precision, compile=_compiles(config, peers, notes))

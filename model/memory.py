@@ -43,8 +43,10 @@ from dataclasses import dataclass
 from model.config import ModelConfig, TrainConfig
 from model.loss import GPU_ROWS
 
-MOST_LOGITS = 2**31  # of a micro-batch; some kernels count in 32 bits, and larger micro-batches are hardly faster
-MARGIN = 0.12  # of the memory: what the estimate does not count; an assumption until a GPU has been measured
+MOST_LOGITS = 2**31  # of a micro-batch; some kernels may count in 32 bits
+MARGIN = (
+    0.12  # of the memory: what the estimate does not count. On an H200 it was 4 % off for 124M (docs/benchmarks.md)
+)
 
 
 @dataclass(frozen=True)

@@ -144,11 +144,13 @@ def join(device: str) -> World:
     return World(rank, size, chosen, local_rank)
 
 
-def precision_for(wanted: Precision, device: torch.device, parallel: str = "ddp") -> Precision:
+def precision_for(wanted: Precision, device: torch.device, parallel: str = "ddp", processes: int = 1) -> Precision:
     """The precision to use: ``auto`` means bfloat16 products if the device has instructions for them.
 
-    On a CPU, auto is ``bfloat16``: converting weights in every pass costs more than fp32 masters do. On a GPU, and with
-    fsdp, whose shards are fp32, it is ``autocast``. Raises InputError for a precision that the device does not support.
+    Then auto is ``bfloat16``: converting weights in every pass costs more than fp32 masters do, and the residual stream
+    takes half the memory. It is ``autocast`` with fsdp, whose shards are fp32, and with several GPUs, whose gradients
+    DistributedDataParallel adds up during the backward pass. Raises InputError for a precision that the device does not
+    support.
     """
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -160,7 +162,7 @@ def precision_for(wanted: Precision, device: torch.device, parallel: str = "ddp"
         return wanted
     if not has_bf16:
         return "float32"
-    return "bfloat16" if device.type == "cpu" and parallel == "ddp" else "autocast"
+    return "bfloat16" if parallel == "ddp" and (device.type == "cpu" or processes == 1) else "autocast"
 
 
 def memory_of(device: torch.device) -> tuple[int, int]:

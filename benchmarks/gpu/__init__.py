@@ -1,7 +1,7 @@
 """Settle on a rented GPU, in seven minutes, what no CPU can show: whether the GPU path is right, and how fast it is.
 
     python -m benchmarks.gpu [--nanogpt DIR] [--to FILE] [--limit 420] [--only NAME,..] [--tiny] [--device cpu]
-    python -m benchmarks.gpu --write-docs FILE
+    python -m benchmarks.gpu --write-docs FILE..
 
 The machine needs Linux, an NVIDIA GPU, Python >= 3.11 and a torch >= 2.11 that sees it; no network, no servers. The
 packages it may lack are listed in ``needs``; what is missing is said before anything runs.
@@ -18,6 +18,7 @@ reached. ``--tiny --device cpu`` runs all of it in under a minute to check that 
     speed, nanogpt        train 124M, ours and nanoGPT in turn
     kernels               finds where the time of a step goes
     sizes                 trains 355M to 1558M
+    losses                times the kernel of the loss
     scoring, recipes      count scored items per second, and the tokens to a fixed loss
     goals                 compares the dry run and the goals with what was measured
     docs                  writes the section of docs/benchmarks.md

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def main() -> int:
     arguments = _arguments()
     if arguments.write_docs:
-        docs.write(ROOT / "docs" / "benchmarks.md", docs.read(arguments.write_docs))
+        docs.write(ROOT / "docs" / "benchmarks.md", docs.read(*arguments.write_docs))
         return 0
     needs.use_packages()
     complaints = _complaints(arguments)
@@ -96,7 +96,11 @@ def _arguments() -> argparse.Namespace:
         "--tiny", action="store_true", help="tiny sizes to check that it works; the numbers mean nothing"
     )
     parser.add_argument(
-        "--write-docs", type=Path, metavar="FILE", help="write docs/benchmarks.md from a report, and end"
+        "--write-docs",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="write docs/benchmarks.md from a report, and end; of several reports, each phase's last line counts",
     )
     arguments = parser.parse_args()
     if arguments.nanogpt and not (arguments.nanogpt / "model.py").is_file():
@@ -105,8 +109,9 @@ def _arguments() -> argparse.Namespace:
         parser.error("--device cpu: the sizes are for a GPU; add --tiny to check that the program works")
     if not arguments.device.startswith(("cpu", "cuda")):
         parser.error(f"--device {arguments.device}: use cuda, or cpu with --tiny")
-    if arguments.write_docs and not arguments.write_docs.is_file():
-        parser.error(f"--write-docs {arguments.write_docs}: no such file; it is written by the report")
+    for path in arguments.write_docs or ():
+        if not path.is_file():
+            parser.error(f"--write-docs {path}: no such file; it is written by the report")
     return arguments
 
 

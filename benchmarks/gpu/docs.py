@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import goals
 from benchmarks.gpu.goals import mfu, results
 
 BEGIN = "<!-- gpu-report: written by `python -m benchmarks.gpu --write-docs FILE`; do not edit -->"
@@ -16,8 +17,23 @@ TITLE = f"## On a GPU (`{COMMAND}`)"
 Line = dict[str, Any]
 
 
-def read(path: Path) -> list[Line]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+def read(*paths: Path) -> list[Line]:
+    """The lines of a report. Of several, the last line of each phase that ran, in the order of the first report; the
+    dry run and the goals follow from these lines.
+    """
+    lines = [json.loads(line) for path in paths for line in path.read_text().splitlines() if line.strip()]
+    *_, last = (line for line in lines if "bench" in line)
+    if len(paths) == 1:
+        return lines
+    phases: dict[str, Line] = {}
+    for line in lines:
+        if "phase" in line and (line["status"] != "skipped" or line["phase"] not in phases):
+            phases[line["phase"]] = line
+    merged = list(phases.values())
+    phases["dry run"] = {**phases["dry run"], "status": "ok", **goals.dry_run(merged)}
+    merged = list(phases.values())
+    judged = goals.last_line(merged, device=last["device"], is_tiny=last["tiny"], date=last["date"])
+    return [*merged, {**judged, "machine": last["machine"]}]
 
 
 def write(document: Path, lines: Sequence[Line]) -> None:
@@ -49,7 +65,9 @@ def _filled(lines: Sequence[Line]) -> list[str]:
     head = f"{card.get('card', 'an unknown card')}, driver {card.get('driver_version', 'unknown')}, "
     head += f"torch {card.get('torch', 'unknown')}; {last['date']}."
     if "product_flop_per_s" in card:
-        head += f" A {card['product']}: {card['product_flop_per_s'] / 1e12:,.0f} TFLOP/s."
+        head += (
+            f" Product ({card['product'].removesuffix(' product')}): {card['product_flop_per_s'] / 1e12:,.0f} TFLOP/s."
+        )
     out = [head]
     if last["tiny"] or not last["device"].startswith("cuda"):
         out.append("**These sizes are tiny or not on a GPU: the numbers mean nothing.**")

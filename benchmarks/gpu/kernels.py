@@ -60,7 +60,7 @@ def shares(events: Iterable[Event], kinds: tuple[str, ...]) -> dict[str, float]:
     return {**found, "idle": round(1 - sum(spent.values()) / window, 4)}
 
 
-def largest(events: Iterable[Event], kinds: tuple[str, ...], count: int = 12) -> list[dict[str, Any]]:
+def largest(events: Iterable[Event], kinds: tuple[str, ...], count: int = 20) -> list[dict[str, Any]]:
     """The kernels that take the most time, with their family, so that a wrong family is seen."""
     spent: Counter[str] = Counter()
     calls: Counter[str] = Counter()

@@ -131,7 +131,7 @@ class Subject:
         self.build_s = time.perf_counter() - began
         if is_whole:
             self.trainer.model.hidden = torch.compile(self.trainer.model.hidden)  # type: ignore[method-assign]
-            self.trainer.model.has_compiled_loss = True
+            self.trainer.model.has_loss_kernel = True
         self.tokens_per_step = self.trainer.config.batch_size * model.context
         self.first_s = self._timed(1)  # compiles
         self.step_s = self._timed(1)

@@ -26,7 +26,7 @@ PHASES: tuple[Phase, ...] = (
     Phase("resume", 25, "first", "exactness:resume", "a killed and resumed run ends in the same bits"),
     Phase("transfer", 30, "first", "exactness:transfer", "a run that moves from CPU to GPU and back"),
     Phase("speed", 150, "speed", "speed:speed", "124M: ours, ours eager and nanoGPT in turn"),
-    Phase("sizes", 90, "sizes", "sizes:sizes", "355M, 774M, 1558M: ours only"),
+    Phase("sizes", 90, "sizes", "sizes:sizes", "1558M, 774M, 355M: ours only"),
     Phase("scoring", 30, "last", "scoring:scoring", "last words per second, ours and transformers'"),
     Phase("recipes", 60, "last", "recipes:recipes", "tokens to a fixed loss; bf16 against fp32"),
     Phase(
@@ -34,7 +34,7 @@ PHASES: tuple[Phase, ...] = (
         80,
         "last",
         "speed:variants",
-        "124M: blocks compiled as one; bf16 weights with fp32 masters; larger micro-batches",
+        "124M: what the defaults were chosen from, one turn each",
     ),
     Phase("dry run", 5, "dry run", "", "memory and time, predicted and measured"),
 )

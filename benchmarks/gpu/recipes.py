@@ -53,7 +53,7 @@ def summary(curves: dict[str, list[Curve]]) -> dict[str, Any]:
         found["share"] = round(mean(tokens[BEST]) / curves["paper"][0][-1][0], 3)  # type: ignore[type-var, arg-type]
     found["apart"] = {
         name: round(abs(mean(ends[name]) - mean(ends["float32"])) / max(stdev(ends["float32"]), 1e-6), 3)
-        for name in ("paper", "bfloat16")
+        for name in ("paper", "autocast")
         if name in ends and len(ends[name]) > 1 and len(ends.get("float32", ())) > 1
     }
     return found
@@ -65,9 +65,9 @@ def _crossing(curve: Curve, target: float) -> int | None:
 
 
 def _precisions(job: Job) -> list[str]:
-    """fp32, and what the device supports besides its own choice."""
+    """fp32, and what a GPU supports besides its own choice, bfloat16."""
     chosen = world.precision_for("auto", job.device)
-    return ["float32", *(["bfloat16"] if chosen == "autocast" else [])]
+    return ["float32", *(["autocast"] if chosen == "bfloat16" and job.is_cuda else [])]
 
 
 def _curve(job: Job, model: ModelConfig, corpus: Corpus, name: str, precision: str, seed: int) -> Curve:

@@ -7,15 +7,21 @@ MFU counts our FLOP per token for both.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks.gpu import kernels
 from benchmarks.gpu.child import one_line
@@ -23,7 +29,7 @@ from benchmarks.gpu.compare import furthest
 from benchmarks.gpu.corpus import make as make_corpus
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.ours import Subject, fitting, free, run
-from model import world
+from model import attention, gelu, world
 from model.config import ModelConfig
 from model.loader import Corpus
 
@@ -84,6 +90,7 @@ def speed(job: Job) -> None:
     subjects = {"ours": fitting(job, model, corpus, batch_size=batch)}
     del room
     subjects["ours"].turn(0.0)
+    run(subjects["ours"].trainer, 1)  # allocates what the turn gave back
     job.put(tokens_per_step=batch * model.context, ours=subjects["ours"].facts())
     try:
         job.put(profile=kernels.of_steps(job, lambda count: run(subjects["ours"].trainer, count)))
@@ -138,16 +145,15 @@ def ratios(rates: dict[str, list[float]]) -> dict[str, float]:
 
 
 def variants(job: Job) -> None:
-    """One turn each, so that defaults can be decided: as it comes, compiled as one, and bf16 weights with masters."""
+    """One turn each, so that defaults can be decided."""
     model, corpus, batch = _setting(job)
     found: dict[str, Any] = {}
     for name, settings in VARIANTS.items():
-        precision = settings.get("precision", "auto")
-        if precision == "bfloat16" and world.precision_for("auto", job.device) == "float32":
+        if "precision" in settings and world.precision_for("auto", job.device) == "float32":
             found[name] = {"error": "the device has no instructions for bf16"}
-        elif job.has(job.pick(25, 0), name):
+        elif job.has(job.pick(15, 0), name):
             try:
-                found[name] = _variant(job, model, corpus, batch, settings, is_whole=name == "as one")
+                found[name] = _variant(job, model, corpus, batch, name)
             except (RuntimeError, torch.OutOfMemoryError) as error:  # also what a compiler raises
                 found[name] = {"error": one_line(error)}
         job.put(variants=found)
@@ -155,18 +161,30 @@ def variants(job: Job) -> None:
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "blocks": {},
-    "as one": {"compile": False},
-    "bfloat16": {"precision": "bfloat16"},
-    "80 sequences": {"micro_batch_size": 80},  # more than 2^31 logits, where the automatic one ends
+    "as it comes": {},
+    "80 sequences": {"micro_batch_size": 80},  # more logits than model/memory.py allows
+    "autocast": {"precision": "autocast"},
+    "flash attention": {},  # torch's choice
+    "GELU with tanh": {},
+    "compiled as one": {"compile": False},
 }
 
 
-def _variant(
-    job: Job, model: ModelConfig, corpus: Corpus, batch: int, settings: dict[str, Any], *, is_whole: bool
-) -> dict[str, Any]:
-    measured = fitting(job, model, corpus, batch_size=batch, is_whole=is_whole and job.is_cuda, **settings)
-    return {"tokens_per_s": round(measured.turn(job.pick(TURN_S, 0.0)), 1), **measured.facts()}
+def _variant(job: Job, model: ModelConfig, corpus: Corpus, batch: int, name: str) -> dict[str, Any]:
+    with CHANGES.get(name, contextlib.nullcontext)():
+        is_whole = name == "compiled as one" and job.is_cuda
+        measured = fitting(job, model, corpus, batch_size=batch, is_whole=is_whole, **VARIANTS[name])
+        return {"tokens_per_s": round(measured.turn(job.pick(TURN_S, 0.0)), 1), **measured.facts()}
+
+
+def _never() -> bool:
+    return False
+
+
+CHANGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "flash attention": lambda: mock.patch.object(attention, "prefers_cudnn", new=_never),
+    "GELU with tanh": lambda: mock.patch.object(gelu, "by_sigmoid", new=partial(F.gelu, approximate="tanh")),
+}
 
 
 def _setting(job: Job) -> tuple[ModelConfig, Corpus, int]:

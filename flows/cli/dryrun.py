@@ -107,10 +107,11 @@ def train_plan(preset: str, overrides: Mapping[str, str], steps: int | None, pro
     """The resolved settings of a run, its size, its memory per process, and its time on A100s.
 
     Computed for one GPU, for eight, and for ``processes``. An automatic micro-batch is the one for this machine's GPU
-    or, without one, for a card of 80 GB. Memory is for autocast and compiled blocks unless the settings say otherwise
-    (model/memory.py explains the estimate). Times assume 40 % of the GPUs' peak, which was not measured. If a run on
-    this machine compiles, that is tried and timed. Raises InputError for an unknown preset or setting, for a batch that
-    the processes cannot share, and for a warm-up that does not fit into the run.
+    or, without one, for a card of 80 GB. Memory is for compiled blocks, for bfloat16 on one GPU and for autocast on
+    several, unless the settings say otherwise (model/memory.py explains the estimate). Times assume 40 % of the GPUs'
+    peak; 124M reached 46 % on an H200. If a run on this machine compiles, that is tried and timed. Raises InputError
+    for an unknown preset or setting, for a batch that the processes cannot share, and for a warm-up that does not fit
+    into the run.
     """
     from model.config import Parallel, resolve
     from model.flops import A100_PEAK, flop_per_token
@@ -187,7 +188,7 @@ def _gpu_plan(
         planned = dataclasses.replace(
             config,
             recompute=is_recomputed,
-            precision="autocast" if config.precision == "auto" else config.precision,
+            precision=config.precision if config.precision != "auto" else "bfloat16" if gpus == 1 else "autocast",
             compile=True if config.compile == "auto" else config.compile,
         )
         size = config.micro_batch_size

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data.errors import InputError
 from data.lake.store import Lake
@@ -22,7 +23,7 @@ from model import checkpoint, world
 from model.attention import attend
 from model.compiling import compile_model
 from model.config import ModelConfig, TrainConfig
-from model.gelu import PIECE, gelu
+from model.gelu import PIECE, by_sigmoid, gelu
 from model.gpt2 import GPT2
 from model.loader import Sampler
 from model.loss import head_loss
@@ -48,11 +49,12 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return make_lake(tmp_path_factory.mktemp("precision") / "lake")
 
 
-@pytest.fixture(params=["by rows", pytest.param("compiled", marks=needs_compiler)])
+@pytest.fixture(params=["by rows", "kernel"])
 def loss_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.Tensor]:
-    """Each path of the head's loss, with the padding that a GPU gets; without a GPU both run on the CPU."""
+    """Each path of the head's loss, with the padding that a GPU gets."""
     monkeypatch.setattr("model.loss.CPU_MULTIPLE", 64)
-    return functools.partial(head_loss, is_compiled=request.param == "compiled")
+    monkeypatch.setattr("model.loss_kernel.PIECE", 64)  # a row has several pieces
+    return functools.partial(head_loss, has_kernel=request.param == "kernel")
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-5)])
@@ -147,8 +149,33 @@ def test_attention_in_bfloat16_is_as_accurate_as_torchs(positions: int) -> None:
         assert (own - want).norm() <= 1.5 * (their - want).norm() + 1e-3 * want.norm()
 
 
+@pytest.mark.parametrize(("capability", "prefers"), [((8, 0), False), ((9, 0), True), ((10, 0), False)])
+def test_training_prefers_cudnns_attention_on_hopper_only(
+    capability: tuple[int, int], prefers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And scoring nowhere. Where cuDNN cannot compute, as here, torch takes the next backend."""
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 16, 3, 2, 8, requires_grad=True)
+    expected = attend(qkv, 0.0)
+    orders = []
+
+    def recorded(backends: list[SDPBackend], set_priority: bool) -> Any:
+        orders.append((backends[0], set_priority))
+        return sdpa_kernel(backends, set_priority)
+
+    monkeypatch.setattr("model.attention.sdpa_kernel", recorded)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    assert torch.equal(attend(qkv, 0.0), expected)
+    assert orders == ([(SDPBackend.CUDNN_ATTENTION, True)] if prefers else [])
+    with torch.inference_mode():
+        assert torch.equal(attend(qkv.detach(), 0.0), expected)
+    assert len(orders) == prefers
+
+
+@pytest.mark.parametrize("function", [gelu, by_sigmoid])
 @pytest.mark.parametrize("n", [1, 3 * PIECE])
-def test_gelu_in_bfloat16_is_as_accurate_as_torchs(n: int) -> None:
+def test_gelu_in_bfloat16_is_as_accurate_as_torchs(n: int, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Errors of outputs and gradients, measured against fp64, are at most 1.6 times torch's errors in bfloat16.
 
     The derivative is rounded once more than torch's.
@@ -157,9 +184,9 @@ def test_gelu_in_bfloat16_is_as_accurate_as_torchs(n: int) -> None:
     values = torch.cat([torch.randn(n) * 2, torch.tensor([-1e4, -40.0, 0.0, 40.0, 1e4])]).bfloat16()
     gradient = torch.randn(values.shape).bfloat16()
 
-    def run(dtype: torch.dtype, function: Any) -> list[torch.Tensor]:
+    def run(dtype: torch.dtype, gelu_of: Any) -> list[torch.Tensor]:
         leaf = values.clone().to(dtype).requires_grad_()
-        y = function(leaf)
+        y = gelu_of(leaf)
         y.backward(gradient.to(dtype))
         assert leaf.grad is not None
         return [y.detach().double(), leaf.grad.double()]
@@ -169,12 +196,12 @@ def test_gelu_in_bfloat16_is_as_accurate_as_torchs(n: int) -> None:
 
     exact = run(torch.float64, torchs)
     theirs = run(torch.bfloat16, torchs)
-    ours = run(torch.bfloat16, gelu)
+    ours = run(torch.bfloat16, function)
     for want, their, own in zip(exact, theirs, ours, strict=True):
         assert torch.equal(own[-5:], want[-5:].bfloat16().double())
         assert (own[:-5] - want[:-5]).norm() <= 1.6 * (their[:-5] - want[:-5]).norm() + 1e-3 * want[:-5].norm()
     with torch.no_grad():
-        assert torch.equal(gelu(values), gelu(values.clone().requires_grad_()).detach())
+        assert torch.equal(function(values), function(values.clone().requires_grad_()).detach())
 
 
 def test_recomputed_activations_change_nothing(lake: Lake) -> None:
@@ -393,6 +420,16 @@ def test_bfloat16_with_fsdp_is_refused() -> None:
 @needs_bf16
 def test_auto_precision_with_fsdp_is_autocast() -> None:
     assert world.precision_for("auto", CPU, "fsdp") == "autocast"
+
+
+@pytest.mark.parametrize(
+    ("parallel", "processes", "precision"),
+    [("ddp", 1, "bfloat16"), ("fsdp", 1, "autocast"), ("ddp", 8, "autocast")],
+)
+def test_auto_precision_on_gpus(parallel: str, processes: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (9, 0))
+    assert world.precision_for("auto", torch.device("cuda"), parallel, processes) == precision
 
 
 def test_auto_keeps_the_initial_precision_of_a_run(lake: Lake) -> None:

@@ -32,7 +32,8 @@ def test_the_plan_has_the_sizes_of_the_paper(preset: str, parameters: int) -> No
     for gpu in (one, eight):
         for memory in gpu.memory.values():
             assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
-    assert eight.memory["plain"]["gradients"] == 2 * one.memory["plain"]["gradients"]
+    assert one.memory["plain"]["gradients"] == 6 * parameters, "bfloat16"
+    assert eight.memory["plain"]["gradients"] == 8 * parameters, "autocast, with buckets"
     plain, recomputed = one.memory["plain"], one.memory["recompute"]
     sizes = one.micro_batch_size
     assert sizes["plain"] <= sizes["recompute"]
