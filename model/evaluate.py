@@ -26,9 +26,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from data import evalsets
 from data.errors import InputError
-from data.evalsets import EvalFile
+from data.evalsets import files as evalsets
+from data.evalsets.files import EvalFile
 from data.lake.manifest import corpus_digest, json_digest
 from data.lake.store import Lake, code_version
 from data.process import die_with_parent

@@ -27,9 +27,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import evalsets
 from data.config import OverlapConfig
 from data.errors import InputError
+from data.evalsets import files as evalsets
+from data.evalsets import texts
 from data.lake.manifest import Manifest, Part, json_digest
 from data.lake.names import base_snapshot
 from data.lake.store import Dataset, Lake, write_parquet
@@ -135,7 +136,7 @@ def load(file: evalsets.EvalFile) -> EvalGrams:
     known: dict[bytes, int] = {}
     numbers: list[int] = []
     hashes: list[grams_of.U64] = []
-    for found, inside in _batches(evalsets.documents(file)):
+    for found, inside in _batches(texts.documents(file)):
         numbers += [known.setdefault(found.string(gram), len(known)) for gram in inside.tolist()]
         hashes.append(found.hashes[inside])
     joined = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
@@ -254,7 +255,7 @@ def _in_text(one: EvalGrams, training: evalsets.EvalFile) -> int:
     """How many 8-grams of a set are in its own training part."""
     is_found = np.zeros(len(one.known), dtype=bool)
     bloom = grams_of.BloomFilter(np.unique(one.hashes))
-    for found, inside in _batches(evalsets.documents(training)):
+    for found, inside in _batches(texts.documents(training)):
         for gram in np.intersect1d(bloom.find(found.hashes), inside).tolist():
             number = one.known.get(found.string(gram))
             if number is not None:

@@ -27,10 +27,10 @@ MEANINGS = {
     "heldout_ppl": f"on held-out documents {_UNSURE}",
     "heldout_lastword": f"{_LAST_WORD} held-out passages",
     "heldout_cloze": "the model finds the missing word, among ten, in {value} of held-out sentences",
-    "lambada_openai": f"{_LAST_WORD} LAMBADA's passages",
-    "lambada_paper": f"{_LAST_WORD} LAMBADA's passages, prepared as in the GPT-2 paper",
-    "wikitext2_paper": f"on WikiText-2 {_UNSURE}",
-    "wikitext2_valid_paper": f"on WikiText-2's validation text {_UNSURE}",
+    "harness/lambada_openai": f"{_LAST_WORD} LAMBADA's passages",
+    "paper/lambada": f"{_LAST_WORD} LAMBADA's passages, prepared as in the GPT-2 paper",
+    "paper/wikitext2": f"on WikiText-2 {_UNSURE}",
+    "paper/wikitext2_valid": f"on WikiText-2's validation text {_UNSURE}",
 }
 _OTHERS = {"accuracy": "the model is right in {value} of the examples", "perplexity": _UNSURE}  # by metric
 

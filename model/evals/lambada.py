@@ -1,11 +1,12 @@
 """LAMBADA from OpenAI's file, scored in two ways under two names.
 
-``lambada_openai`` is the task of that name in lm-evaluation-harness: the text is unchanged, the target is what follows
-the last space, a passage counts as right if greedy decoding writes all of its tokens, and perplexity is per whole word.
+``harness/lambada_openai`` is the task ``lambada_openai`` of lm-evaluation-harness: the text is unchanged, the target
+is what follows the last space, a passage counts as right if greedy decoding writes all of its tokens, and perplexity
+is per whole word.
 
-``lambada_paper`` is the GPT-2 paper's score (section 3.3), as far as it is known:
+``paper/lambada`` is the GPT-2 paper's score (section 3.3), as far as it is known:
 
-- Known: the file; how its text is changed (data/evalsets.py:openai_lambada_text, from openai/gpt-2, issue 131); that
+- Known: the file; how its text is changed (data/evalsets/lambada.py, from openai/gpt-2, issue 131); that
   perplexity and accuracy refer to the last word; that the 1542M model has 52.66 % without and 63.24 % with a
   "stop-word filter", since most wrong predictions are good continuations that cannot be a last word.
 - Not known: the list of stop words, and how the filter decodes. Here ``accuracy_stopword`` forbids a space and a stop
@@ -23,7 +24,7 @@ import functools
 from collections.abc import Callable
 
 from data.bpe import encode
-from data.evalsets import Passage, openai_lambada_text, read_lambada
+from data.evalsets.lambada import Passage, openai_lambada_text, read_lambada
 from model.evals import stats, words
 from model.evals.heldout import choose
 from model.evals.lastword import GUESSES
@@ -71,6 +72,6 @@ def _as_it_stands(passage: Passage) -> Passage:
 
 ALL = 1_000_000  # the whole file
 TASKS = (
-    Task("lambada_openai", 1, SET, ALL, 32, functools.partial(run, prepare=_as_it_stands, is_paper=False)),
-    Task("lambada_paper", 1, SET, ALL, 32, functools.partial(run, prepare=openai_lambada_text, is_paper=True)),
+    Task("harness/lambada_openai", 1, SET, ALL, 32, functools.partial(run, prepare=_as_it_stands, is_paper=False)),
+    Task("paper/lambada", 1, SET, ALL, 32, functools.partial(run, prepare=openai_lambada_text, is_paper=True)),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.evalsets import EvalFile
+from data.evalsets.files import EvalFile
 from data.lake.store import Lake
 
 

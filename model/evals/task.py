@@ -38,6 +38,7 @@ class Subject:
     progress: Callable[[int, int], None]  # gets the requests done and their total
     capacity: Capacity | None = None  # of all batches; None: what the device suggests
     truncated: int = field(default=0, init=False)
+    items: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def score(self, requests: Sequence[Request], exclude_first: Sequence[int] = ()) -> list[Score]:
         """``scoring.score`` with progress; counts the contexts that were cut."""
@@ -46,6 +47,10 @@ class Subject:
         self.truncated += sum(one.n_dropped > 0 for one in scores)
         return scores
 
+    def keep(self, item: str, **numbers: float | int | str | None) -> None:
+        """Keep what came of an item, a row of the file beside the score: its name, and the same columns for each."""
+        self.items.append({"item": item, **numbers})
+
     def documents(self) -> HeldOut:
         assert self.heldout is not None, "a held-out task is run with held-out documents"
         return self.heldout
@@ -53,7 +58,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Task:
-    """``source`` is ``heldout`` or a set of data/evalsets.py. Raise ``version`` when scores change."""
+    """``source`` is ``heldout`` or a set of data/evalsets/. Raise ``version`` when scores change."""
 
     name: str
     version: int

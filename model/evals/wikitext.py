@@ -1,10 +1,10 @@
-"""``wikitext2_paper`` (test split) and ``wikitext2_valid_paper``: WikiText-2 the GPT-2 paper's way (section 3.1).
+"""``paper/wikitext2`` (test split) and ``paper/wikitext2_valid``: WikiText-2 the GPT-2 paper's way (section 3.1).
 
-The text is de-tokenized invertibly (data/evalsets.py) and scored as one stream. The nats are divided by the number of
-*original* tokens: perplexity = exp(nats / (words + ends of line)). So scores compare across vocabularies, and with the
-paper's 29.41 (117M) to 18.34 (1542M) on the test split, with two reservations: the paper publishes neither its
-de-tokenizer nor the stride of its window. Our window moves by half the model's context. The first token is conditioned
-on end-of-text.
+The text is de-tokenized invertibly (data/evalsets/wikitext.py) and scored as one stream. The nats are divided by the
+number of *original* tokens: perplexity = exp(nats / (words + ends of line)). So scores compare across vocabularies,
+and with the paper's 29.41 (117M) to 18.34 (1542M) on the test split, with two reservations: the paper publishes
+neither its de-tokenizer nor the stride of its window. Our window moves by half the model's context. The first token is
+conditioned on end-of-text.
 
 Windows are the clusters of the standard error. ``bits_per_byte`` refers to the de-tokenized text. Baseline: the unigram
 model of this text's own tokens, which no other unigram model can beat.
@@ -20,7 +20,7 @@ import functools
 import numpy as np
 
 from data.bpe import encode
-from data.evalsets import read_wikitext
+from data.evalsets.wikitext import read_wikitext
 from model.evals.lambada import ALL
 from model.evals.stats import bits_per_byte, ratio
 from model.evals.task import SCORES, Subject, Task, require_clusters, result
@@ -65,6 +65,6 @@ def run(subject: Subject, evalset: str) -> SCORES:
 
 
 TASKS = (
-    Task("wikitext2_paper", 1, "wikitext2_test", ALL, 2, functools.partial(run, evalset="wikitext2_test")),
-    Task("wikitext2_valid_paper", 1, "wikitext2_valid", ALL, 2, functools.partial(run, evalset="wikitext2_valid")),
+    Task("paper/wikitext2", 1, "wikitext2_test", ALL, 2, functools.partial(run, evalset="wikitext2_test")),
+    Task("paper/wikitext2_valid", 1, "wikitext2_valid", ALL, 2, functools.partial(run, evalset="wikitext2_valid")),
 )

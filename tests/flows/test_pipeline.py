@@ -137,7 +137,7 @@ def test_scores_have_intervals_and_baselines(pipeline: Pipeline) -> None:
 
 def test_tasks_without_their_official_file_are_missing_with_the_reason(pipeline: Pipeline) -> None:
     missing = pipeline.scored.missing
-    assert missing.keys() == {"lambada_openai", "lambada_paper", "wikitext2_paper", "wikitext2_valid_paper"}
+    assert missing.keys() == {"harness/lambada_openai", "paper/lambada", "paper/wikitext2", "paper/wikitext2_valid"}
     assert all("--eval-data" in reason for reason in missing.values())
 
 
@@ -317,7 +317,7 @@ def test_a_list_of_urls_is_refreshed_by_the_command_line(pipeline: Pipeline, tmp
         (("eval", "--run", "tiny", "--eval-data", ""), 2, "is empty"),
         (("status", "--lake", ""), 2, "is empty"),
         (("sample", "--run", "tiny", "--prompt", "x", "--tokens", "-5"), 2, "should be greater than or equal to 1"),
-        (("eval", "--run", "tiny", "--tasks", "lambada_paper"), 1, "nothing was scored: lambada_paper: needs a file"),
+        (("eval", "--run", "tiny", "--tasks", "paper/lambada"), 1, "nothing was scored: paper/lambada: needs a file"),
         (("train", "--corpus", "small", "--preset", "huge"), 2, "no such preset; choose from nano, mini, 124M"),
         (("train", "--corpus", "small", "--preset", "nano", "--set", "depth=3"), 2, "no such setting; choose from"),
         (("train", "--corpus", "nope", "--preset", "nano"), 1, "tokens/nope: no such dataset"),

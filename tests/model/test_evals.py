@@ -12,7 +12,7 @@ import torch
 
 from data.bpe import decode, encode
 from data.errors import InputError
-from data.evalsets import find
+from data.evalsets.files import find
 from data.lake.store import Lake
 from model.evals import cloze, heldout, lastword, stats, words
 from model.evals.heldout import HeldOut, HeldOutDocument
@@ -355,8 +355,8 @@ def test_lambada_is_scored_in_both_variants(tmp_path: Path) -> None:
     (tmp_path / "lambada_test.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
     the, dog, cat = (encode(word).item() for word in (" the", " dog", " cat"))
     model = Liking(config(), [the, dog, cat])
-    plain = TASKS["lambada_openai"].run(subject(model, None, files=tmp_path))
-    paper = TASKS["lambada_paper"].run(subject(model, None, files=tmp_path))
+    plain = TASKS["harness/lambada_openai"].run(subject(model, None, files=tmp_path))
+    paper = TASKS["paper/lambada"].run(subject(model, None, files=tmp_path))
     assert plain["accuracy"] == 0.25  # the third: it predicts "the" everywhere
     assert (paper["accuracy"], paper["accuracy_stopword"]) == (0.25, 0.25)  # dog, when "the" is excluded
     assert "accuracy_stopword" not in plain
@@ -372,19 +372,19 @@ def test_lambada_is_scored_in_both_variants(tmp_path: Path) -> None:
 def test_the_stopword_filter_decides_a_lambada_answer(tmp_path: Path) -> None:
     (tmp_path / "lambada_test.jsonl").write_text('{"text": "I saw the dog"}\n{"text": "I saw the dog"}\n')
     model = Liking(config(), [encode(word).item() for word in (" the", " Of", " dog")])
-    paper = TASKS["lambada_paper"].run(subject(model, None, files=tmp_path))
+    paper = TASKS["paper/lambada"].run(subject(model, None, files=tmp_path))
     assert (paper["accuracy"], paper["accuracy_stopword"]) == (0, 1)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data/eval here")
 def test_official_files_are_scored() -> None:
-    score = TASKS["wikitext2_valid_paper"].run(subject(Uniform(config(context=1024, width=4)), None, 6, SHARED))
+    score = TASKS["paper/wikitext2_valid"].run(subject(Uniform(config(context=1024, width=4)), None, 6, SHARED))
     assert score["bpe_tokens"] == 1_024 + 5 * 512
     assert not score["is_whole"]
     per_original = math.log(score["perplexity"]) / UNIFORM_NATS  # BPE tokens per original token
     assert 1.0 < per_original < 1.3
     assert score["n"] == pytest.approx(score["bpe_tokens"] / per_original, rel=1e-3)
-    copying = TASKS["lambada_openai"].run(subject(Uniform(config(width=4)), None, 100, SHARED))
+    copying = TASKS["harness/lambada_openai"].run(subject(Uniform(config(width=4)), None, 100, SHARED))
     assert copying["available"] == 500
     assert copying["best_baseline"] == "most_frequent_capitalised"
     assert copying["baselines"]["most_frequent_capitalised"]["value"] > 0.1
@@ -393,7 +393,7 @@ def test_official_files_are_scored() -> None:
 def test_wikitext_is_normalised_by_original_tokens(tmp_path: Path) -> None:
     original = " \n = A lobster = \n \n" + " The lobster 's claw is red @-@ tipped , and weighs 0 @.@ 7 kg . \n" * 20
     (tmp_path / "wiki.test.tokens").write_text(original)
-    score = TASKS["wikitext2_paper"].run(subject(Uniform(config(width=4)), None, 1_000, tmp_path))
+    score = TASKS["paper/wikitext2"].run(subject(Uniform(config(width=4)), None, 1_000, tmp_path))
     text = "\n= A lobster =\n\n" + "The lobster's claw is red-tipped, and weighs 0.7 kg.\n" * 20
     n_original = len(original.split()) + original.count("\n")
     assert score["is_whole"]

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from data import evalsets
 from data.errors import InputError
+from data.evalsets import files as evalsets
 from data.lake.manifest import json_digest
 from data.lake.store import Lake, write_parquet
 from model import hf
@@ -99,7 +99,7 @@ def test_a_run_is_scored_once(trained: Lake, tmp_path: Path) -> None:
     result = scored(spec, events)
     assert list(result["scores"]) == list(HELD_OUT)
     assert set(result["missing"]) == set(TASKS) - set(HELD_OUT)
-    assert "lambada_test*.jsonl" in result["missing"]["lambada_openai"]
+    assert "lambada_test*.jsonl" in result["missing"]["harness/lambada_openai"]
     assert (result["step"], result["skipped"], result["corpus"]) == (2, False, ["a"])
     for score in result["scores"].values():
         low, high = score["interval"]
@@ -206,9 +206,9 @@ def test_the_overlap_with_the_training_documents_is_noted_beside_the_score(
     words = "one two three four five six seven eight nine ten"
     (sets / "lambada_test.jsonl").write_text("".join(json.dumps({"text": f"{n} {words}"}) + "\n" for n in range(2)))
     (file,) = evalsets.find(sets).values()
-    limits = {"device": "cpu", "limit": 2, "tasks": ("lambada_openai",), "eval_data": str(sets)}
+    limits = {"device": "cpu", "limit": 2, "tasks": ("harness/lambada_openai",), "eval_data": str(sets)}
     spec = EvalSpec(trained.root, run="r", tracking_uri=uri, experiment="e", **limits)
-    assert "train_overlap" not in scored(spec)["scores"]["lambada_openai"]
+    assert "train_overlap" not in scored(spec)["scores"]["harness/lambada_openai"]
     for name, corpus, found in (("other", ["b"], 3), ("mine", ["a"], 2)):
         dataset = trained.dataset("overlap", name)
         digest = trained.dataset("tokens", "a").require().digest
@@ -220,13 +220,13 @@ def test_the_overlap_with_the_training_documents_is_noted_beside_the_score(
             dataset.seal("summary", {"summary.parquet": folder / "rows"}, table, counts={})
         dataset.finish(["summary"], {}, 0.0)
     result = scored(spec)
-    assert result["scores"]["lambada_openai"]["train_overlap"] == 2 / 3
+    assert result["scores"]["harness/lambada_openai"]["train_overlap"] == 2 / 3
     assert result["skipped"]  # nothing was scored again
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("e")
     assert experiment is not None
     (model,) = client.search_logged_models([experiment.experiment_id])
-    assert {metric.key: metric.value for metric in model.metrics}["lambada_openai/train_overlap"] == 2 / 3
+    assert {metric.key: metric.value for metric in model.metrics}["harness/lambada_openai/train_overlap"] == 2 / 3
 
 
 def test_bad_input_is_a_one_line_error(trained: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

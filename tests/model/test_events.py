@@ -43,7 +43,7 @@ FLAT_SCORE = {
 }
 RESULT = {
     "scores": {"heldout_lastword": FLAT_SCORE},
-    "missing": {"lambada_openai": "needs a file"},
+    "missing": {"harness/lambada_openai": "needs a file"},
     "seconds": 1.5,
     "skipped": False,
     "warnings": [],

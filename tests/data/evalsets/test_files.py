@@ -9,17 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from data.evalsets import (
-    Passage,
-    detokenize,
-    find,
-    openai_lambada_text,
-    read_lambada,
-    read_wikitext,
-    retokenize,
-)
+from data.evalsets.files import find
+from data.evalsets.lambada import Passage, openai_lambada_text, read_lambada
+from data.evalsets.wikitext import detokenize, read_wikitext, retokenize
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "eval"
+SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "eval"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data/eval here")
 
 

@@ -1,0 +1,58 @@
+"""Find the file of a benchmark by its name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import InputError
+
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "lambada": ("lambada_test*.jsonl",),
+    # WikiText-103 uses the same file names, so a bare name counts in --eval-data itself or in a WikiText-2 folder only.
+    "wikitext2_test": ("wiki.test.tokens", "wikitext-2*/wiki.test.tokens", "wikitext-2.test.tokens*"),
+    "wikitext2_valid": ("wiki.valid.tokens", "wikitext-2*/wiki.valid.tokens", "wikitext-2.valid.tokens*"),
+}
+"""File names of each set, as glob patterns. Patterns with a ``*`` and no folder also match one level down."""
+
+TRAINING: dict[str, tuple[str, ...]] = {
+    "wikitext2_train": ("wiki.train.tokens", "wikitext-2*/wiki.train.tokens", "wikitext-2.train.tokens*"),
+}
+"""File names of training parts, which nothing is scored on."""
+
+TRAINING_OF = {"wikitext2_test": "wikitext2_train", "wikitext2_valid": "wikitext2_train"}
+"""The training part that belongs to a set."""
+
+
+@dataclass(frozen=True)
+class EvalFile:
+    """A benchmark file that was found."""
+
+    evalset: str
+    path: Path
+    sha256: str
+
+
+def find(folder: Path, known: Mapping[str, tuple[str, ...]] = PATTERNS) -> dict[str, EvalFile]:
+    """The files of the ``known`` sets in ``folder`` or one level below, by set.
+
+    Raises InputError if there is no such directory, or if two files match the same set.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--eval-data {folder}: no such directory")
+    found = {}
+    for evalset, patterns in known.items():
+        paths = sorted({path for pattern in patterns for path in _matches(folder, pattern) if path.is_file()})
+        if len(paths) > 1:
+            raise InputError(f"--eval-data {folder}: {paths[0]} and {paths[1]} are both {evalset}; leave one there")
+        if paths:
+            with paths[0].open("rb") as file:
+                found[evalset] = EvalFile(evalset, paths[0], hashlib.file_digest(file, "sha256").hexdigest())
+    return found
+
+
+def _matches(folder: Path, pattern: str) -> list[Path]:
+    below = [f"*/{pattern}"] if "*" in pattern and "/" not in pattern else []
+    return [path for one in (pattern, *below) for path in folder.glob(one)]
