@@ -28,11 +28,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.machine import machine, peak_rss_mb
@@ -45,6 +47,7 @@ TINY = {"layers": 1, "heads": 2, "width": 32, "context": 32, "vocab_size": 50_25
 SNAPSHOT = "bench"
 
 Result = dict[str, Any]
+Tokens = npt.NDArray[np.uint16]
 
 
 def make_corpus(lake_root: Path, n_tokens: int) -> None:
@@ -52,8 +55,6 @@ def make_corpus(lake_root: Path, n_tokens: int) -> None:
     document is for validation.
     """
     from data.bpe import END_OF_TEXT, encode
-    from data.lake.store import Lake, write_parquet
-    from data.schema import TOKENS
     from flows.localweb.docs import choose_articles
     from flows.localweb.prose import plain
 
@@ -63,19 +64,26 @@ def make_corpus(lake_root: Path, n_tokens: int) -> None:
         held += len(documents[-1])
         if held >= n_tokens:
             break
+    publish_tokens(lake_root, [one for n, one in enumerate(documents) if n % 20], documents[::20])
+
+
+def publish_tokens(lake_root: Path, train: Sequence[Tokens], val: Sequence[Tokens]) -> None:
+    """Publish documents in GPT-2's tokens as ``tokens/<SNAPSHOT>``, one part."""
+    from data.lake.store import Lake, write_parquet
+    from data.schema import TOKENS
+
     dataset = Lake(lake_root).dataset("tokens", SNAPSHOT)
     assert dataset.begin({"tokenizer": "gpt2"}, {"select": SNAPSHOT}) is None
-    splits = {"train": [one for n, one in enumerate(documents) if n % 20], "val": documents[::20]}
     with dataset.lake.scratch() as folder:
         files, tables = {}, []
-        for split, some in splits.items():
+        for split, some in (("train", train), ("val", val)):
             ids = [number.to_bytes(16, "little") for number in range(len(some))]
             columns = [ids, [list(map(int, one)) for one in some], [len(one) for one in some]]
             arrays = [pa.array(column, field.type) for column, field in zip(columns, TOKENS, strict=True)]
             tables.append(pa.table(arrays, schema=TOKENS))
             files[f"{split}/part-00000.parquet"] = folder / f"{split}.parquet"
             write_parquet(tables[-1], folder / f"{split}.parquet")
-        dataset.seal("part-00000", files, tables, counts={"ok": len(documents)})
+        dataset.seal("part-00000", files, tables, counts={"ok": len(train) + len(val)})
     dataset.finish(["part-00000"], {}, 0.0)
 
 

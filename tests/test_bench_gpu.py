@@ -103,7 +103,7 @@ def test_every_phase_of_the_report_runs(report: list[Line]) -> None:
     assert {line["status"] for line in lines} == {"ok"}
     assert all(line["seconds"] >= 0 for line in lines)
     checks = {line["phase"]: line["checks"] for line in lines if "checks" in line}
-    assert checks.keys() == {"model", "loss", "steps", "resume", "transfer", "speed", "scoring"}
+    assert checks.keys() == {"model", "loss", "steps", "resume", "transfer", "loop", "speed", "scoring"}
     assert all(
         check["met"] and check.keys() == {"measured", "limit", "met"} for of in checks.values() for check in of.values()
     )

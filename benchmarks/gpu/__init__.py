@@ -15,6 +15,7 @@ reached. ``--tiny --device cpu`` runs all of it in under a minute to check that 
     parent, child, job    run the phases
     card                  names the card and measures its peak
     exactness             compares with transformers, with fp64 and with a resumed run
+    loop                  runs the training loop as a whole
     speed, nanogpt        train 124M, ours and nanoGPT in turn
     kernels               finds where the time of a step goes
     sizes                 trains 355M to 1558M

@@ -25,6 +25,7 @@ PHASES: tuple[Phase, ...] = (
     Phase("steps", 20, "first", "exactness:steps", "prepared batches; a refused step changes nothing"),
     Phase("resume", 25, "first", "exactness:resume", "a killed and resumed run ends in the same bits"),
     Phase("transfer", 30, "first", "exactness:transfer", "a run that moves from CPU to GPU and back"),
+    Phase("loop", 30, "loop", "loop:loop", "the training loop: validates, saves and resumes"),
     Phase("speed", 150, "speed", "speed:speed", "124M: ours, ours eager and nanoGPT in turn"),
     Phase("sizes", 90, "sizes", "sizes:sizes", "1558M, 774M, 355M: ours only"),
     Phase("scoring", 30, "last", "scoring:scoring", "last words per second, ours and transformers'"),
