@@ -27,6 +27,7 @@ MEANINGS = {
     "heldout_ppl": f"on held-out documents {_UNSURE}",
     "heldout_lastword": f"{_LAST_WORD} held-out passages",
     "heldout_cloze": "the model finds the missing word, among ten, in {value} of held-out sentences",
+    "heldout_order": "the model tells {value} of held-out sentences from the same with two words exchanged",
     "harness/lambada_openai": f"{_LAST_WORD} LAMBADA's passages",
     "paper/lambada": f"{_LAST_WORD} LAMBADA's passages, prepared as in the GPT-2 paper",
     "paper/wikitext2": f"on WikiText-2 {_UNSURE}",
@@ -45,6 +46,7 @@ BASELINES = {
     "heldout_ppl/unigram": "knowing only how often each token occurs in training",
     "heldout_lastword/unigram": "the commonest word of the training text",
     "heldout_cloze/unigram": "the choice that is commonest in the training text",
+    "heldout_order/unigram": "knowing only how often each token occurs in training",
 }
 
 

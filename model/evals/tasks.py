@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.errors import InputError
-from model.evals import cloze, lambada, lastword, perplexity, wikitext
+from model.evals import cloze, lambada, lastword, order, perplexity, wikitext
 from model.evals.task import Task
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (perplexity.TASK, lastword.TASK, cloze.TASK, *lambada.TASKS, *wikitext.TASKS)
+    task.name: task
+    for task in (perplexity.TASK, lastword.TASK, cloze.TASK, order.TASK, *lambada.TASKS, *wikitext.TASKS)
 }
 
 

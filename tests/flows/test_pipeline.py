@@ -128,8 +128,8 @@ def test_the_mlflow_run_holds_everything(pipeline: Pipeline, servers: services.S
 
 def test_scores_have_intervals_and_baselines(pipeline: Pipeline) -> None:
     scores = pipeline.scored.scores
-    assert scores.keys() == {"heldout_ppl", "heldout_lastword", "heldout_cloze"}
-    for name in ("heldout_lastword", "heldout_cloze"):
+    assert scores.keys() == {"heldout_ppl", "heldout_lastword", "heldout_cloze", "heldout_order"}
+    for name in ("heldout_lastword", "heldout_cloze", "heldout_order"):
         low, high = scores[name].interval
         assert 0 <= low <= scores[name].value <= high <= 1
         assert scores[name].best_baseline in scores[name].baselines

@@ -14,7 +14,7 @@ from data.bpe import decode, encode
 from data.errors import InputError
 from data.evalsets.files import find
 from data.lake.store import Lake
-from model.evals import cloze, heldout, lastword, stats, words
+from model.evals import cloze, heldout, lastword, order, stats, words
 from model.evals.heldout import HeldOut, HeldOutDocument
 from model.evals.task import NotScored, Subject
 from model.evals.tasks import TASKS
@@ -181,6 +181,8 @@ def test_a_uniform_model_scores_at_chance(held_out: HeldOut) -> None:
     assert ppl["baselines"]["unigram"]["value"] < 50_257
     guess = TASKS["heldout_cloze"].run(subject(uniform, held_out))
     assert guess["accuracy"] == pytest.approx(0.1)
+    order = TASKS["heldout_order"].run(subject(uniform, held_out))
+    assert order["accuracy"] == order["baselines"]["unigram"]["value"] == 0.5
     last = TASKS["heldout_lastword"].run(subject(uniform, held_out))
     assert last["accuracy"] == 0
     assert last["perplexity"] >= 50_257 * 0.99  # one or more tokens per word
@@ -190,7 +192,7 @@ def test_an_oracle_is_always_right(held_out: HeldOut) -> None:
     oracle = Oracle(config(), ([50_256, *d.tokens.tolist()] for d in held_out.documents))
     ppl = TASKS["heldout_ppl"].run(subject(oracle, held_out, limit=2))
     assert ppl["perplexity"] < 1.2  # at the start of a text it cannot know which one it is
-    for name in ("heldout_lastword", "heldout_cloze"):
+    for name in ("heldout_lastword", "heldout_cloze", "heldout_order"):
         score = TASKS[name].run(subject(oracle, held_out, limit=10))
         assert score["accuracy"] == 1, name
         assert score["interval"][1] == 1
@@ -339,10 +341,22 @@ def test_lastword_counts_baselines_on_the_same_examples() -> None:
     assert score["share_in_passage"] == pytest.approx(2 / 3)
 
 
+def test_pairs_of_words_are_exchanged_inside_of_sentences() -> None:
+    text = "Nothing here. Nor there. The old lobster of the north eats small fish, and it sleeps. It it it it it it it."
+    document = HeldOutDocument(b"x" * 16, np.array(tokens_of(text), dtype=np.uint16), text)
+    (example,) = order.examples(document)
+    as_it_stands, exchanged = example.endings
+    assert example.before + as_it_stands == text[: text.index(" It it")]
+    assert example.before.startswith("Nothing here. Nor there. The")
+    assert sorted(encode(as_it_stands).tolist()) == sorted(encode(exchanged).tolist())
+    assert f"{example.second} {example.first}" not in text
+    assert (example.first + example.second).islower()
+
+
 def test_too_few_documents_give_no_score() -> None:
     short = HeldOutDocument(b"x" * 16, np.array(tokens_of("Too short."), dtype=np.uint16), "Too short.")
     lonely = HeldOut((short,), 1, np.zeros(50_257, dtype=np.int64))
-    for name in ("heldout_ppl", "heldout_lastword", "heldout_cloze"):
+    for name in ("heldout_ppl", "heldout_lastword", "heldout_cloze", "heldout_order"):
         with pytest.raises(NotScored, match="at least 2 clusters"):
             TASKS[name].run(subject(Uniform(config()), lonely))
 

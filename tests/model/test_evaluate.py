@@ -54,7 +54,7 @@ def tiny_spec(lake: Lake, run: str, **fields: str) -> TrainSpec:
 
 
 ONE_TASK = {"tasks": ("heldout_ppl",)}
-HELD_OUT = ("heldout_ppl", "heldout_lastword", "heldout_cloze")
+HELD_OUT = ("heldout_ppl", "heldout_lastword", "heldout_cloze", "heldout_order")
 
 
 @pytest.fixture(autouse=True)
