@@ -41,6 +41,7 @@ from data.lake.store import Lake
 from model.config import ModelConfig, TrainConfig
 from model.gpt2 import GPT2
 from model.optim import Optimizers, load_state_tensors, state_tensors
+from model.runs import step_name as step_name
 from model.sharding import is_sharded, load_shards, read_whole, save_shards, shapes
 from model.weights import Weights
 from model.world import World
@@ -141,10 +142,6 @@ class State:
         """Indented JSON; ``sha256`` holds the hashes of the other files and of this one."""
         value = dataclasses.asdict(self)
         return orjson.dumps({**value, "sha256": {**self.sha256, STATE: json_digest(value)}}, option=orjson.OPT_INDENT_2)
-
-
-def step_name(step: int) -> str:
-    return f"step-{step:08d}"
 
 
 def steps(lake: Lake, run: str) -> list[int]:

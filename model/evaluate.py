@@ -1,10 +1,9 @@
 """``python -m model.evaluate --spec FILE.json``: score a model on some or all tasks, and keep the scores in the lake.
 
-    lake/scores/<run or model>/step-XXXXXXXX.json    all scores of one checkpoint, one entry per task
-
-A score has a key: the digest of the task, its version, the weights, the limit and what it was measured on (corpus or
-file). A score whose key is already there is not computed again. The file is published after each task, so a killed
-evaluation goes on where it was. A task that cannot be scored is listed under ``missing`` with what it needs.
+Each task has a file of its own, with its items beside it (model/scores.py). A score has a key: the digest of the task,
+its version, the weights, the limit and what it was measured on (corpus or file). A score whose key is already there is
+not computed again. Files are published task by task, so a killed evaluation goes on at the task it was in. A task that
+cannot be scored is listed under ``missing`` with what it needs.
 
 Standard output holds one JSON object per line for the supervising process (model/events.py). Exit codes: see
 model/program.py.
@@ -16,6 +15,7 @@ Cost: the head dominates small models, so the number of scored tokens counts. A 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import signal
 import sys
@@ -32,9 +32,8 @@ from data.evalsets.files import EvalFile
 from data.lake.manifest import corpus_digest, json_digest
 from data.lake.store import Lake, code_version
 from data.process import die_with_parent
-from model import program, scoring, world
+from model import program, scores, scoring, world
 from model.capacity import Capacity
-from model.checkpoint import step_name
 from model.evals import EvalSpec, heldout, overlap, source
 from model.evals.heldout import HeldOut
 from model.evals.source import Source
@@ -42,9 +41,11 @@ from model.evals.task import HELDOUT, SCORES, NotScored, Subject, Task
 from model.evals.tasks import select
 from model.events import Emit, EvalEvent, EvalResult, TaskProgress, TrainEvent, Warned, to_line
 from model.gpt2 import GPT2
+from model.scores import Items, MeasuredOn, Record
 
-FORMAT = 1
 PROGRESS_S = 0.5
+MAX_METRICS = 60
+"""Names of metrics in one MLflow run, those of training included: more make its pages unreadable."""
 
 
 def evaluate(spec: EvalSpec, emit: Emit, clock: Callable[[], float] = time.monotonic) -> EvalResult:
@@ -76,7 +77,6 @@ class _Evaluation:
         if self.snapshots:
             self.corpus_digest = corpus_digest(lake.dataset("tokens", name).require() for name in self.snapshots)
         self.files: dict[str, EvalFile] = evalsets.find(Path(spec.eval_data)) if spec.eval_data else {}
-        self.names = ("scores", model.name, f"{step_name(model.step)}.json")
         self.warnings: list[str] = []
         unused = world.unused_gpu() if spec.device == "auto" else None
         for warning in (*([unused] if unused else []), *model.warnings):
@@ -104,80 +104,103 @@ class _Evaluation:
         return heldout.load(self.lake, self.snapshots, trained_on)
 
     def run(self, tasks: list[Task]) -> EvalResult:
-        kept = self._kept()
+        records = self._kept()
         missing: dict[str, str] = {}
-        scored: list[str] = []
-        scores: dict[str, SCORES] = {}
+        found: dict[str, SCORES] = {}
         is_skipped = True
         for task in tasks:
             try:
                 limit = self._limit(task)
-                key = self._key(task, limit)
-                known = kept.get(task.name, {})
-                if known.get("key") == key:
-                    noted = self._with_overlap(task, known)
-                    if noted != known:  # it was measured since
-                        kept[task.name] = noted
-                        scored.append(task.name)
-                    scores[task.name] = noted
+                measured_on = self._measured_on(task)
+                key = self._key(task, measured_on, limit)
+                known = records.get(task.name)
+                if known and known.key == key:
+                    noted = self._with_overlap(task, known.score)
+                    if noted != known.score:  # it was measured since
+                        records[task.name] = dataclasses.replace(known, score=noted, mlflow_run_id=None)
+                        scores.update(self.lake, records[task.name])
+                    found[task.name] = noted
                     continue
                 is_skipped = False
-                score = {**self._score(task), "version": task.version, "limit": limit, "key": key}
-                scores[task.name] = score
-                if known.get("limit", 0) > limit and known["key"] == self._key(task, known["limit"]):
-                    self._warn(f"{task.name}: not kept; the lake keeps a score of up to {known['limit']} examples")
+                record, rows = self._score(task, measured_on, limit, key)
+                found[task.name] = record.score
+                kept = known.settings["limit"] if known else 0
+                if known and kept > limit and known.key == self._key(task, measured_on, kept):
+                    self._warn(f"{task.name}: not kept; the lake keeps a score of up to {kept} examples")
                     continue
-                kept[task.name] = score
-                scored.append(task.name)
-                self._publish(kept)
+                records[task.name] = scores.publish(self.lake, record, rows)
             except NotScored as reason:
                 missing[task.name] = str(reason)
-        if not scores:
+        if not found:
             raise InputError("nothing was scored: " + "; ".join(f"{name}: {why}" for name, why in missing.items()))
-        run_id = self._attach(kept, is_new=bool(scored))
-        if scored or run_id != self._published().get("mlflow_run_id"):
-            self._publish(kept, run_id)
         fields = {
-            "scores": scores,
+            "scores": found,
             "missing": missing,
+            "mlflow_run_id": self._attach(records),
             "seconds": round(self.clock() - self.began, 2),
             "skipped": is_skipped,
             "warnings": self.warnings,
-            "mlflow_run_id": run_id,
+            "corpus": list(self.snapshots),
+            "corpus_digest": self.corpus_digest,
             **self._facts(),
         }
         result: EvalResult = TypeAdapter(EvalResult).validate_python(fields)
         self.emit(result)
         return result
 
-    def _key(self, task: Task, limit: int) -> str:
-        """The key of the task's score. Raises NotScored if the task's corpus or file is missing."""
+    def _kept(self) -> dict[str, Record]:
+        """The scores of these weights that the lake has, whole, by task; those of other weights are removed."""
+        name, step = self.source.name, self.source.step
+        scores.remove_others(self.lake, name, step, self.source.digest)
+        records = scores.read_all(self.lake, name, step)
+        return {task: record for task, record in records.items() if scores.has_items(self.lake, record)}
+
+    def _measured_on(self, task: Task) -> MeasuredOn:
+        """What the task is measured on. Raises NotScored if its corpus or file is missing."""
         if task.source == HELDOUT:
             if not self.snapshots:
                 raise NotScored("needs held-out documents; name their snapshots with --corpus")
-            measured_on = str(self.corpus_digest)
-        elif task.source in self.files:
-            measured_on = self.files[task.source].sha256
-        else:
-            patterns = " or ".join(evalsets.PATTERNS[task.source])
-            where = f"not in {self.spec.eval_data}" if self.spec.eval_data else "name its directory with --eval-data"
-            raise NotScored(f"needs a file {patterns}: {where}")
-        return json_digest([task.name, task.version, self.source.digest, measured_on, limit])
+            return MeasuredOn(f"tokens/{'+'.join(self.snapshots)}/val", str(self.corpus_digest))
+        if task.source in self.files:
+            file = self.files[task.source]
+            return MeasuredOn(file.path.name, file.sha256)
+        patterns = " or ".join(evalsets.PATTERNS[task.source])
+        where = f"not in {self.spec.eval_data}" if self.spec.eval_data else "name its directory with --eval-data"
+        raise NotScored(f"needs a file {patterns}: {where}")
+
+    def _key(self, task: Task, measured_on: MeasuredOn, limit: int) -> str:
+        return json_digest([task.name, task.version, self.source.digest, measured_on.digest, limit])
 
     def _limit(self, task: Task) -> int:
         return self.spec.limit or task.default_limit
 
-    def _score(self, task: Task) -> SCORES:
+    def _score(self, task: Task, measured_on: MeasuredOn, limit: int, key: str) -> tuple[Record, list[dict[str, Any]]]:
+        """Score the task; returns the record, not published yet, and its items."""
         if self.model.config.context < task.min_context:
             raise NotScored(f"needs a context of {task.min_context} tokens, the model has {self.model.config.context}")
+        began = self.clock()
         files = {name: file.path for name, file in self.files.items()}
         documents = self.heldout if task.source == HELDOUT else None
-        subject = Subject(self.model, documents, files, self._limit(task), self._progress(task), self.capacity)
-        score = task.run(subject)
+        subject = Subject(self.model, documents, files, limit, self._progress(task), self.capacity)
+        score = {**task.run(subject), "version": task.version, "limit": limit, "key": key}
         if task.source == HELDOUT:
-            return {**score, "corpus": list(self.snapshots), "corpus_digest": self.corpus_digest}
-        file = self.files[task.source]
-        return self._with_overlap(task, {**score, "file": file.path.name, "file_sha256": file.sha256})
+            score |= {"corpus": list(self.snapshots), "corpus_digest": self.corpus_digest}
+        else:
+            score |= {"file": measured_on.name, "file_sha256": measured_on.digest}
+        record = Record(
+            task=task.name,
+            version=task.version,
+            task_hash=scores.code_hash(task.run),
+            key=key,
+            data=measured_on,
+            commit=scores.code_commit(),
+            settings={"limit": limit, "device": str(self.device), "batch_tokens": self.spec.batch_tokens},
+            seconds=round(self.clock() - began, 3),
+            score=self._with_overlap(task, score),
+            items=Items(0, ""),
+            **self._facts(),
+        )
+        return record, subject.items
 
     def _with_overlap(self, task: Task, score: SCORES) -> SCORES:
         """The score with the share of its file's 8-grams that are in the training documents, if that is known."""
@@ -202,39 +225,22 @@ class _Evaluation:
             "step": self.source.step,
             "checkpoint": self.source.where,
             "weights_digest": self.source.digest,
-            "corpus": list(self.snapshots),
-            "corpus_digest": self.corpus_digest,
             "code_version": code_version(),
         }
-
-    def _published(self) -> dict[str, Any]:
-        """The published file of these weights, or an empty dict."""
-        if not self.lake.exists(*self.names):
-            return {}
-        published: dict[str, Any] = self.lake.read_json(*self.names)
-        is_same = published.get("format") == FORMAT and published.get("weights_digest") == self.source.digest
-        return published if is_same else {}
-
-    def _kept(self) -> dict[str, SCORES]:
-        scores: dict[str, SCORES] = self._published().get("scores", {})
-        return scores
-
-    def _publish(self, scores: dict[str, SCORES], run_id: str | None = None) -> None:
-        self.lake.publish_json(
-            {"format": FORMAT, "scores": scores, "mlflow_run_id": run_id, **self._facts()}, *self.names
-        )
 
     def _warn(self, message: str) -> None:
         self.warnings.append(message)
         self.emit(Warned(message))
 
-    def _attach(self, scores: dict[str, SCORES], *, is_new: bool) -> str | None:
-        """Attach the scores to the checkpoint in MLflow; returns the id of the MLflow run that has them.
+    def _attach(self, records: dict[str, Record]) -> str | None:
+        """Attach new scores to the checkpoint in MLflow; returns the id of the MLflow run that has the scores.
 
-        If the server is gone, the scores stay in the lake, and the next evaluation attaches them.
+        If the server is gone, the scores stay in the lake, and the next evaluation attaches them. A task's metrics have
+        the same names in every run, ``<task>/<metric>`` for the task's ``tracked`` ones.
         """
-        attached_to: str | None = self._published().get("mlflow_run_id")
-        if self.spec.tracking_uri is None or not scores or (attached_to and not is_new):
+        new = [record for record in records.values() if record.mlflow_run_id is None]
+        attached_to = next((record.mlflow_run_id for record in records.values() if record.mlflow_run_id), None)
+        if self.spec.tracking_uri is None or not new:
             return attached_to
         from model.tracking import DatasetRef, open_tracker, resume_tracker  # takes seconds to import
 
@@ -247,19 +253,31 @@ class _Evaluation:
                 tracker = open_tracker(uri, self.spec.experiment, model.name, model.digest, {}, time.time)
                 tracker.set_status("FINISHED")
             model_id = tracker.log_checkpoint(model.step, {}, None)
-            for name, score in scores.items():
-                if "file" in score:
-                    what = score["file"], score["file_sha256"], score["file"]
-                else:
-                    what = f"tokens/{'+'.join(score['corpus'])}/val", score["corpus_digest"], self.lake.root
-                measured_on = DatasetRef(*what, context="evaluation")
-                metrics = [*score["intervals"], *(["train_overlap"] if "train_overlap" in score else [])]
-                values = {f"{name}/{metric}": float(score[metric]) for metric in metrics}
+            names = tracker.metric_names
+            for record in new:
+                values = {f"{record.task}/{metric}": float(record.score[metric]) for metric in tracked(record)}
+                left_out = sorted(values.keys() - names)[max(0, MAX_METRICS - len(names)) :]
+                if left_out:
+                    self._warn(f"not in MLflow, where the run has {MAX_METRICS} metrics: {', '.join(left_out)}")
+                values = {name: value for name, value in values.items() if name not in left_out}
+                names |= values.keys()
+                is_heldout = "corpus_digest" in record.score
+                where = self.lake.root if is_heldout else record.data.name
+                measured_on = DatasetRef(record.data.name, record.data.digest, where, context="evaluation")
                 tracker.log_scores(model_id, values, model.step, measured_on)
+                if "train_overlap" in record.score:
+                    tags = {f"{record.task}/train_overlap": str(record.score["train_overlap"])}
+                    tracker.tag_checkpoint(model_id, tags)
+                scores.update(self.lake, dataclasses.replace(record, mlflow_run_id=tracker.run_id))
         except InputError as error:  # TrackingError, or no server
             self._warn(f"the scores are in the lake, but not in MLflow: {error}")
             return None
         return tracker.run_id
+
+
+def tracked(record: Record) -> list[str]:
+    """The metrics of a score that go to MLflow: the main one, and perplexity where the paper's table has it, too."""
+    return [record.metric, *(["perplexity"] if record.task == "paper/lambada" else [])]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from data.figures import svg
 from data.lake.store import Lake
-from model import runs
+from model import runs, scores
 
 FACTS = {
     "steps": "steps",
@@ -50,16 +50,16 @@ def run_report(lake: Lake, run: str, history: History) -> RunReport:
 
 def _scores(lake: Lake, run: str) -> list[dict[str, Any]]:
     rows = []
-    for name in lake.names("scores", run):
-        result = lake.read_json("scores", run, name)
-        for task, score in sorted(result["scores"].items()):
+    for step in scores.steps(lake, run):
+        for task, record in scores.read_all(lake, run, step).items():
+            score = record.score
             metric = score["metric"]
             low, high = score["interval"]
             best = score.get("best_baseline")
             value = score["baselines"][best]["value"] if best else None
             rows.append(
                 {
-                    "step": result["step"],
+                    "step": step,
                     "task": task,
                     "metric": metric,
                     "value": _text(score[metric]),

@@ -26,6 +26,10 @@ Record = dict[str, Any]
 """The content of ``run.json``. ``settings`` decide the result: a run is never continued with others."""
 
 
+def step_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
 def read_record(lake: Lake, run: str) -> Record | None:
     """``run.json``, or None if the run has none. Raises InputError if it is damaged."""
     if not lake.exists("checkpoints", run, RUN):

@@ -172,6 +172,15 @@ class Tracker:
         self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
         return model_id
 
+    def tag_checkpoint(self, model_id: str, tags: Mapping[str, str]) -> None:
+        with self._translated("the tags of a checkpoint"):
+            self._client.set_logged_model_tags(model_id, dict(tags))
+
+    @property
+    def metric_names(self) -> set[str]:
+        """The names of all metrics that the run has or will be sent."""
+        return set(self._logged)
+
     def models(self) -> dict[int, str]:
         """The ids of the run's LoggedModels, by step."""
         found = {}

@@ -13,7 +13,7 @@ from data.pages.segments import PREFIX as SEGMENT_PREFIX
 from data.schema import STAGES
 from flows import services
 from flows.settings import Settings
-from model import runs
+from model import runs, scores
 
 _SUMMARY_FIELDS = ("steps", "train_loss", "val_loss", "mlflow_run_id")
 
@@ -105,7 +105,7 @@ def _run(lake: Lake, name: str) -> RunState:
         state=state,
         checkpoints=[file for file in lake.names("checkpoints", name) if file.startswith("step-")],
         **({field: summary.get(field) for field in _SUMMARY_FIELDS} if summary else {}),
-        scores=lake.names("scores", name),
+        scores=[runs.step_name(step) for step in scores.steps(lake, name)],
     )
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from data.bpe import encode
 from model.evals import stats, words
 from model.evals.heldout import Counts, HeldOutDocument, choose, hash_of
-from model.evals.task import HELDOUT, SCORES, Subject, Task, require_clusters, result
+from model.evals.task import HELDOUT, SCORES, Subject, Task, excerpt, require_clusters, result
 from model.scoring import Request
 
 CHOICES = 10
@@ -139,6 +139,19 @@ def run(subject: Subject) -> SCORES:
     scores = subject.score(requests)
     likelihoods = np.array([score.log_likelihood for score in scores]).reshape(-1, CHOICES)
     subject.truncated //= CHOICES  # contexts, not requests
+    right = [credit(row.tolist(), e.answer) for row, e in zip(likelihoods, chosen, strict=True)]
+    for example, row, earned in zip(chosen, likelihoods, right, strict=True):
+        best = int(row.argmax())
+        subject.keep(
+            f"{example.doc_id}/{example.position}",
+            document=example.doc_id,
+            text=f"{excerpt(example.before)} ____{example.rest}",
+            answer=example.choices[example.answer],
+            prediction=example.choices[best],
+            credit=earned,
+            confidence=float(1 / np.exp(row - row[best]).sum()),
+            nats=-float(row[example.answer]),
+        )
     frequencies = [[float(held_out.counts[tokens[choice]]) for choice in example.choices] for example in chosen]
     ways = {
         "unigram": frequencies,
@@ -149,7 +162,7 @@ def run(subject: Subject) -> SCORES:
     return result(
         subject,
         "accuracy",
-        {"accuracy": accuracy([credit(row.tolist(), e.answer) for row, e in zip(likelihoods, chosen, strict=True)])},
+        {"accuracy": accuracy(right)},
         len(chosen),
         {
             name: accuracy([credit(row, e.answer) for row, e in zip(values, chosen, strict=True)])

@@ -28,7 +28,7 @@ from data.evalsets.lambada import Passage, openai_lambada_text, read_lambada
 from model.evals import stats, words
 from model.evals.heldout import choose
 from model.evals.lastword import GUESSES
-from model.evals.task import SCORES, Subject, Task, require_clusters, result
+from model.evals.task import SCORES, Subject, Task, excerpt, require_clusters, result
 from model.scoring import Request
 
 SET = "lambada"
@@ -55,6 +55,15 @@ def run(subject: Subject, prepare: Callable[[Passage], Passage], is_paper: bool)
             "accuracy_last_token": stats.accuracy(last, clusters),
             "perplexity_last_token": stats.mean([-score.log_probs[-1] for score in scores], clusters).exp(),
         }
+    for index, passage, score in zip(sorted(indices), chosen, scores, strict=True):
+        subject.keep(
+            f"{SET}/{index}",
+            text=excerpt(passage.context),
+            answer=passage.target.strip(),
+            credit=float(score.is_greedy),
+            nats=-score.log_likelihood,
+            nats_last_token=-float(score.log_probs[-1]),
+        )
     found = [words.content_words(passage.context) for passage in chosen]
     baselines = {
         name: stats.accuracy(

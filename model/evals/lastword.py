@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from data.bpe import encode
 from model.evals import stats, words
 from model.evals.heldout import HeldOutDocument, choose
-from model.evals.task import HELDOUT, SCORES, Subject, Task, require_clusters, result
+from model.evals.task import HELDOUT, SCORES, Subject, Task, excerpt, require_clusters, result
 from model.scoring import Request
 
 MIN_CONTEXT_WORDS = 50
@@ -79,6 +79,15 @@ def run(subject: Subject) -> SCORES:
     scores = subject.score(requests)
     is_right = [float(score.is_greedy) for score in scores]
     nats = [-score.log_likelihood for score in scores]
+    for example, earned, lost in zip(chosen, is_right, nats, strict=True):
+        subject.keep(
+            f"{example.doc_id}/{example.position}",
+            document=example.doc_id,
+            text=excerpt(example.context),
+            answer=example.target,
+            credit=earned,
+            nats=lost,
+        )
     unigram = held_out.log_probs()
     unigram_nats = [-float(unigram[request.continuation].sum()) for request in requests]
     passages = [words.content_words(example.context) for example in chosen]

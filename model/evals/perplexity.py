@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from model.evals.stats import bits_per_byte, ratio
-from model.evals.task import HELDOUT, SCORES, Subject, Task, require_clusters, result
+from model.evals.task import HELDOUT, SCORES, Subject, Task, excerpt, require_clusters, result
 from model.scoring import rolling
 
 
@@ -28,6 +28,9 @@ def run(subject: Subject) -> SCORES:
     nats = [-sum(next(scores).log_likelihood for _ in of_one) for of_one in windows]
     n_tokens = [float(len(document.tokens)) for document in documents]
     n_bytes = [float(len(document.text.encode())) for document in documents]
+    for document, lost, per, size in zip(documents, nats, n_tokens, n_bytes, strict=True):
+        name = document.doc_id.hex()
+        subject.keep(name, document=name, text=excerpt(document.text, of="start"), nats=lost, per=per, n_bytes=size)
     unigram = held_out.log_probs()
     unigram_nats = [-float(unigram[document.tokens].sum()) for document in documents]
     per_token = ratio(nats, n_tokens)

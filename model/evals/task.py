@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from model.capacity import Capacity
 from model.evals.heldout import HeldOut
@@ -21,6 +21,7 @@ from model.scoring import Request, Score, score
 SCORES = dict[str, Any]
 MIN_CLUSTERS = 2
 HELDOUT = "heldout"
+EXCERPT_CHARS = 300
 
 
 class NotScored(Exception):  # noqa: N818 - an outcome, not an error
@@ -48,7 +49,18 @@ class Subject:
         return scores
 
     def keep(self, item: str, **numbers: float | int | str | None) -> None:
-        """Keep what came of an item, a row of the file beside the score: its name, and the same columns for each."""
+        """Keep what came of an item, a row of the file beside the score: its name, and the same columns for each.
+
+        These columns have a meaning; ``webtext eval --compare`` and the report read them. A task may add others.
+
+        - ``document``: items of one document are resampled together; without it an item is a document.
+        - ``text``: what was scored, or an excerpt, with the ``answer`` that is right and the model's ``prediction``.
+        - ``credit``: the main metric is the mean of the credits. Or
+        - ``nats`` and ``per``: the main metric is sum(nats) / sum(per), as a perplexity its exponential, in bits over
+          ln 2. Without ``per`` it is 1.
+        - ``confidence``: the probability, or another measure, by which the model preferred its prediction; without it,
+          items are ordered by exp(-nats / per).
+        """
         self.items.append({"item": item, **numbers})
 
     def documents(self) -> HeldOut:
@@ -93,10 +105,18 @@ def result(
         "intervals": {name: list(estimate.interval) for name, estimate in metrics.items()},
         "baselines": {name: estimate.baseline() for name, estimate in baselines.items()},
         "best_baseline": best,
+        "lower_is_better": lower_is_better,
         "limit": subject.limit,
         "truncated": subject.truncated,
         **more,
     }
+
+
+def excerpt(text: str, of: Literal["start", "end"] = "end") -> str:
+    """The first or the last 300 characters, so that the files of items stay small."""
+    if len(text) <= EXCERPT_CHARS:
+        return text
+    return f"{text[:EXCERPT_CHARS]} ..." if of == "start" else f"... {text[-EXCERPT_CHARS:]}"
 
 
 def require_clusters(clusters: Sequence[object], what: str) -> None:

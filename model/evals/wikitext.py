@@ -19,11 +19,11 @@ import functools
 
 import numpy as np
 
-from data.bpe import encode
+from data.bpe import decode, encode
 from data.evalsets.wikitext import read_wikitext
 from model.evals.lambada import ALL
 from model.evals.stats import bits_per_byte, ratio
-from model.evals.task import SCORES, Subject, Task, require_clusters, result
+from model.evals.task import SCORES, Subject, Task, excerpt, require_clusters, result
 from model.scoring import rolling
 
 
@@ -40,6 +40,9 @@ def run(subject: Subject, evalset: str) -> SCORES:
     scores = subject.score(windows)
     nats = np.array([-score.log_likelihood for score in scores])
     originals = wikitext.n_tokens * n_tokens / len(tokens)  # original tokens per window, by its share of the text
+    for i, (window, lost, per) in enumerate(zip(windows, nats, originals, strict=True)):
+        text = decode(window.continuation)
+        subject.keep(f"{evalset}/{i}", text=excerpt(text, of="start"), nats=float(lost), per=float(per))
     n_bytes = len(wikitext.text.encode()) * n_tokens / len(tokens)
     frequency = np.bincount(scored) / len(scored)
     unigram = [-np.log(frequency[list(window.continuation)]).sum() for window in windows]

@@ -77,3 +77,11 @@ def _table(rows: list[np.ndarray]) -> pa.Table:
     ids = [index.to_bytes(16, "little") for index in range(len(rows))]
     columns = [ids, [row.tolist() for row in rows], [len(row) for row in rows]]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, TOKENS, strict=True)], schema=TOKENS)
+
+
+def tiny_spec(lake: Lake, run: str, **fields: str) -> TrainSpec:
+    """Two steps of a tiny GPT-2 on the snapshot ``a``, whose tokens are GPT-2's."""
+    small = {"layers": 1, "heads": 1, "width": 8, "context": 64, "batch_size": 2, "micro_batch_size": 2}
+    overrides = {key: str(value) for key, value in {**small, "val_sequences": 2, "batch_warmup_steps": 0}.items()}
+    cache_dir = str(Path(lake.base).parent / "cache")
+    return TrainSpec(lake.root, ("a",), run, "nano", cache_dir, overrides, steps=2, **fields)
