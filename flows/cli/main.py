@@ -225,6 +225,7 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Score at most N examples per task. [default: the task's own limit]")
     ] = None,
+    compare: options.Compare = None,
     device: options.Device = "auto",
     batch_tokens: Annotated[
         int | None,
@@ -236,10 +237,17 @@ def evaluate(
     lake: options.Lake = None,
     as_json: options.Json = False,
 ) -> None:
-    """Score a run, a checkpoint or a transformers directory zero-shot."""
-    if sum(value is not None for value in (run, checkpoint, hf)) != 1:
-        raise BadParameter("name exactly one of --run, --checkpoint and --hf")
+    """Score a run, a checkpoint or a transformers directory zero-shot; or compare the scores of two runs."""
+    if sum(value is not None for value in (run, checkpoint, hf, compare)) != 1:
+        raise BadParameter("name exactly one of --run, --checkpoint, --hf and --compare")
     settings = chosen_settings(lake)
+    if compare is not None:
+        from data.lake.store import Lake
+        from model.compare import compare as compare_runs
+
+        compared = compare_runs(Lake(settings.lake), *compare)
+        _result(compared, as_json, lambda: _show().comparison(compared))
+        return
     with session(settings):
         from flows.evaluate import evaluate as evaluate_flow
 

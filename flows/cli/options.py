@@ -44,6 +44,17 @@ Step = Annotated[
 ]
 Device = Annotated[str, Option(help="Run on cpu, cuda or mps; auto takes the best available.")]
 
+# eval
+
+Compare = Annotated[
+    tuple[str, str] | None,
+    Option(
+        "--compare",
+        metavar="RUN RUN",
+        help="Compare the newest scores of two runs, with significance. Scores nothing.",
+    ),
+]
+
 # export
 
 EXPORT_FORMATS = """**Formats of a corpus**

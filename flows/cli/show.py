@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # these modules import Prefect or torch, which takes seconds
     from flows.refresh import RefreshResult
     from flows.services import Addresses
     from flows.settings import Settings
+    from model.compare import Comparison
     from model.events import EvalResult, TaskScore, TrainSummary
 
 SHOWN_METRICS = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
@@ -124,6 +125,31 @@ def _against_trivial(score: TaskScore) -> tuple[str, ...]:
     low, high = score.interval
     is_beyond = low > value if score.metric == "accuracy" else high < value
     return f"{score.n:,}", f"{number(value)} ({score.best_baseline})", "yes" if is_beyond else "no"
+
+
+def comparison(result: Comparison) -> None:
+    """Two runs beside each other: the difference with its interval and p, and who is better if p is below 0.05."""
+    a, b = result.a, result.b
+    title = f"{a.run} (step {a.step:,}) and {b.run} (step {b.step:,})"
+    columns = ("task", "metric", a.run, b.run, "difference", "95 % interval", "p", "better", "items")
+    table = _table(title, *columns)
+    for task, one in result.tasks.items():
+        low, high = one.interval
+        p = f"{one.p:.4f}"
+        values = (number(one.a), number(one.b), f"{one.difference:+.4g}", f"{low:+.4g} .. {high:+.4g}", p)
+        table.add_row(task, one.metric, *values, one.better or "neither", f"{one.items:,}")
+    console.print(table)
+    for task, one in result.tasks.items():
+        for spread in dict.fromkeys(spread for spread in (one.spread_a, one.spread_b) if spread):
+            console.print(
+                f"{task}: {number(spread.mean)} with a standard deviation of {number(spread.std)} over the seeds of "
+                f"{', '.join(spread.runs)}",
+                soft_wrap=True,
+            )
+        for note in one.notes:
+            console.print(f"{task}: {note}", soft_wrap=True)
+    for task, why in result.refused.items():
+        console.print(f"not compared: {task}: {why}", soft_wrap=True)
 
 
 def demo(result: DemoResult, settings: Settings) -> None:

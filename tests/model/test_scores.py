@@ -16,20 +16,13 @@ from model import scores
 from model.evals import EvalSpec, lambada
 from model.evals.tasks import TASKS
 from model.evaluate import evaluate
-from model.scores import Items, MeasuredOn, Record
 from model.train import train
 from tests.model.corpora import prose, publish_texts
 from tests.model.lakes import tiny_spec
 from tests.model.running import Events, ignore
+from tests.model.scored import make_record
 
 HELD_OUT = ("heldout_cloze", "heldout_lastword", "heldout_ppl")
-
-
-def make_record(**changes: Any) -> Record:
-    score = {"metric": "accuracy", "accuracy": 0.5}
-    data = MeasuredOn("f", "ab")
-    record = Record("paper/x", 1, "h", "k", data, "r", 2, "c", "w", "0", None, {}, 1.0, score, Items(0, ""))
-    return dataclasses.replace(record, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +114,7 @@ def test_a_record_says_what_its_score_depends_on(trained: Lake) -> None:
 
 def test_scores_of_other_weights_are_removed(trained: Lake) -> None:
     trained.remove("scores")
-    scores.publish(trained, make_record(weights_digest="other"), [{"item": "1"}])
+    scores.publish(trained, make_record(task="paper/x", weights_digest="other"), [{"item": "1"}])
     evaluate(EvalSpec(trained.root, run="r", device="cpu", limit=3, tasks=("heldout_ppl",)), ignore)
     assert list(files_of(trained)) == ["heldout_ppl.json", "heldout_ppl.parquet"]
 
@@ -140,7 +133,7 @@ def test_the_hash_of_a_task_covers_the_modules_that_it_uses(tmp_path: Path, monk
 def test_file_names_of_tasks_differ(tmp_path: Path) -> None:
     assert all("." not in name for name in TASKS)
     lake = Lake(tmp_path)
-    scores.publish(lake, make_record(), [{"item": "1", "credit": 1.0}])
+    scores.publish(lake, make_record(task="paper/x"), [{"item": "1", "credit": 1.0}])
     assert lake.names("scores", "r", "step-00000002") == ["paper.x.json", "paper.x.parquet"]
     path = Path(lake.path("scores", "r", "step-00000002", "paper.x.json"))
     path.write_text(path.read_text().replace('"version": 1', '"version": "one"'))
