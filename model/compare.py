@@ -145,7 +145,7 @@ def _require_equal(a: Record, b: Record) -> None:
 
 def statistic_of(metric: str, items: pa.Table) -> Callable[[Floats, Floats], Floats]:
     """The metric of sums of numerators and denominators, by the columns that ``Subject.keep`` explains."""
-    if "credit" in items.column_names:
+    if _numerators(metric, items) != "nats":
         return lambda top, bottom: top / bottom
     if metric.startswith("perplexity"):
         return lambda top, bottom: np.exp(top / bottom)
@@ -153,14 +153,18 @@ def statistic_of(metric: str, items: pa.Table) -> Callable[[Floats, Floats], Flo
     return lambda top, bottom: top / bottom / unit
 
 
+def _numerators(metric: str, items: pa.Table) -> str:
+    return next((name for name in ("credit", metric) if name in items.column_names), "nats")
+
+
 def _parts(
     record: Record, items: pa.Table, statistic: Callable[[Floats, Floats], Floats]
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Numerators and denominators of the items. Raises NotComparable if they do not add up to the score."""
     names = items.column_names
-    column = "credit" if "credit" in names else "nats"
+    column = _numerators(record.metric, items)
     if column not in names:
-        raise NotComparable("its items have neither credit nor nats")
+        raise NotComparable(f"its items have no credit, {record.metric} or nats")
     top = items.column(column).to_pylist()
     bottom = items.column("per").to_pylist() if column == "nats" and "per" in names else [1.0] * len(top)
     value = float(statistic(np.array([math.fsum(top)]), np.array([math.fsum(bottom)]))[0])

@@ -36,6 +36,7 @@ from model import program, scores, scoring, world
 from model.capacity import Capacity
 from model.evals import EvalSpec, heldout, overlap, source
 from model.evals.heldout import HeldOut
+from model.evals.published import metrics_of
 from model.evals.source import Source
 from model.evals.task import HELDOUT, SCORES, NotScored, Subject, Task
 from model.evals.tasks import select
@@ -236,7 +237,7 @@ class _Evaluation:
         """Attach new scores to the checkpoint in MLflow; returns the id of the MLflow run that has the scores.
 
         If the server is gone, the scores stay in the lake, and the next evaluation attaches them. A task's metrics have
-        the same names in every run, ``<task>/<metric>`` for the task's ``tracked`` ones.
+        the same names in every run, ``<task>/<metric>`` for the ``tracked`` ones.
         """
         new = [record for record in records.values() if record.mlflow_run_id is None]
         attached_to = next((record.mlflow_run_id for record in records.values() if record.mlflow_run_id), None)
@@ -254,11 +255,10 @@ class _Evaluation:
                 tracker.set_status("FINISHED")
             model_id = tracker.log_checkpoint(model.step, {}, None)
             names = tracker.metric_names
+            left_out: list[str] = []
             for record in new:
                 values = {f"{record.task}/{metric}": float(record.score[metric]) for metric in tracked(record)}
-                left_out = sorted(values.keys() - names)[max(0, MAX_METRICS - len(names)) :]
-                if left_out:
-                    self._warn(f"not in MLflow, where the run has {MAX_METRICS} metrics: {', '.join(left_out)}")
+                left_out += [name for name in values if name not in names][max(0, MAX_METRICS - len(names)) :]
                 values = {name: value for name, value in values.items() if name not in left_out}
                 names |= values.keys()
                 is_heldout = "corpus_digest" in record.score
@@ -269,6 +269,8 @@ class _Evaluation:
                     tags = {f"{record.task}/train_overlap": str(record.score["train_overlap"])}
                     tracker.tag_checkpoint(model_id, tags)
                 scores.update(self.lake, dataclasses.replace(record, mlflow_run_id=tracker.run_id))
+            if left_out:
+                self._warn(f"not in MLflow, where the run has {MAX_METRICS} metrics: {', '.join(left_out)}")
         except InputError as error:  # TrackingError, or no server
             self._warn(f"the scores are in the lake, but not in MLflow: {error}")
             return None
@@ -276,8 +278,8 @@ class _Evaluation:
 
 
 def tracked(record: Record) -> list[str]:
-    """The metrics of a score that go to MLflow: the main one, and perplexity where the paper's table has it, too."""
-    return [record.metric, *(["perplexity"] if record.task == "paper/lambada" else [])]
+    """The metrics of a score that go to MLflow: the main one, and those that the paper prints."""
+    return [metric for metric in dict.fromkeys([record.metric, *metrics_of(record.task)]) if metric in record.score]
 
 
 def main(arguments: list[str] | None = None) -> int:

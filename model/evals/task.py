@@ -55,11 +55,11 @@ class Subject:
 
         - ``document``: items of one document are resampled together; without it an item is a document.
         - ``text``: what was scored, or an excerpt, with the ``answer`` that is right and the model's ``prediction``.
-        - ``credit``: the main metric is the mean of the credits. Or
+        - ``credit``, or a column with the name of the main metric: the main metric is its mean. Or
         - ``nats`` and ``per``: the main metric is sum(nats) / sum(per), as a perplexity its exponential, in bits over
           ln 2. Without ``per`` it is 1.
-        - ``confidence``: the probability, or another measure, by which the model preferred its prediction; without it,
-          items are ordered by exp(-nats / per).
+        - ``confidence``: how sure the model is of its prediction; without it, the report takes ``log_prob`` or
+          -``nats`` / ``per``.
         """
         self.items.append({"item": item, **numbers})
 

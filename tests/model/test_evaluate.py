@@ -18,9 +18,9 @@ from data.lake.manifest import json_digest
 from data.lake.store import Lake, write_parquet
 from model import hf, scores
 from model.checkpoint import load_model, read_state
-from model.evals import EvalSpec, source
+from model.evals import EvalSpec, published, source
 from model.evals.tasks import TASKS, select
-from model.evaluate import evaluate, main
+from model.evaluate import MAX_METRICS, evaluate, main
 from model.events import Emit, to_json
 from model.gpt2 import GPT2
 from model.train import train
@@ -180,11 +180,48 @@ def test_scores_are_attached_in_mlflow(trained: Lake, tmp_path: Path, monkeypatc
         assert ("val_loss" in logged) == (run == "tracked")  # the LoggedModel that training created
         (one,) = (metric for metric in model.metrics if metric.key == "heldout_ppl/perplexity")
         assert (one.dataset_name, one.dataset_digest) == ("tokens/a/val", result["corpus_digest"][:32])
+    client_run = client.get_run(str(result["mlflow_run_id"]))
+    assert {key for key in client_run.data.metrics if "/" in key} == {"heldout_ppl/perplexity"}  # no intervals
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     gone = EvalSpec(trained.root, run="tracked", device="cpu", limit=4, tracking_uri="http://127.0.0.1:9", **ONE_TASK)
     result = scored(gone)
     assert result["scores"]["heldout_ppl"]["documents"] == 4
     assert "not in MLflow" in result["warnings"][0]
+    back = dataclasses.replace(gone, tracking_uri=uri)  # attached later, though nothing is scored
+    assert scored(back)["skipped"]
+    assert scores.newest(trained, "tracked")["heldout_ppl"].mlflow_run_id is not None
+
+
+def test_mlflow_gets_at_most_sixty_metrics_with_the_same_names_from_every_run(
+    trained: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    train(tiny_spec(trained, "counted", tracking_uri=uri, experiment="e"), ignore)
+    spec = EvalSpec(trained.root, run="counted", device="cpu", limit=3, tracking_uri=uri, experiment="e")
+    run_id = str(scored(spec)["mlflow_run_id"])
+
+    def names() -> set[str]:
+        return set(MlflowClient(uri).get_run(run_id).data.metrics)
+
+    of_training = {name for name in names() if not name.startswith("heldout_")}
+    assert names() - of_training == {"heldout_ppl/perplexity", "heldout_lastword/accuracy", "heldout_cloze/accuracy"}
+    # Every task there is, those of the paper that are not written yet, and the five of the harness.
+    others = {"hellaswag", "arc_challenge", "piqa", "winogrande", "lambada_openai"}
+    tasks = {*TASKS, *(row.task for row in published.ROWS), *(f"harness/{name}" for name in others)}
+    of_scores = {f"{task}/{metric}" for task in tasks for metric in ("main", *published.metrics_of(task))}
+    assert len(of_training) + len(of_scores) <= MAX_METRICS == 60
+
+    monkeypatch.setattr("model.evaluate.MAX_METRICS", len(of_training) + 3)
+    record = scores.newest(trained, "counted")["heldout_ppl"]
+    for task in ("harness/one", "harness/two"):
+        scores.publish(trained, dataclasses.replace(record, task=task, mlflow_run_id=None), [{"item": "1"}])
+    (warning,) = scored(dataclasses.replace(spec, limit=4, **ONE_TASK))["warnings"]
+    assert "not in MLflow, where the run has" in warning
+    assert "harness/one/perplexity, harness/two/perplexity" in warning
+    assert len(names()) == len(of_training) + 3
 
 
 def test_the_overlap_with_the_training_documents_is_noted_beside_the_score(
