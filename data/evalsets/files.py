@@ -11,6 +11,12 @@ from data.errors import InputError
 
 PATTERNS: dict[str, tuple[str, ...]] = {
     "lambada": ("lambada_test*.jsonl",),
+    "lambada_plain": ("lambada_test_plain_text*.txt",),
+    "cbt_cn_valid": ("cbtest_CN_valid_2000ex*.txt",),
+    "cbt_ne_valid": ("cbtest_NE_valid_2000ex*.txt",),
+    "cbt_cn_test": ("cbtest_CN_test_2500ex*.txt",),
+    "cbt_ne_test": ("cbtest_NE_test_2500ex*.txt",),
+    "winograd": ("wsc273*.txt",),
     # WikiText-103 uses the same file names, so a bare name counts in --eval-data itself or in a WikiText-2 folder only.
     "wikitext2_test": ("wiki.test.tokens", "wikitext-2*/wiki.test.tokens", "wikitext-2.test.tokens*"),
     "wikitext2_valid": ("wiki.valid.tokens", "wikitext-2*/wiki.valid.tokens", "wikitext-2.valid.tokens*"),

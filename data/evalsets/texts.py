@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from data.evalsets.cbt import BLANK, read_cbt
 from data.evalsets.files import EvalFile
-from data.evalsets.lambada import read_lambada
+from data.evalsets.lambada import read_lambada, read_lambada_plain, untokenized
+from data.evalsets.treebank import detokenize
 from data.evalsets.wikitext import read_wikitext
+from data.evalsets.winograd import read_winograd
 
 
 def documents(file: EvalFile) -> list[str]:
     """The texts of a file, each as a whole, without artefacts. Raises InputError as the readers do."""
     if file.evalset == "lambada":
         return [passage.context + passage.target for passage in read_lambada(file.path)]
+    if file.evalset == "lambada_plain":
+        plain = (untokenized(passage) for passage in read_lambada_plain(file.path))
+        return [passage.context + passage.target for passage in plain]
+    if file.evalset.startswith("cbt_"):
+        return [
+            detokenize(question.text.replace(BLANK, question.choices[question.answer]))
+            for question in read_cbt(file.path)
+        ]
+    if file.evalset == "winograd":
+        return [example.text for example in read_winograd(file.path)]
     return [read_wikitext(file.path).text]
