@@ -25,6 +25,7 @@ def evaluate(
     tasks: list[str] | None = None,
     eval_data: str | None = None,
     limit: int | None = None,
+    control: bool = False,
     device: str = "auto",
     batch_tokens: int | None = None,
     lake: str | None = None,
@@ -32,6 +33,7 @@ def evaluate(
     """Score exactly one of ``run`` (its newest checkpoint), ``checkpoint`` and ``hf``; by default on all tasks.
 
     ``corpus`` names the snapshots that the held-out documents come from; by default the run's own corpus.
+    ``control`` also scores every answer after another example's context, which doubles the cost.
     ``batch_tokens`` are the positions of one forward pass; by default as many as the device holds.
     """
     settings = Settings()
@@ -45,6 +47,7 @@ def evaluate(
         tasks=tuple(tasks or ()),
         eval_data=eval_data,
         limit=limit,
+        control=control,
         device=device,
         batch_tokens=batch_tokens,
         tracking_uri=servers.mlflow_uri,

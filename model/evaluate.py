@@ -115,7 +115,7 @@ class _Evaluation:
                 measured_on = self._measured_on(task)
                 key = self._key(task, measured_on, limit)
                 known = records.get(task.name)
-                if known and known.key == key:
+                if known and known.key == key and not self._lacks_control(task, known.score):
                     noted = self._with_overlap(task, known.score)
                     if noted != known.score:  # it was measured since
                         records[task.name] = dataclasses.replace(known, score=noted, mlflow_run_id=None)
@@ -148,6 +148,9 @@ class _Evaluation:
         result: EvalResult = TypeAdapter(EvalResult).validate_python(fields)
         self.emit(result)
         return result
+
+    def _lacks_control(self, task: Task, score: SCORES) -> bool:
+        return self.spec.control and task.has_control and "control_accuracy" not in score
 
     def _kept(self) -> dict[str, Record]:
         """The scores of these weights that the lake has, whole, by task; those of other weights are removed."""
@@ -182,7 +185,7 @@ class _Evaluation:
         began = self.clock()
         files = {name: file.path for name, file in self.files.items()}
         documents = self.heldout if task.source == HELDOUT else None
-        subject = Subject(self.model, documents, files, limit, self._progress(task), self.capacity)
+        subject = Subject(self.model, documents, files, limit, self._progress(task), self.capacity, self.spec.control)
         score = {**task.run(subject), "version": task.version, "limit": limit, "key": key}
         if task.source == HELDOUT:
             score |= {"corpus": list(self.snapshots), "corpus_digest": self.corpus_digest}

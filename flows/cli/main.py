@@ -225,6 +225,14 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Score at most N examples per task. [default: the task's own limit]")
     ] = None,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control",
+            help="Also score each answer after another example's context: what the answers alone give away. Takes "
+            "twice as long.",
+        ),
+    ] = False,
     compare: options.Compare = None,
     device: options.Device = "auto",
     batch_tokens: Annotated[
@@ -259,6 +267,7 @@ def evaluate(
             tasks=None if tasks == "all" else tasks.split(","),
             eval_data=eval_data,
             limit=limit,
+            control=control,
             device=device,
             batch_tokens=batch_tokens,
             lake=settings.lake,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # these modules import Prefect or torch, which takes seconds
     from model.events import EvalResult, TaskScore, TrainSummary
 
 SHOWN_METRICS = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
+CONTROL = "control_accuracy"
 SHOWN_CHARS = 20_000  # of each text that `webtext duplicates` shows
 PLAIN_WIDTH = 120  # columns, if standard output is not a terminal
 
@@ -101,14 +102,17 @@ def overlap(result: OverlapResult) -> None:
 def scores(result: EvalResult) -> None:
     """The zero-shot scores beside the best trivial baselines, then a line for each that says what it means."""
     columns = ("task", "metric", "score", "95 % interval", "n", "best trivial baseline", "beyond it")
-    table = _table(f"Zero-shot scores of {result.model}", *columns)
+    has_control = any(CONTROL in score.values for score in result.scores.values())
+    table = _table(f"Zero-shot scores of {result.model}", *columns, *(["with another context"] if has_control else []))
     for task, score in result.scores.items():
         for metric in SHOWN_METRICS:
             if metric not in score.values:
                 continue
             low, high = score.intervals[metric]
             row = [task, metric, number(score.values[metric]), f"{number(low)} .. {number(high)}"]
-            table.add_row(*row, *(_against_trivial(score) if metric == score.metric else ()))
+            if metric == score.metric:
+                row += [*_against_trivial(score), *([number(score.values[CONTROL])] if CONTROL in score.values else [])]
+            table.add_row(*row)
     console.print(table)
     for task, why in result.missing.items():
         console.print(f"not scored: {task}: {why}", soft_wrap=True)
@@ -120,7 +124,7 @@ def scores(result: EvalResult) -> None:
 def _against_trivial(score: TaskScore) -> tuple[str, ...]:
     """``n``, the best trivial baseline, and whether the whole interval is on its better side."""
     if score.best_baseline is None:
-        return (f"{score.n:,}",)
+        return f"{score.n:,}", "", ""
     value = score.baselines[score.best_baseline].value
     low, high = score.interval
     is_beyond = low > value if score.metric == "accuracy" else high < value

@@ -36,6 +36,7 @@ class EvalSpec:
     eval_data: str | None = None  # directory with official benchmark files
     limit: PositiveInt | None = None  # examples per task (documents for perplexity); None: the task's own
     device: str = "auto"
+    control: bool = False  # measure what the answers alone give away, too (model/evals/control.py)
     batch_tokens: PositiveInt | None = None  # positions in one forward pass; None: what the device holds
     tracking_uri: str | None = None  # of MLflow; None: do not attach scores
     experiment: str = "webtext"

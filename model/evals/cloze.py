@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.bpe import encode
-from model.evals import stats, words
+from model.evals import control, stats, words
 from model.evals.heldout import Counts, HeldOutDocument, choose, hash_of
 from model.evals.task import HELDOUT, SCORES, Subject, Task, excerpt, require_clusters, result
 from model.scoring import Request
@@ -152,6 +152,13 @@ def run(subject: Subject) -> SCORES:
             confidence=float(1 / np.exp(row - row[best]).sum()),
             nats=-float(row[example.answer]),
         )
+    controlled, more = control.accuracy(
+        subject,
+        [f"{example.doc_id}/{example.position}" for example in chosen],
+        clusters,
+        [requests[at : at + CHOICES] for at in range(0, len(requests), CHOICES)],
+        lambda i, of_one: credit([score.log_likelihood for score in of_one], chosen[i].answer),
+    )
     frequencies = [[float(held_out.counts[tokens[choice]]) for choice in example.choices] for example in chosen]
     ways = {
         "unigram": frequencies,
@@ -162,7 +169,7 @@ def run(subject: Subject) -> SCORES:
     return result(
         subject,
         "accuracy",
-        {"accuracy": accuracy(right)},
+        {"accuracy": accuracy(right)} | controlled,
         len(chosen),
         {
             name: accuracy([credit(row, e.answer) for row, e in zip(values, chosen, strict=True)])
@@ -172,7 +179,8 @@ def run(subject: Subject) -> SCORES:
         documents=len(set(clusters)),
         available=len(every),
         chance=1 / CHOICES,
+        **more,
     )
 
 
-TASK = Task("heldout_cloze", 1, HELDOUT, 300, MAX_REST_TOKENS + 4, run)
+TASK = Task("heldout_cloze", 1, HELDOUT, 300, MAX_REST_TOKENS + 4, run, has_control=True)

@@ -1,4 +1,4 @@
-"""LAMBADA from OpenAI's file, scored in two ways under two names.
+"""LAMBADA from OpenAI's file, scored in two ways under two names, and from the authors' file likewise.
 
 ``harness/lambada_openai`` is the task ``lambada_openai`` of lm-evaluation-harness: the text is unchanged, the target
 is what follows the last space, a passage counts as right if greedy decoding writes all of its tokens, and perplexity
@@ -15,72 +15,139 @@ is per whole word.
   scored the last token; by words, lm-evaluation-harness finds 32.6 % for the 124M weights (issue 2159), where table 3
   has 45.99 %. So ``accuracy_last_token`` and ``perplexity_last_token`` are reported too.
 
+``paper/lambada_plain`` scores the authors' file (lower case, tokenized) in the same way, after a de-tokenizer;
+``harness/lambada_standard`` scores it as it stands, as the task of that name. ``webtext eval --ablate paper/lambada``
+shows what each choice is worth.
+
 Baselines: one guess per passage, as in ``heldout_lastword``, without the guess from the training documents.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from data.bpe import encode
-from data.evalsets.lambada import Passage, openai_lambada_text, read_lambada
-from model.evals import stats, words
+from data.evalsets.lambada import (
+    Passage,
+    as_it_stands,
+    openai_lambada_text,
+    read_lambada,
+    read_lambada_plain,
+    untokenized,
+)
+from model.evals import control, stats, words
 from model.evals.heldout import choose
 from model.evals.lastword import GUESSES
 from model.evals.task import SCORES, Subject, Task, excerpt, require_clusters, result
-from model.scoring import Request
+from model.scoring import Request, Score
 
 SET = "lambada"
+PLAIN = "lambada_plain"
+READERS: dict[str, Callable[[Path], list[Passage]]] = {SET: read_lambada, PLAIN: read_lambada_plain}
+Prepare = Callable[[Passage], Passage]
 
 
-def run(subject: Subject, prepare: Callable[[Passage], Passage], is_paper: bool) -> SCORES:
-    passages = [prepare(passage) for passage in read_lambada(subject.files[SET])]
-    indices = choose([f"lambada/{i}" for i in range(len(passages))], subject.limit)
-    chosen = [passages[i] for i in sorted(indices)]
+@dataclass(frozen=True)
+class Predicted:
+    """The passages of a file that were scored."""
+
+    names: list[str]
+    passages: list[Passage]
+    requests: list[Request]
+    scores: list[Score]
+    available: int
+
+    def accuracy(self, target: str, stop_words: str) -> stats.Estimate:
+        earned = [credit(score, target, stop_words) for score in self.scores]
+        return stats.accuracy(earned, range(len(earned)))
+
+
+def credit(score: Score, target: str = "last word", stop_words: str = "no") -> float:
+    """1 if greedy decoding writes the target: all tokens of the ``last word``, or its ``last token``.
+
+    With ``stop_words`` "yes" the filter forbids a stop word as the first token of the word.
+    """
+    is_first_right = score.is_first_likeliest_allowed if stop_words == "yes" else bool(score.is_likeliest[0])
+    if target == "last token":
+        return float(is_first_right if len(score.is_likeliest) == 1 else score.is_likeliest[-1])
+    return float(is_first_right and score.is_likeliest[1:].all())
+
+
+def predict(subject: Subject, evalset: str, prepare: Prepare, exclude: Sequence[int] = ()) -> Predicted:
+    """Score the last words of a file's passages, in the spelling that ``prepare`` gives to them."""
+    passages = READERS[evalset](subject.files[evalset])
+    indices = sorted(choose([f"lambada/{i}" for i in range(len(passages))], subject.limit))
+    chosen = [prepare(passages[i]) for i in indices]
     require_clusters(range(len(chosen)), "passages")
     requests = [Request(encode(p.context).tolist(), encode(p.target).tolist()) for p in chosen]
-    scores = subject.score(requests, words.stop_tokens() if is_paper else ())
+    names = [f"{evalset}/{i}" for i in indices]
+    return Predicted(names, chosen, requests, subject.score(requests, exclude), len(passages))
+
+
+def run(subject: Subject, prepare: Prepare, is_paper: bool, evalset: str = SET) -> SCORES:
+    found = predict(subject, evalset, prepare, words.stop_tokens() if is_paper else ())
+    chosen, scores = found.passages, found.scores
     clusters = range(len(chosen))
-    right = [float(score.is_greedy) for score in scores]
     metrics = {
-        "accuracy": stats.accuracy(right, clusters),
+        "accuracy": found.accuracy("last word", "no"),
         "perplexity": stats.mean([-score.log_likelihood for score in scores], clusters).exp(),
     }
     if is_paper:
-        filtered = [float(s.is_first_likeliest_allowed and s.is_likeliest[1:].all()) for s in scores]
-        last = [float(score.is_likeliest[-1]) for score in scores]
         metrics |= {
-            "accuracy_stopword": stats.accuracy(filtered, clusters),
-            "accuracy_last_token": stats.accuracy(last, clusters),
+            "accuracy_stopword": found.accuracy("last word", "yes"),
+            "accuracy_last_token": found.accuracy("last token", "no"),
             "perplexity_last_token": stats.mean([-score.log_probs[-1] for score in scores], clusters).exp(),
         }
-    for index, passage, score in zip(sorted(indices), chosen, scores, strict=True):
+    for name, passage, score in zip(found.names, chosen, scores, strict=True):
         subject.keep(
-            f"{SET}/{index}",
+            name,
             text=excerpt(passage.context),
             answer=passage.target.strip(),
             credit=float(score.is_greedy),
             nats=-score.log_likelihood,
             nats_last_token=-float(score.log_probs[-1]),
         )
-    found = [words.content_words(passage.context) for passage in chosen]
+    controlled, more = control.accuracy(
+        subject, found.names, clusters, [[one] for one in found.requests], lambda _, one: credit(one[0])
+    )
+    content = [words.content_words(passage.context) for passage in chosen]
     baselines = {
         name: stats.accuracy(
-            [float(guess(of_one) == passage.target.strip()) for of_one, passage in zip(found, chosen, strict=True)],
+            [float(guess(of_one) == passage.target.strip()) for of_one, passage in zip(content, chosen, strict=True)],
             clusters,
         )
         for name, guess in GUESSES.items()
     }
-    return result(subject, "accuracy", metrics, len(chosen), baselines, unit="word", available=len(passages))
-
-
-def _as_it_stands(passage: Passage) -> Passage:
-    return passage
+    return result(
+        subject,
+        "accuracy",
+        metrics | controlled,
+        len(chosen),
+        baselines,
+        unit="word",
+        available=found.available,
+        **more,
+    )
 
 
 ALL = 1_000_000  # the whole file
-TASKS = (
-    Task("harness/lambada_openai", 1, SET, ALL, 32, functools.partial(run, prepare=_as_it_stands, is_paper=False)),
-    Task("paper/lambada", 1, SET, ALL, 32, functools.partial(run, prepare=openai_lambada_text, is_paper=True)),
+TASKS = tuple(
+    Task(
+        name,
+        1,
+        evalset,
+        ALL,
+        32,
+        functools.partial(run, prepare=prepare, is_paper=is_paper, evalset=evalset),
+        has_control=True,
+    )
+    for name, evalset, prepare, is_paper in (
+        ("harness/lambada_openai", SET, as_it_stands, False),
+        ("paper/lambada", SET, openai_lambada_text, True),
+        ("harness/lambada_standard", PLAIN, as_it_stands, False),
+        ("paper/lambada_plain", PLAIN, untokenized, True),
+    )
 )

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from data.bpe import encode
-from model.evals import stats, words
+from model.evals import control, stats, words
 from model.evals.heldout import HeldOutDocument, choose
 from model.evals.task import HELDOUT, SCORES, Subject, Task, excerpt, require_clusters, result
 from model.scoring import Request
@@ -78,6 +78,10 @@ def run(subject: Subject) -> SCORES:
     requests = [Request(encode(e.context).tolist(), encode(f" {e.target}").tolist()) for e in chosen]
     scores = subject.score(requests)
     is_right = [float(score.is_greedy) for score in scores]
+    names = [f"{example.doc_id}/{example.position}" for example in chosen]
+    controlled, more = control.accuracy(
+        subject, names, clusters, [[one] for one in requests], lambda _, one: float(one[0].is_greedy)
+    )
     nats = [-score.log_likelihood for score in scores]
     for example, earned, lost in zip(chosen, is_right, nats, strict=True):
         subject.keep(
@@ -102,7 +106,7 @@ def run(subject: Subject) -> SCORES:
     return result(
         subject,
         "accuracy",
-        {"accuracy": stats.accuracy(is_right, clusters), "perplexity": stats.mean(nats, clusters).exp()},
+        {"accuracy": stats.accuracy(is_right, clusters), "perplexity": stats.mean(nats, clusters).exp()} | controlled,
         len(chosen),
         baselines,
         unit="word",
@@ -110,7 +114,8 @@ def run(subject: Subject) -> SCORES:
         available=len(every),
         share_in_passage=sum(occurs) / len(occurs),
         unigram_perplexity=stats.mean(unigram_nats, clusters).exp().value,
+        **more,
     )
 
 
-TASK = Task("heldout_lastword", 1, HELDOUT, 500, 32, run)
+TASK = Task("heldout_lastword", 1, HELDOUT, 500, 32, run, has_control=True)

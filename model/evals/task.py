@@ -38,6 +38,7 @@ class Subject:
     limit: int
     progress: Callable[[int, int], None]  # gets the requests done and their total
     capacity: Capacity | None = None  # of all batches; None: what the device suggests
+    control: bool = False  # measure the control, too (model/evals/control.py)
     truncated: int = field(default=0, init=False)
     items: list[dict[str, Any]] = field(default_factory=list, init=False)
 
@@ -78,6 +79,7 @@ class Task:
     default_limit: int
     min_context: int  # tokens that the model's context must hold
     run: Callable[[Subject], SCORES]
+    has_control: bool = False  # whether it measures ``control_accuracy``, if asked
 
 
 def result(
