@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.errors import InputError
-from model.evals import cloze, lambada, lastword, order, perplexity, wikitext
+from model.evals import cbt, cloze, lambada, lastword, order, perplexity, wikitext, winograd
 from model.evals.task import Task
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (perplexity.TASK, lastword.TASK, cloze.TASK, order.TASK, *lambada.TASKS, *wikitext.TASKS)
-}
+_ALL = (
+    *(perplexity.TASK, lastword.TASK, cloze.TASK, order.TASK),
+    *lambada.TASKS,
+    *cbt.TASKS,
+    *wikitext.TASKS,
+    winograd.TASK,
+)
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 
 def select(names: Sequence[str]) -> list[Task]:
