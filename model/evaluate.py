@@ -32,7 +32,7 @@ from data.evalsets.files import EvalFile
 from data.lake.manifest import corpus_digest, json_digest
 from data.lake.store import Lake, code_version
 from data.process import die_with_parent
-from model import program, scores, scoring, world
+from model import completion, program, scores, scoring, world
 from model.capacity import Capacity
 from model.evals import EvalSpec, heldout, overlap, source
 from model.evals.heldout import HeldOut
@@ -91,6 +91,11 @@ class _Evaluation:
     def capacity(self) -> Capacity:
         """Of all tasks: a task after one that ran out of memory begins with the smaller batches."""
         return scoring.capacity_for(self.model, self.spec.batch_tokens or "auto", self._warn)
+
+    @functools.cached_property
+    def writing_capacity(self) -> Capacity:
+        """Of all tasks in which the model writes."""
+        return completion.capacity_for(self.model, self.spec.batch_tokens or "auto", self._warn)
 
     @functools.cached_property
     def heldout(self) -> HeldOut:
@@ -185,7 +190,16 @@ class _Evaluation:
         began = self.clock()
         files = {name: file.path for name, file in self.files.items()}
         documents = self.heldout if task.source == HELDOUT else None
-        subject = Subject(self.model, documents, files, limit, self._progress(task), self.capacity, self.spec.control)
+        subject = Subject(
+            self.model,
+            documents,
+            files,
+            limit,
+            self._progress(task),
+            self.capacity,
+            control=self.spec.control,
+            writing_capacity=self.writing_capacity,
+        )
         score = {**task.run(subject), "version": task.version, "limit": limit, "key": key}
         if task.source == HELDOUT:
             score |= {"corpus": list(self.snapshots), "corpus_digest": self.corpus_digest}

@@ -45,10 +45,37 @@ class Cache:
     """Keys and values of earlier positions, one pair per layer; starts empty and grows with each call."""
 
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    mask: Tensor | None = field(default=None, init=False)  # of the current call: ``[T, S]`` or ``[B, 1, T, S]``
+    _lengths: Tensor | None = field(default=None, init=False)
+    _padded: int = field(default=0, init=False)
 
     @property
     def length(self) -> int:
         return self.layers[0][0].shape[-2] if self.layers else 0
+
+    def pad(self, lengths_B: Tensor) -> None:
+        """Call it after a batch was read whose rows are padded on the right: row b has ``lengths_B[b]`` positions.
+
+        Later inputs do not attend to the padding, and their positions follow their own row's.
+        """
+        self._lengths = lengths_B
+        self._padded = self.length
+
+    def begin(self, T: int, device: torch.device) -> Tensor:
+        """The positions of the next T inputs, ``[T]`` or ``[B, T]``; sets the mask of what they attend to."""
+        past = self.length
+        S = past + T
+        self.mask = None
+        if past and T > 1:  # the new positions are the last T of S; is_causal would treat them as the first
+            self.mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(past)
+        positions_T = torch.arange(past, S, device=device)
+        if self._lengths is None:
+            return positions_T
+        at_S = torch.arange(S, device=device)
+        is_text_BS = (at_S < self._lengths[:, None]) | (at_S >= self._padded)
+        is_text_B11S = is_text_BS[:, None, None]
+        self.mask = is_text_B11S if self.mask is None else is_text_B11S & self.mask
+        return positions_T - (self._padded - self._lengths)[:, None]
 
     def extend(self, layer: int, k_BNTH: Tensor, v_BNTH: Tensor) -> tuple[Tensor, Tensor]:
         """Append the new positions of a layer; returns keys and values of all positions, each ``[B, N, S, H]``."""
@@ -81,9 +108,9 @@ class Attention(nn.Module):
             S = k_BNSH.shape[2]
         if S == T:
             y_BNTH = attend(qkv_BT3NH, self.dropout if self.training else 0.0)
-        else:  # the new positions are the last T of S; is_causal would treat them as the first
-            mask_TS = None if T == 1 else torch.ones(T, S, dtype=torch.bool, device=x_BTC.device).tril(S - T)
-            y_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BNSH, v_BNSH, attn_mask=mask_TS)
+        else:
+            assert cache is not None
+            y_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BNSH, v_BNSH, attn_mask=cache.mask)
         return self.proj(y_BNTH.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
 
 
@@ -149,9 +176,9 @@ class GPT2(nn.Module):
         T = ids_BT.shape[1]
         if past + T > self.config.context:
             raise InputError(f"{past + T} positions do not fit into the model's context of {self.config.context}")
-        positions_T = torch.arange(past, past + T, device=ids_BT.device)
+        positions = torch.arange(T, device=ids_BT.device) if cache is None else cache.begin(T, ids_BT.device)
         tokens_BTC = self.tokens(ids_BT) if tie is None else lookup(ids_BT, self.tokens.weight, tie)
-        x_BTC = self.dropout(tokens_BTC + self.positions(positions_T))
+        x_BTC = self.dropout(tokens_BTC + self.positions(positions))
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
                 x_BTC = checkpoint(block, x_BTC, cache, use_reentrant=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.capacity import Capacity
+from model.completion import Completion, complete
 from model.evals.heldout import HeldOut
 from model.evals.stats import Estimate
 from model.gpt2 import GPT2
@@ -39,6 +40,7 @@ class Subject:
     progress: Callable[[int, int], None]  # gets the requests done and their total
     capacity: Capacity | None = None  # of all batches; None: what the device suggests
     control: bool = False  # measure the control, too (model/evals/control.py)
+    writing_capacity: Capacity | None = None  # of batches that are written, whose cache takes memory too
     truncated: int = field(default=0, init=False)
     items: list[dict[str, Any]] = field(default_factory=list, init=False)
 
@@ -48,6 +50,28 @@ class Subject:
         scores = score(self.model, requests, exclude_first, lambda done: self.progress(done, total), self.capacity)
         self.truncated += sum(one.n_dropped > 0 for one in scores)
         return scores
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        is_over: Callable[[str], bool] | None = None,
+        top_k: int = 1,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Completion]:
+        """``completion.complete`` with progress; counts the prompts that were cut."""
+        written = complete(
+            self.model,
+            prompts,
+            max_new_tokens,
+            is_over,
+            top_k=top_k,
+            seeds=seeds,
+            on_done=lambda done: self.progress(done, len(prompts)),
+            capacity=self.writing_capacity,
+        )
+        self.truncated += sum(one.n_dropped > 0 for one in written)
+        return written
 
     def keep(self, item: str, **numbers: float | int | str | None) -> None:
         """Keep what came of an item, a row of the file beside the score: its name, and the same columns for each.
