@@ -20,6 +20,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     # WikiText-103 uses the same file names, so a bare name counts in --eval-data itself or in a WikiText-2 folder only.
     "wikitext2_test": ("wiki.test.tokens", "wikitext-2*/wiki.test.tokens", "wikitext-2.test.tokens*"),
     "wikitext2_valid": ("wiki.valid.tokens", "wikitext-2*/wiki.valid.tokens", "wikitext-2.valid.tokens*"),
+    "coqa": ("coqa-dev-v1.0.json", "coqa_dev*.jsonl"),
 }
 """File names of each set, as glob patterns. Patterns with a ``*`` and no folder also match one level down."""
 

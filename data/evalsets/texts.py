@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from data.evalsets.cbt import BLANK, read_cbt
+from data.evalsets.coqa import read_coqa
 from data.evalsets.files import EvalFile
 from data.evalsets.lambada import read_lambada, read_lambada_plain, untokenized
 from data.evalsets.treebank import detokenize
@@ -24,4 +25,9 @@ def documents(file: EvalFile) -> list[str]:
         ]
     if file.evalset == "winograd":
         return [example.text for example in read_winograd(file.path)]
+    if file.evalset == "coqa":
+        return [
+            "\n".join([one.story, *(f"{q}\n{a[0]}" for q, a in zip(one.questions, one.answers, strict=True))])
+            for one in read_coqa(file.path)
+        ]
     return [read_wikitext(file.path).text]

@@ -37,6 +37,7 @@ MEANINGS = {
     "paper/winograd": "the model finds whom or what the pronoun means in {value} of Winograd's examples",
     "paper/wikitext2": f"on WikiText-2 {_UNSURE}",
     "paper/wikitext2_valid": f"on WikiText-2's validation text {_UNSURE}",
+    "paper/coqa": "the model's answers share {value} of their words with people's answers in CoQA's conversations (F1)",
 }
 _OTHERS = {"accuracy": "the model is right in {value} of the examples", "perplexity": _UNSURE}  # by metric
 

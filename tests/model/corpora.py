@@ -103,6 +103,27 @@ class Oracle(GPT2):
         return 100 * self.tokens.weight[next_BT]
 
 
+class Writer(Oracle):
+    """An oracle that finds the earlier tokens in the cache, and sees only what the cache's mask shows."""
+
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+        if cache is None:
+            return super().hidden(ids_BT)
+        T = ids_BT.shape[1]
+        cache.begin(T, ids_BT.device)
+        k_B1T1 = ids_BT[:, None, :, None].float()
+        ids_BS = cache.extend(0, k_B1T1, k_B1T1)[0][:, 0, :, 0].long()
+        B, S = ids_BS.shape
+        mask = torch.ones(T, S, dtype=torch.bool).tril(S - T) if cache.mask is None else cache.mask
+        mask_BTS = mask.expand(B, 1, T, S)[:, 0]
+        next_BT = torch.zeros_like(ids_BT)
+        for b in range(B):
+            for t in range(T):
+                seen = ids_BS[b][mask_BTS[b, t]][-self.MEMORY :].tolist()
+                next_BT[b, t] = self.following.get(tuple(seen), 0)
+        return 100 * self.tokens.weight[next_BT]
+
+
 class Liking(GPT2):
     """Ranks these tokens in this order after any context, each ``ratio`` times as likely as the next."""
 

@@ -1,0 +1,165 @@
+"""The tasks in which the model writes: their metrics against references by others, and models with known answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.bpe import encode
+from data.errors import InputError
+from data.evalsets.coqa import read_coqa
+from data.evalsets.files import find
+from model.evals import coqa
+from model.evals.answers import coqa_f1, exact_match, f1
+from model.evals.task import Subject
+from model.evals.tasks import TASKS
+from model.evals.writing import first_line, has_more_sentences, sentences
+from model.gpt2 import GPT2
+from tests.model.corpora import Uniform, Writer, config
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "eval"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data/eval here")
+
+
+def subject(model: GPT2, files: Path, limit: int = 1_000) -> Subject:
+    found = {name: file.path for name, file in find(files).items()}
+    return Subject(model, None, found, limit, lambda _done, _total: None)
+
+
+def writer(texts: list[str], context: int = 1_024) -> Writer:
+    return Writer(config(context), (encode(text).tolist() for text in texts))
+
+
+# Answers and sentences
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        ("The U.S. Senate", "us senate", 1),
+        ("a  cat, an ox", "cat ox", 1),
+        ("with her mommy", "her mommy and sisters", 2 * 2 / (3 + 4)),
+        ("to be or not to be", "to be", 2 * 2 / (6 + 2)),
+        ("to be to be", "be to be", 2 * 3 / (4 + 3)),
+        ("José", "jose", 0),
+        ("the", "", 1),  # no word is left of either
+        ("the", "x", 0),
+        ("theatre", "the atre", 0),
+        ("12,000 km!", "12000 KM", 1),
+    ],
+)
+def test_answers_are_compared_by_their_words(ours: str, theirs: str, expected: float) -> None:
+    """Worked by hand; the same as by the official scripts of SQuAD 2.0 and CoQA."""
+    assert f1(ours, theirs) == f1(theirs, ours) == pytest.approx(expected)
+    assert exact_match(ours, ["another", theirs]) == (expected == 1)
+
+
+def test_each_reference_is_left_out_in_turn() -> None:
+    # Worked by hand. F1 with the four: 1, 0, 2/3, 0. Left out in turn, the best of the others: 2/3, 1, 1, 1.
+    assert coqa_f1("white", ["White.", "grey", "white fur", "a dog"]) == pytest.approx((2 / 3 + 3) / 4)
+    # A person who agrees with nobody costs an answer that equals it, and only that one.
+    assert coqa_f1("grey", ["white", "grey", "white", "white"]) == pytest.approx(3 / 4)
+    assert coqa_f1("white", ["white", "grey"]) == 0.5
+    assert coqa_f1("a white cat", ["white cat"]) == 1
+    assert coqa_f1("", ["white", "white"]) == 0
+
+
+def test_sentences_end_where_people_end_them() -> None:
+    text = 'Mr. Smith of the U.S. Army left. "He said so." Then J. K. Rowling left! 3 men e.g. he did. No. 5 is'
+    assert sentences(text) == [
+        "Mr. Smith of the U.S. Army left.",
+        '"He said so."',
+        "Then J. K. Rowling left!",
+        "3 men e.g. he did.",
+        "No. 5 is",
+    ]
+    assert sentences("No. Yes.\n\nA line\nAnother (one.) Il est là ! À Paris, « Bonjour. » Puis rien.") == [
+        *["No.", "Yes.", "A line", "Another (one.)", "Il est là !", "À Paris, « Bonjour. »", "Puis rien."]
+    ]
+    over = has_more_sentences(2)
+    cut = next(n for n in range(len(text)) if over(text[:n]))
+    assert text[:cut].endswith(" T")  # not before the third begins
+    assert first_line(" a b \nc") == "a b"
+
+
+# CoQA
+
+
+def conversation(name: str, domain: str, facts: dict[str, list[str]]) -> dict[str, Any]:
+    """A conversation in the official file's form; ``facts`` are questions with the answers of several people."""
+    turns = [
+        [{"turn_id": i, "input_text": of_all[person]} for i, of_all in enumerate(facts.values(), start=1)]
+        for person in range(len(next(iter(facts.values()))))
+    ]
+    return {
+        "id": name,
+        "source": domain,
+        "story": f"This is the story of {name}. " + " ".join(f"{a[0]} is what {q}" for q, a in facts.items()),
+        "questions": [{"turn_id": i, "input_text": q} for i, q in enumerate(facts, start=1)],
+        "answers": turns[0],
+        "additional_answers": {str(i): turn for i, turn in enumerate(turns[1:])},
+    }
+
+
+CONVERSATIONS = [
+    conversation("one", "cnn", {"Who ran?": ["Anna", "Anna", "the girl"], "Where?": ["in a wood", "wood", "a wood"]}),
+    conversation("two", "race", {"Was it late?": ["yes", "yes", "Yes"]}),
+]
+
+
+def test_coqa_of_a_writer_who_knows_the_answers(tmp_path: Path) -> None:
+    (tmp_path / "coqa-dev-v1.0.json").write_text("\ufeff" + json.dumps({"version": "1.0", "data": CONVERSATIONS}))
+    read = read_coqa(tmp_path / "coqa-dev-v1.0.json")
+    assert read[0].answers == (("Anna", "Anna", "the girl"), ("in a wood", "wood", "a wood"))
+    assert coqa.contexts(read[0])[1].endswith("\n\nQ: Who ran?\nA: Anna\nQ: Where?\nA:")
+    model = writer([f"{coqa.contexts(one)[-1]} {one.answers[-1][0]}\n" for one in read])
+    asked = subject(model, tmp_path)
+    score = TASKS["paper/coqa"].run(asked)
+    # in a wood: 1, 2/3, 2/3 with the three; left out in turn 2/3, 1, 1
+    expected = [1, (2 / 3 + 2) / 3, 1]
+    assert [row["text"] for row in asked.items] == ["Anna", "in a wood", "yes"]
+    assert [row["f1"] for row in asked.items] == pytest.approx(expected)
+    assert score["f1"] == pytest.approx(sum(expected) / 3)
+    assert score["by_domain"]["cnn"] == {"f1": pytest.approx(sum(expected[:2]) / 2), "n": 2}
+    assert score["baselines"]["always_yes"]["value"] == pytest.approx(1 / 3)
+    assert (score["n"], score["documents"], score["exact_match"]) == (3, 2, 1)
+    assert 0 < score["stderr"] < 0.1
+
+
+@needs_shared
+def test_coqa_of_the_sample() -> None:
+    read = read_coqa(SHARED / "coqa_dev.first50.jsonl")
+    assert len(read) == 50
+    assert {len(answers) for one in read for answers in one.answers} == {4}
+    two = sorted(read, key=lambda one: len(one.story))[:2]
+    model = writer([f"{coqa.contexts(one)[-1]} {one.answers[-1][0]}\n" for one in two])
+    for one in two:
+        completions = Subject(model, None, {}, 1, lambda _done, _total: None).write(
+            coqa.prompts_of(coqa.contexts(one)), 48, lambda text: "\n" in text
+        )
+        assert [first_line(c.text) for c in completions] == [a[0].strip() for a in one.answers]
+    silent = TASKS["paper/coqa"].run(subject(Uniform(config(context=1_024, width=4)), SHARED, limit=3))
+    assert silent["f1"] == 0  # it writes "!!!"
+    assert silent["ended_by_length"] == silent["n"] > 30
+    assert silent["best_baseline"] in ("always_yes", "always_no")
+
+
+def test_coqa_files_that_are_not_coqa_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "coqa-dev-v1.0.json"
+    bad: list[tuple[Any, str]] = [
+        ({"rows": []}, "not CoQA's JSON"),
+        ({"data": []}, "has no conversation"),
+        ({"data": [{**CONVERSATIONS[0], "answers": CONVERSATIONS[0]["answers"][:1]}]}, "conversation 1: not a conv"),
+        ({"data": [CONVERSATIONS[0], {**CONVERSATIONS[1], "story": ""}]}, "conversation 2: a conversation needs story"),
+    ]
+    for value, message in bad:
+        path.write_text(json.dumps(value))
+        with pytest.raises(InputError, match=message):
+            read_coqa(path)
+    lines = tmp_path / "coqa_dev.jsonl"
+    lines.write_bytes(b'{"id": "a"}\r\n\r\n{"id": "b"}')
+    with pytest.raises(InputError, match="line 1: a conversation needs source"):
+        read_coqa(lines)
