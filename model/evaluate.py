@@ -172,7 +172,8 @@ class _Evaluation:
             return MeasuredOn(f"tokens/{'+'.join(self.snapshots)}/val", str(self.corpus_digest))
         if task.source in self.files:
             file = self.files[task.source]
-            return MeasuredOn(file.path.name, file.sha256)
+            also = self._also_read(task).values()
+            return MeasuredOn(file.path.name, json_digest([file.sha256, *also]) if also else file.sha256)
         patterns = " or ".join(evalsets.PATTERNS[task.source])
         where = f"not in {self.spec.eval_data}" if self.spec.eval_data else "name its directory with --eval-data"
         raise NotScored(f"needs a file {patterns}: {where}")
@@ -188,12 +189,11 @@ class _Evaluation:
         if self.model.config.context < task.min_context:
             raise NotScored(f"needs a context of {task.min_context} tokens, the model has {self.model.config.context}")
         began = self.clock()
-        files = {name: file.path for name, file in self.files.items()}
         documents = self.heldout if task.source == HELDOUT else None
         subject = Subject(
             self.model,
             documents,
-            files,
+            self._paths(),
             limit,
             self._progress(task),
             self.capacity,
@@ -204,7 +204,9 @@ class _Evaluation:
         if task.source == HELDOUT:
             score |= {"corpus": list(self.snapshots), "corpus_digest": self.corpus_digest}
         else:
-            score |= {"file": measured_on.name, "file_sha256": measured_on.digest}
+            also = self._also_read(task)
+            score |= {"file": measured_on.name, "file_sha256": self.files[task.source].sha256}
+            score |= {"also_read": also} if also else {}
         record = Record(
             task=task.name,
             version=task.version,
@@ -219,6 +221,13 @@ class _Evaluation:
             **self._facts(),
         )
         return record, subject.items
+
+    def _also_read(self, task: Task) -> dict[str, str]:
+        """The sha256 of each other file that the task reads, by name."""
+        return {path.name: evalsets.sha256_of(path) for path in task.also(self._paths())}
+
+    def _paths(self) -> dict[str, Path]:
+        return {name: file.path for name, file in self.files.items()}
 
     def _with_overlap(self, task: Task, score: SCORES) -> SCORES:
         """The score with the share of its file's 8-grams that are in the training documents, if that is known."""

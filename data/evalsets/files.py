@@ -21,6 +21,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "wikitext2_test": ("wiki.test.tokens", "wikitext-2*/wiki.test.tokens", "wikitext-2.test.tokens*"),
     "wikitext2_valid": ("wiki.valid.tokens", "wikitext-2*/wiki.valid.tokens", "wikitext-2.valid.tokens*"),
     "coqa": ("coqa-dev-v1.0.json", "coqa_dev*.jsonl"),
+    "nq_open": ("NQ-open.dev*.jsonl",),
+    "nq_open_train": ("NQ-open.train*.jsonl",),  # the examples in the context of nq_open
 }
 """File names of each set, as glob patterns. Patterns with a ``*`` and no folder also match one level down."""
 
@@ -55,9 +57,13 @@ def find(folder: Path, known: Mapping[str, tuple[str, ...]] = PATTERNS) -> dict[
         if len(paths) > 1:
             raise InputError(f"--eval-data {folder}: {paths[0]} and {paths[1]} are both {evalset}; leave one there")
         if paths:
-            with paths[0].open("rb") as file:
-                found[evalset] = EvalFile(evalset, paths[0], hashlib.file_digest(file, "sha256").hexdigest())
+            found[evalset] = EvalFile(evalset, paths[0], sha256_of(paths[0]))
     return found
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _matches(folder: Path, pattern: str) -> list[Path]:

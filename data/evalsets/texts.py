@@ -6,6 +6,7 @@ from data.evalsets.cbt import BLANK, read_cbt
 from data.evalsets.coqa import read_coqa
 from data.evalsets.files import EvalFile
 from data.evalsets.lambada import read_lambada, read_lambada_plain, untokenized
+from data.evalsets.nq_open import read_nq_open
 from data.evalsets.treebank import detokenize
 from data.evalsets.wikitext import read_wikitext
 from data.evalsets.winograd import read_winograd
@@ -30,4 +31,6 @@ def documents(file: EvalFile) -> list[str]:
             "\n".join([one.story, *(f"{q}\n{a[0]}" for q, a in zip(one.questions, one.answers, strict=True))])
             for one in read_coqa(file.path)
         ]
+    if file.evalset in ("nq_open", "nq_open_train"):
+        return [f"{one.question}\n{' '.join(one.answers)}" for one in read_nq_open(file.path)]
     return [read_wikitext(file.path).text]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -20,9 +20,13 @@ def normalize(answer: str) -> str:
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
-def exact_match(answer: str, references: Sequence[str]) -> float:
-    """1 if the answer equals one of the references."""
-    return float(normalize(answer) in {normalize(reference) for reference in references})
+def exact_match(answer: str, reference: str) -> float:
+    return float(normalize(answer) == normalize(reference))
+
+
+def exact_match_of(answer: str, references: Sequence[str]) -> float:
+    """1 if the answer equals one of the references: SQuAD's rule."""
+    return max(exact_match(answer, reference) for reference in references)
 
 
 def f1(answer: str, reference: str) -> float:
@@ -32,12 +36,12 @@ def f1(answer: str, reference: str) -> float:
     return 2 * (Counter(ours) & Counter(theirs)).total() / (len(ours) + len(theirs))
 
 
-def coqa_f1(answer: str, references: Sequence[str]) -> float:
-    """CoQA's F1: the mean, over the references, of the best F1 with the others when this one is left out.
+def coqa_credit(answer: str, references: Sequence[str], compare: Callable[[str, str], float] = f1) -> float:
+    """CoQA's score: the mean, over the references, of the best score with the others when this one is left out.
 
     So a person's own answers can be scored in the same way, against the others'. A single reference is not left out.
     """
-    found = [f1(answer, reference) for reference in references]
+    found = [compare(answer, reference) for reference in references]
     if len(found) == 1:
         return found[0]
     return sum(max(found[:i] + found[i + 1 :]) for i in range(len(found))) / len(found)

@@ -12,7 +12,8 @@ Not known, and our choice:
 - What is cut if the context is too short: its beginning, so the story loses its first words. Counted in ``truncated``.
 
 F1 is CoQA's (model/evals/answers.py), averaged over questions, overall and by domain; stories are the clusters of the
-standard error. ``exact_match`` is the share of answers that equal a reference. Baselines answer "yes" or "no" to all.
+standard error. ``exact_match`` leaves references out in
+the same way. Baselines answer "yes" or "no" to all.
 
 ``limit`` counts stories.
 """
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 from data.evalsets.coqa import Conversation, read_coqa
 from model.evals import stats
-from model.evals.answers import coqa_f1, exact_match
+from model.evals.answers import coqa_credit, exact_match
 from model.evals.heldout import choose
 from model.evals.lambada import ALL
 from model.evals.task import SCORES, Subject, Task, require_clusters, result
@@ -52,8 +53,8 @@ def run(subject: Subject) -> SCORES:
     written = subject.write(prompts_of(texts), MAX_NEW_TOKENS, has_line)
     answers = [first_line(one.text) for one in written]
     references = [one.answers[i] for one, i in turns]
-    earned = [coqa_f1(answer, of_one) for answer, of_one in zip(answers, references, strict=True)]
-    exact = [exact_match(answer, of_one) for answer, of_one in zip(answers, references, strict=True)]
+    earned = [coqa_credit(answer, of_one) for answer, of_one in zip(answers, references, strict=True)]
+    exact = [coqa_credit(answer, of_one, exact_match) for answer, of_one in zip(answers, references, strict=True)]
     for (one, i), answer, completion, credit in zip(turns, answers, written, earned, strict=True):
         subject.keep(
             f"{one.name}/{i + 1}",
@@ -70,7 +71,7 @@ def run(subject: Subject) -> SCORES:
         {"f1": stats.mean(earned, stories), "exact_match": stats.accuracy(exact, stories)},
         len(turns),
         {
-            f"always_{word}": stats.mean([coqa_f1(word, of_one) for of_one in references], stories)
+            f"always_{word}": stats.mean([coqa_credit(word, of_one) for of_one in references], stories)
             for word in ("yes", "no")
         },
         unit="question",

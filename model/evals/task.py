@@ -95,7 +95,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Task:
-    """``source`` is ``heldout`` or a set of data/evalsets/. Raise ``version`` when scores change."""
+    """``source`` is ``heldout`` or a set of data/evalsets/. Raise ``version`` when scores change.
+
+    ``also`` names the further files that it reads, of those that were found; a score is kept for the same files only.
+    """
 
     name: str
     version: int
@@ -104,6 +107,7 @@ class Task:
     min_context: int  # tokens that the model's context must hold
     run: Callable[[Subject], SCORES]
     has_control: bool = False  # whether it measures ``control_accuracy``, if asked
+    also: Callable[[Mapping[str, Path]], Sequence[Path]] = lambda _: ()
 
 
 def result(

@@ -104,7 +104,10 @@ class Oracle(GPT2):
 
 
 class Writer(Oracle):
-    """An oracle that finds the earlier tokens in the cache, and sees only what the cache's mask shows."""
+    """An oracle that finds the earlier tokens in the cache, and sees only what the cache's mask shows.
+
+    It ends the text where it does not know how to go on.
+    """
 
     def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
         if cache is None:
@@ -120,7 +123,7 @@ class Writer(Oracle):
         for b in range(B):
             for t in range(T):
                 seen = ids_BS[b][mask_BTS[b, t]][-self.MEMORY :].tolist()
-                next_BT[b, t] = self.following.get(tuple(seen), 0)
+                next_BT[b, t] = self.following.get(tuple(seen), END_OF_TEXT)
         return 100 * self.tokens.weight[next_BT]
 
 
