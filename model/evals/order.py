@@ -20,7 +20,7 @@ from data.bpe import encode
 from model.evals import stats, words
 from model.evals.cloze import credit
 from model.evals.heldout import HeldOutDocument, choose, hash_of
-from model.evals.task import HELDOUT, SCORES, Subject, Task, require_clusters, result
+from model.evals.task import HELDOUT, SCORES, Subject, Task, excerpt, require_clusters, result
 from model.scoring import Request
 
 CONTEXT_SENTENCES = 2
@@ -92,7 +92,11 @@ def run(subject: Subject) -> SCORES:
         subject.keep(
             f"{example.doc_id}/{example.position}",
             document=example.doc_id,
+            text=excerpt(example.before),
+            answer=example.endings[0],
+            prediction=example.endings[as_it_stands < exchanged],
             credit=credit((as_it_stands, exchanged), 0),
+            confidence=abs(as_it_stands - exchanged),
             nats=-as_it_stands,
             nats_exchanged=-exchanged,
         )
