@@ -15,6 +15,7 @@ import orjson
 
 from data.errors import InputError
 from data.evalsets.jsonl import read_jsonl, strings
+from data.evalsets.lines import read_text
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def read_coqa(path: Path) -> list[Conversation]:
     if path.suffix == ".jsonl":
         return [_conversation(value, where) for where, value in read_jsonl(path)]
     try:
-        found = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))["data"]
+        found = orjson.loads(read_text(path))["data"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not CoQA's JSON with a list `data` ({error}); get the file again") from error
     if not isinstance(found, list) or not found:

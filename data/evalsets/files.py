@@ -20,6 +20,11 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     # WikiText-103 uses the same file names, so a bare name counts in --eval-data itself or in a WikiText-2 folder only.
     "wikitext2_test": ("wiki.test.tokens", "wikitext-2*/wiki.test.tokens", "wikitext-2.test.tokens*"),
     "wikitext2_valid": ("wiki.valid.tokens", "wikitext-2*/wiki.valid.tokens", "wikitext-2.valid.tokens*"),
+    "wikitext103_test": ("wikitext-103*/wiki.test.tokens", "wikitext-103.test.tokens*"),
+    "ptb_test": ("ptb.test.txt*",),
+    "1bw": ("news.en.heldout-00000-of-00050*", "1bw_heldout*"),
+    "enwik8": ("enwik8",),
+    "text8": ("text8",),
     "coqa": ("coqa-dev-v1.0.json", "coqa_dev*.jsonl"),
     "nq_open": ("NQ-open.dev*.jsonl",),
     "nq_open_train": ("NQ-open.train*.jsonl",),  # the examples in the context of nq_open

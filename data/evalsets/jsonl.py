@@ -1,8 +1,4 @@
-"""Files with a JSON object on each line.
-
-A byte order mark, Windows line ends and blank lines at the end are accepted. A blank line elsewhere is an error: the
-file was changed or cut.
-"""
+"""Files with a JSON object on each line. A blank line before the end is an error: the file was changed or cut."""
 
 from __future__ import annotations
 
@@ -13,21 +9,19 @@ from typing import Any
 import orjson
 
 from data.errors import InputError
+from data.evalsets.lines import read_lines
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """``path line n`` and the object of each line. Raises InputError naming the first line that is none."""
-    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip().split(b"\n")
-    if lines == [b""]:
-        raise InputError(f"{path}: empty; get the file again")
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         where = f"{path} line {number}"
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             raise InputError(f"{where}: not JSON ({error}); get the file again") from error
         if not isinstance(value, dict):
-            raise InputError(f"{where}: not a JSON object: {line[:40].decode(errors='replace')}")
+            raise InputError(f"{where}: not a JSON object: {line[:40]}")
         yield where, value
 
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from data.evalsets.cbt import BLANK, read_cbt
 from data.evalsets.coqa import read_coqa
+from data.evalsets.detokenizers import TokenText
+from data.evalsets.enwik8 import read_enwik8, read_text8
 from data.evalsets.files import EvalFile
 from data.evalsets.lambada import read_lambada, read_lambada_plain, untokenized
 from data.evalsets.nq_open import read_nq_open
+from data.evalsets.one_billion_words import read_1bw
+from data.evalsets.ptb import read_ptb
 from data.evalsets.treebank import detokenize
 from data.evalsets.wikitext import read_wikitext
 from data.evalsets.winograd import read_winograd
+
+TOKEN_TEXTS: dict[str, Callable[[Path], TokenText]] = {
+    "wikitext2_test": read_wikitext,
+    "wikitext2_valid": read_wikitext,
+    "wikitext103_test": read_wikitext,
+    "ptb_test": read_ptb,
+    "1bw": read_1bw,
+}
+"""The readers of language-model sets that their authors split into tokens."""
 
 
 def documents(file: EvalFile) -> list[str]:
@@ -33,4 +49,8 @@ def documents(file: EvalFile) -> list[str]:
         ]
     if file.evalset in ("nq_open", "nq_open_train"):
         return [f"{one.question}\n{' '.join(one.answers)}" for one in read_nq_open(file.path)]
-    return [read_wikitext(file.path).text]
+    if file.evalset in ("enwik8", "text8"):
+        return [(read_enwik8 if file.evalset == "enwik8" else read_text8)(file.path).text]
+    if file.evalset == "1bw":  # shuffled sentences
+        return list(read_1bw(file.path).lines)
+    return [TOKEN_TEXTS.get(file.evalset, read_wikitext)(file.path).text]  # the others are training parts

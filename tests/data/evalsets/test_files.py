@@ -101,8 +101,9 @@ def test_files_are_found_by_name(tmp_path: Path) -> None:
     assert {name: file.path.relative_to(tmp_path).as_posix() for name, file in found.items()} == {
         "lambada": "lambada/lambada_test.jsonl",
         "wikitext2_test": "wikitext-2/wiki.test.tokens",
+        "wikitext103_test": "wikitext-103/wiki.test.tokens",
     }
-    assert len({file.sha256 for file in found.values()}) == 2
+    assert len({file.sha256 for file in found.values()}) == 3
     (tmp_path / "lambada_test_copy.jsonl").write_text("")
     with pytest.raises(InputError, match="are both lambada"):
         find(tmp_path)
