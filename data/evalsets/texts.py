@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.evalsets.cbt import BLANK, read_cbt
+from data.evalsets.cnndm import read_cnndm
 from data.evalsets.coqa import read_coqa
 from data.evalsets.detokenizers import TokenText
 from data.evalsets.enwik8 import read_enwik8, read_text8
@@ -47,6 +48,8 @@ def documents(file: EvalFile) -> list[str]:
             "\n".join([one.story, *(f"{q}\n{a[0]}" for q, a in zip(one.questions, one.answers, strict=True))])
             for one in read_coqa(file.path)
         ]
+    if file.evalset == "cnndm":
+        return ["\n".join([one.text, *one.highlights]) for one in read_cnndm(file.path)]
     if file.evalset in ("nq_open", "nq_open_train"):
         return [f"{one.question}\n{' '.join(one.answers)}" for one in read_nq_open(file.path)]
     if file.evalset in ("enwik8", "text8"):

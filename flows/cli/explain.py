@@ -38,6 +38,8 @@ MEANINGS = {
     "paper/wikitext2": f"on WikiText-2 {_UNSURE}",
     "paper/wikitext2_valid": f"on WikiText-2's validation text {_UNSURE}",
     "paper/coqa": "the model's answers share {value} of their words with people's answers in CoQA's conversations (F1)",
+    "paper/cnndm": "the model's summaries of news have an average ROUGE of {value} with the highlights",
+    "paper/cnndm_no_hint": "what the model writes after an article has an average ROUGE of {value} with its highlights",
     "paper/nq": "the model answers {value} of Natural Questions rightly, without a document",
 }
 _OTHERS = {"accuracy": "the model is right in {value} of the examples", "perplexity": _UNSURE}  # by metric
@@ -48,6 +50,8 @@ BASELINES = {
     "most_frequent_long": "the passage's most frequent long word",
     "latest": "the passage's latest content word",
     "most_frequent_in_context": "the choice that the context uses most",
+    "lead_3": "the article's first three sentences",
+    "random_3": "three sentences of the article at random",
     "always_yes": "answering yes to everything",
     "always_no": "answering no to everything",
     "commonest_of_type": "the commonest answer to that type of question",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.errors import InputError
-from model.evals import cbt, cloze, coqa, lambada, lastword, nq, order, perplexity, wikitext, winograd
+from model.evals import cbt, cloze, cnndm, coqa, lambada, lastword, nq, order, perplexity, wikitext, winograd
 from model.evals.task import Task
 
 _ALL = (
@@ -16,6 +16,7 @@ _ALL = (
     winograd.TASK,
     coqa.TASK,
     nq.TASK,
+    *cnndm.TASKS,
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 

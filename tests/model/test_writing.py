@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from data.bpe import encode
+from data.bpe import decode, encode
 from data.errors import InputError
+from data.evalsets.cnndm import Article, read_cnndm
 from data.evalsets.coqa import read_coqa
 from data.evalsets.files import find
 from data.evalsets.nq_open import Question, read_nq_open
-from model.evals import coqa, nq
+from model.evals import cnndm, coqa, nq, rouge
 from model.evals.answers import coqa_credit, exact_match, exact_match_of, f1, normalize
 from model.evals.task import Subject
 from model.evals.tasks import TASKS
@@ -248,3 +254,113 @@ def test_questions_without_answers_are_refused(tmp_path: Path) -> None:
         path.write_text(f'{{"question": "who", "answer": "a"}}\n{line}\n{{}}')
         with pytest.raises(InputError, match=message):
             read_nq_open(path)
+
+
+# CNN/DailyMail
+
+
+@needs_shared
+def test_rouge_is_close_to_the_stored_scores_of_14_systems() -> None:
+    """REALSumm's are by ROUGE-1.5.5 with stemming. Some references have sentences that run together, as ``a .b``."""
+    score = rouge.scorer()
+    apart: dict[str, list[float]] = {name: [] for name in rouge.METRICS}
+    for line in (SHARED / "cnndm_realsumm_refs_with_rouge.first20.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        reference = [part for s in _tagged(row["reference"]) for part in re.split(r"(?<= [.!?])\s*", s) if part]
+        assert len(row["systems"]) == 14
+        for system in row["systems"].values():
+            found = score(reference, _tagged(system["summary"]))
+            for name in apart:
+                apart[name].append(found[name] - system["scores"][f"{name}_f_score"])
+    for name, most, exact in (("rouge_1", 0.006, 0.6), ("rouge_2", 0.002, 0.75), ("rouge_l", 0.01, 0.55)):
+        differences = np.abs(apart[name])
+        assert len(differences) == 280
+        assert differences.mean() < most
+        assert (differences < 1e-5).mean() > exact  # they are rounded to five digits
+        assert abs(np.mean(apart[name])) < 0.004
+
+
+def _tagged(text: str) -> list[str]:
+    return [sentence.strip() for sentence in re.findall("<t>(.*?)</t>", text, re.DOTALL)]
+
+
+def test_rouge_equals_values_by_hand() -> None:
+    found = rouge.scorer()(["the cats ran home"], ["a cat ran", "home late"])
+    # cat, ran and home are common to 4 and 5 words
+    assert found["rouge_1"] == pytest.approx(2 * 3 / (4 + 5))
+    assert found["rouge_l"] == pytest.approx(2 * 3 / (4 + 5))
+    assert found["rouge_average"] == pytest.approx((found["rouge_1"] + found["rouge_2"] + found["rouge_l"]) / 3)
+
+
+def article(name: str) -> str:
+    return " ".join(f"Sentence {i} of {name} tells of thing {i * i}." for i in range(8))
+
+
+def test_summaries_of_a_writer_who_knows_the_highlights(tmp_path: Path) -> None:
+    """It sees the beginning of a long article, and what it writes after three sentences does not count."""
+    long = article("Rome") + " Then nothing happened." * 50
+    lines = [
+        {"id": "a", "article": article("Oslo"), "highlights": "Oslo has things .\nIt is far .\nThree ."},
+        {"id": "b", "article": long, "highlights": "Rome is old .\nIt is large .\nFour ."},
+    ]
+    (tmp_path / "cnndm_test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = read_cnndm(tmp_path / "cnndm_test.jsonl")
+    assert read[0].highlights == ("Oslo has things .", "It is far .", "Three .")
+    prompts = [cnndm.prompt(one, cnndm.HINT, 156) for one in read]
+    assert [n_dropped > 0 for _, n_dropped in prompts] == [False, True]
+    assert decode(prompts[1][0]).startswith("Sentence 0 of Rome")
+    assert decode(prompts[1][0]).endswith("happened\nTL;DR:")
+    told = [" Oslo has things. It is far. Three. Oslo again and again.", " Rome is old. It is large. Four. More."]
+    texts = [ids + encode(text).tolist() for (ids, _), text in zip(prompts, told, strict=True)]
+    asked = subject(Writer(config(256), texts), tmp_path)
+    score = TASKS["paper/cnndm"].run(asked)
+    assert [row["text"] for row in asked.items] == [
+        *["Oslo has things.\nIt is far.\nThree.", "Rome is old.\nIt is large.\nFour."]
+    ]
+    assert (score["rouge_1"], score["rouge_2"], score["rouge_l"], score["rouge_average"]) == (1, 1, 1, 1)
+    assert (score["truncated"], score["n"], score["empty"]) == (1, 2, 0)
+    without = subject(Writer(config(256), texts), tmp_path)
+    TASKS["paper/cnndm_no_hint"].run(without)
+    assert without.items[0]["text"] == "TL;DR: Oslo has things.\nIt is far.\nThree."  # it writes the hint itself
+
+
+def test_baselines_choose_three_sentences_of_the_article() -> None:
+    one = Article("a", article("Oslo"), None, ("x",))
+    assert cnndm.lead(one) == [f"Sentence {i} of Oslo tells of thing {i * i}." for i in range(3)]
+    chosen = [cnndm.random(Article(str(i), article("Oslo"), None, ("x",))) for i in range(200)]
+    assert all(len(some) == 3 and some == sorted(some) for some in chosen)
+    counts = Counter(sentence for some in chosen for sentence in some)
+    assert len(counts) == 8
+    assert 45 < min(counts.values()) < 75 < max(counts.values()) < 105  # 75 expected, standard deviation 6.8
+    assert cnndm.lead(Article("a", "x", ("p", "q", "r", "s"), ("x",))) == ["p", "q", "r"]
+
+
+@needs_shared
+def test_summaries_of_the_sample() -> None:
+    read = read_cnndm(SHARED / "cnndm_article_reference_6pairs.json")
+    assert len(read) == 6
+    assert read[0].highlights[2] == "smith has been juggling for 16 years"
+    shape = dataclasses.replace(config(context=1_024, width=4), layers=1)
+    torch.manual_seed(0)
+    random = TASKS["paper/cnndm"].run(subject(GPT2(shape), SHARED))
+    assert random["n"] == 6
+    assert random["rouge_average"] < 0.02
+    for baseline in random["baselines_by_metric"].values():  # the paper has 0.40 and 0.29 on the whole set
+        assert 0.05 < baseline["rouge_2"] < baseline["rouge_1"] < 0.5
+    assert random["truncated"] == sum(len(encode(one.text)) > 1_024 - 100 - 5 for one in read)
+
+
+def test_articles_without_highlights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cnndm_test.jsonl"
+    for line, message in (
+        ('{"article": "a"}', "line 1: highlights must be a list of strings"),
+        ('{"article": "a", "highlights": " "}', "line 1: an article needs a highlight"),
+        ('{"article": " ", "highlights": "b"}', 'line 1: a line needs {"article"'),
+    ):
+        path.write_text(line)
+        with pytest.raises(InputError, match=message):
+            read_cnndm(path)
+    pairs = tmp_path / "cnndm_article_reference.json"
+    pairs.write_text('[{"src": [["a"]], "tgt": []}]')
+    with pytest.raises(InputError, match="article 1: an article needs a sentence and a highlight"):
+        read_cnndm(pairs)
