@@ -27,6 +27,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "text8": ("text8",),
     "coqa": ("coqa-dev-v1.0.json", "coqa_dev*.jsonl"),
     "cnndm": ("cnndm_test*.jsonl", "cnndm_article_reference*.json"),
+    "wmt14": ("newstest2014-fren-src.en*",),  # the French file lies beside it
     "nq_open": ("NQ-open.dev*.jsonl",),
     "nq_open_train": ("NQ-open.train*.jsonl",),  # the examples in the context of nq_open
 }

@@ -27,6 +27,7 @@ TOKEN_TEXTS: dict[str, Callable[[Path], TokenText]] = {
     "1bw": read_1bw,
 }
 """The readers of language-model sets that their authors split into tokens."""
+from data.evalsets.wmt import french_of, read_wmt
 
 
 def documents(file: EvalFile) -> list[str]:
@@ -50,6 +51,9 @@ def documents(file: EvalFile) -> list[str]:
         ]
     if file.evalset == "cnndm":
         return ["\n".join([one.text, *one.highlights]) for one in read_cnndm(file.path)]
+    if file.evalset == "wmt14":
+        french = french_of(file.path)
+        return [f"{one.english}\n{one.french}" for one in read_wmt(file.path, french)] if french else []
     if file.evalset in ("nq_open", "nq_open_train"):
         return [f"{one.question}\n{' '.join(one.answers)}" for one in read_nq_open(file.path)]
     if file.evalset in ("enwik8", "text8"):

@@ -40,9 +40,12 @@ MEANINGS = {
     "paper/coqa": "the model's answers share {value} of their words with people's answers in CoQA's conversations (F1)",
     "paper/cnndm": "the model's summaries of news have an average ROUGE of {value} with the highlights",
     "paper/cnndm_no_hint": "what the model writes after an article has an average ROUGE of {value} with its highlights",
+    "paper/wmt14_en_fr": "the model's translations of news into French have {value} BLEU",
+    "paper/wmt14_fr_en": "the model's translations of news from French have {value} BLEU",
     "paper/nq": "the model answers {value} of Natural Questions rightly, without a document",
 }
 _OTHERS = {"accuracy": "the model is right in {value} of the examples", "perplexity": _UNSURE}  # by metric
+_HIGHER_IS_BETTER = ("f1", "rouge_average", "bleu")
 
 BASELINES = {
     "most_frequent": "the passage's most frequent word",
@@ -50,6 +53,7 @@ BASELINES = {
     "most_frequent_long": "the passage's most frequent long word",
     "latest": "the passage's latest content word",
     "most_frequent_in_context": "the choice that the context uses most",
+    "source": "the sentence that is to be translated",
     "lead_3": "the article's first three sentences",
     "random_3": "three sentences of the article at random",
     "always_yes": "answering yes to everything",
@@ -117,8 +121,9 @@ def score_line(task: str, score: TaskScore) -> str:
     amount = _amount(score, score.baselines[name].value)
     if score.metric == "accuracy":
         return f"{line}; always guessing {baseline} gets {amount}."
-    return f"{line}; {baseline} gives {amount} (lower is better)."
+    better = "higher" if score.metric in _HIGHER_IS_BETTER else "lower"
+    return f"{line}; {baseline} gives {amount} ({better} is better)."
 
 
 def _amount(score: TaskScore, value: float) -> str:
-    return f"{100 * value:.1f} %" if score.metric == "accuracy" else number(value)
+    return f"{100 * value:.1f} %" if score.metric in ("accuracy", "f1") else number(value)

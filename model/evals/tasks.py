@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.errors import InputError
-from model.evals import cbt, cloze, cnndm, coqa, lambada, lastword, nq, order, perplexity, wikitext, winograd
+from model.evals import cbt, cloze, cnndm, coqa, lambada, lastword, nq, order, perplexity, texts, winograd, wmt
 from model.evals.task import Task
 
 _ALL = (
     *(perplexity.TASK, lastword.TASK, cloze.TASK, order.TASK),
     *lambada.TASKS,
     *cbt.TASKS,
-    *wikitext.TASKS,
+    *texts.TASKS,
     winograd.TASK,
     coqa.TASK,
     nq.TASK,
     *cnndm.TASKS,
+    *wmt.TASKS,
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 

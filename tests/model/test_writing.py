@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sacrebleu.metrics import BLEU
 
 from data.bpe import decode, encode
 from data.errors import InputError
@@ -19,9 +20,11 @@ from data.evalsets.cnndm import Article, read_cnndm
 from data.evalsets.coqa import read_coqa
 from data.evalsets.files import find
 from data.evalsets.nq_open import Question, read_nq_open
-from model.evals import cnndm, coqa, nq, rouge
+from data.evalsets.wmt import SentencePair, newstest2013, read_wmt
+from model.evals import cnndm, coqa, nq, rouge, stats, wmt
 from model.evals.answers import coqa_credit, exact_match, exact_match_of, f1, normalize
-from model.evals.task import Subject
+from model.evals.bleu import bleu
+from model.evals.task import NotScored, Subject
 from model.evals.tasks import TASKS
 from model.evals.writing import first_line, has_more_sentences, sentences
 from model.gpt2 import GPT2
@@ -364,3 +367,125 @@ def test_articles_without_highlights_are_refused(tmp_path: Path) -> None:
     pairs.write_text('[{"src": [["a"]], "tgt": []}]')
     with pytest.raises(InputError, match="article 1: an article needs a sentence and a highlight"):
         read_cnndm(pairs)
+
+
+# Translation
+
+PAIRS = [
+    SentencePair(
+        document=f"doc-{i // 3}",
+        english=f"The {i} small & old houses stand in the street of the town. They are red {i}.",
+        french=f'Les {i} vieilles & petites maisons sont là. Elles sont "rouges {i}".',
+    )
+    for i in range(14)
+]
+
+
+def sgm(kind: str, sentences: list[tuple[str, str]]) -> str:
+    lines = [f'<{kind}set setid="newstest2014" srclang="any">']
+    for document in dict.fromkeys(name for name, _ in sentences):
+        lines.append(f'<doc sysid="ref" docid="{document}" genre="news" origlang="en">\n<p>')
+        of_one = [text for name, text in sentences if name == document]
+        for i, text in enumerate(of_one, start=1):
+            lines.append(f'<seg id="{i}">{text.replace("&", "&amp;").replace(chr(34), "&quot;")}</seg>')
+        lines.append("</p>\n</doc>")
+    return "\n".join([*lines, f"</{kind}set>\n"])
+
+
+def publish_sgm(folder: Path) -> None:
+    english, french = [(p.document, p.english) for p in PAIRS], [(p.document, p.french) for p in PAIRS]
+    (folder / "newstest2014-fren-src.en.sgm").write_text(sgm("src", english))
+    (folder / "newstest2014-fren-ref.fr.sgm").write_text(sgm("ref", french))
+
+
+@pytest.mark.parametrize("into", ["french", "english"])
+def test_translations_of_a_writer_who_knows_them(tmp_path: Path, into: str) -> None:
+    publish_sgm(tmp_path)
+    assert read_wmt(*(tmp_path / f"newstest2014-fren-{side}.sgm" for side in ("src.en", "ref.fr"))) == PAIRS
+    task = TASKS["paper/wmt14_en_fr" if into == "french" else "paper/wmt14_fr_en"]
+    sides = [(p.english, p.french) if into == "french" else (p.french, p.english) for p in PAIRS]
+    told = [wmt.context(sides[:5], source) for source, _ in sides[5:]]
+    assert told[0].startswith(f"{sides[0][0]} = {sides[0][1]}\n{sides[1][0]} = ")
+    assert told[0].endswith(f"{sides[5][0]} =")
+    model = writer([f"{text} {target}\n" for text, (_, target) in zip(told, sides[5:], strict=True)])
+    asked = subject(model, tmp_path)
+    score = task.run(asked)
+    assert (score["n"], score["documents"], score["pairs_from"]) == (9, 4, "newstest2014-fren-src.en.sgm")
+    assert score["bleu_line"] == pytest.approx(100)
+    references = [target for _, target in sides[5:]]
+    first = [sentences(reference)[0] for reference in references]
+    assert [row["text"] for row in asked.items] == first
+    assert score["bleu"] == pytest.approx(BLEU().corpus_score(first, [references]).score)
+    assert 20 < score["bleu"] < 80
+    assert score["baselines"]["source"]["value"] < 10
+    assert score["signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
+    assert task.also(asked.files) == [tmp_path / "newstest2014-fren-ref.fr.sgm"]
+
+
+def test_example_pairs_come_from_the_development_set_if_it_is_there(tmp_path: Path) -> None:
+    for name, lines in (
+        ("newstest2014-fren-src.en", [p.english for p in PAIRS]),
+        ("newstest2014-fren-src.fr", [p.french for p in PAIRS]),
+        ("newstest2013.en", ["One .", "Two"]),
+        ("newstest2013.fr", ["Un .", "Deux"]),
+    ):
+        (tmp_path / name).write_text("\r\n".join(lines) + "\n\n")
+    pairs = [("One .", "Un ."), ("Two", "Deux")]
+    target = PAIRS[3].french
+    asked = subject(writer([f"{wmt.context(pairs, PAIRS[3].english)} {target}\n"]), tmp_path)
+    score = TASKS["paper/wmt14_en_fr"].run(asked)
+    assert (score["n"], score["documents"], score["pairs"], score["pairs_from"]) == (14, 14, 2, "newstest2013.en")
+    assert asked.items[3]["text"] == sentences(target)[0]
+    assert score["empty"] == 13
+    known = newstest2013(tmp_path)
+    assert known is not None
+    assert TASKS["paper/wmt14_fr_en"].also(asked.files) == [tmp_path / "newstest2014-fren-src.fr", *known]
+
+
+def test_files_that_are_not_a_translation_are_refused(tmp_path: Path) -> None:
+    publish_sgm(tmp_path)
+    english, french = tmp_path / "newstest2014-fren-src.en.sgm", tmp_path / "newstest2014-fren-ref.fr.sgm"
+    whole = french.read_text()
+    for text, message in (
+        (whole[:-40], "does not end with </srcset> or </refset>; it was cut"),
+        (re.sub("<seg id=.2.>.*</seg>", "", whole, count=1), "has 14 sentences, .* has 13"),
+        (re.sub("(<seg id=.2.>).*(</seg>)", r"\1 \2", whole, count=1), "sentence 2 is empty"),
+    ):
+        french.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_wmt(english, french)
+    french.unlink()
+    with pytest.raises(NotScored, match="needs newstest2014-fren-ref"):
+        TASKS["paper/wmt14_en_fr"].run(subject(Uniform(config(512)), tmp_path))
+
+
+def test_bleu_is_that_of_sacrebleu() -> None:
+    random = np.random.default_rng(0)
+    words = "the a cat dog sat ran on in mat park , .".split()
+    references = [" ".join(random.choice(words, n)) for n in random.integers(1, 30, 60)]
+    ours = [" ".join(w if random.random() < 0.8 else "x" for w in text.split()) for text in references]
+    ours[3] = ""
+    found, by_sentence, signature = bleu(ours, references, range(60))
+    theirs = BLEU()
+    expected = theirs.corpus_score(ours, [references], n_bootstrap=1_000)
+    assert found.value == pytest.approx(expected.score)
+    assert (found.interval[1] - found.interval[0]) / 2 == pytest.approx(expected._ci, rel=0.1)
+    assert signature.split("|")[2:] == str(theirs.get_signature()).split("|")[4:]  # theirs has the bootstrap, too
+    assert by_sentence[3] == 0
+
+
+def test_the_bootstrap_matches_the_closed_form() -> None:
+    random = np.random.default_rng(1)
+    sizes = random.integers(5, 100, 200).astype(float)
+    nats = sizes * random.normal(3, 0.5, 200)
+    closed = stats.ratio(nats, sizes)
+    drawn = stats.bootstrap(np.stack([nats, sizes], 1), range(200), lambda sums: float(sums[0] / sums[1]))
+    assert drawn.value == pytest.approx(closed.value)
+    assert drawn.stderr == pytest.approx(closed.stderr, rel=0.1)
+    assert drawn.interval == pytest.approx(closed.interval, abs=0.2 * closed.stderr)
+    twice = stats.bootstrap(
+        np.repeat(np.stack([nats, sizes], 1), 2, axis=0),
+        np.repeat(np.arange(200), 2).tolist(),
+        lambda sums: float(sums[0] / sums[1]),
+    )
+    assert twice.stderr == drawn.stderr  # copies of an example in its cluster tell nothing new
