@@ -18,6 +18,7 @@ from data.evalsets.ptb import read_ptb
 from data.evalsets.treebank import detokenize
 from data.evalsets.wikitext import read_wikitext
 from data.evalsets.winograd import read_winograd
+from data.evalsets.wmt import french_of, read_wmt
 
 TOKEN_TEXTS: dict[str, Callable[[Path], TokenText]] = {
     "wikitext2_test": read_wikitext,
@@ -27,7 +28,6 @@ TOKEN_TEXTS: dict[str, Callable[[Path], TokenText]] = {
     "1bw": read_1bw,
 }
 """The readers of language-model sets that their authors split into tokens."""
-from data.evalsets.wmt import french_of, read_wmt
 
 
 def documents(file: EvalFile) -> list[str]:
