@@ -18,11 +18,16 @@ from data.schema import STATUSES
 from flows import services
 from flows.progress import say
 from flows.settings import Settings
-from model.report import History, run_report
+from model import scores
+from model.evals.published import SIZES
+from model.plots import History
+from model.report import RunReport, run_report
 from model.runs import read_record
 from model.tracking import metric_history
 
 METRICS = ("loss", "val_loss")
+SAMPLES = 3
+SAMPLE_TOKENS = 120
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ def write_report(settings: Settings, snapshot: str | None, run: str | None, to: 
             version=code_version(),
             meanings={stage: {s.value: s.__doc__ for s in statuses} for stage, statuses in STATUSES.items()},
             snapshots=reports,
-            runs=[run_report(lake, name, _history(lake, name, settings)) for name in runs],
+            runs=[_run(lake, name, settings, is_alone=run is not None) for name in runs],
+            sizes=list(SIZES),
         )
     )
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +83,17 @@ def _snapshots(lake: Lake) -> list[str]:
     return sorted({*selected, *(name for name in lake.snapshots("links") if name not in bases)})
 
 
+def _run(lake: Lake, run: str, settings: Settings, *, is_alone: bool) -> RunReport:
+    """A report of one run alone has samples and items, too."""
+    history = _history(lake, run, settings)
+    return run_report(lake, run, history, with_items=is_alone, samples=_samples(settings, run) if is_alone else [])
+
+
 def _history(lake: Lake, run: str, settings: Settings) -> History:
     """The run's curve from MLflow, whose server is started if necessary; empty for a run that was not tracked."""
     if not lake.exists("checkpoints", run, "run.json"):
+        if scores.steps(lake, run):  # a model that was not trained here
+            return {}
         raise InputError(f"--run {run}: no such run in {lake.root}")
     try:
         record = read_record(lake, run)
@@ -90,3 +104,22 @@ def _history(lake: Lake, run: str, settings: Settings) -> History:
         say(f"report: no curve of {run}: {error}")
         return {}
     return history
+
+
+def _samples(settings: Settings, run: str) -> list[str]:
+    """Texts that the run's newest checkpoint writes from nothing; none if the lake has no checkpoint of it.
+
+    As in the paper's section 8.2, the tokens are drawn from the 40 likeliest, and no text is chosen.
+    """
+    if not Lake(settings.lake).exists("checkpoints", run, "run.json"):
+        return []
+    from flows.cli.models import sample_text  # imports torch
+    from model.generate import Sampling
+
+    try:
+        return [
+            sample_text(settings, run, "", SAMPLE_TOKENS, Sampling(top_k=40, seed=seed)).text for seed in range(SAMPLES)
+        ]
+    except InputError as error:  # no intact checkpoint
+        say(f"report: no samples of {run}: {error}")
+        return []

@@ -178,7 +178,7 @@ def test_report_is_one_page_with_funnel_curve_and_scores(pipeline: Pipeline, tmp
     assert 0 < sum(cluster["copies"] for cluster in said["clusters"]["small"]) <= n_copies
     assert said["warnings"] == []
     html = page.read_text()
-    assert html.count("<svg") == 3
+    assert html.count("<svg") == 4
     assert "near_duplicate" in html
     assert "heldout_cloze" in html
     assert not re.search(r'(src|href)="http', html)
