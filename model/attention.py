@@ -12,6 +12,7 @@ fp32; the softmax is rounded to bfloat16 before it is multiplied with the values
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,6 +40,43 @@ def attend(qkv_BT3NH: Tensor, dropout: float) -> Tensor:
         with sdpa_kernel(CUDNN_FIRST, set_priority=True):
             return F.scaled_dot_product_attention(q_BNTH, k_BNTH, v_BNTH, is_causal=True, dropout_p=dropout)
     return F.scaled_dot_product_attention(q_BNTH, k_BNTH, v_BNTH, is_causal=True, dropout_p=dropout)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """``rows`` sequences of ``length`` tokens, which begin at token ``start`` of a packed row."""
+
+    start: int
+    rows: int
+    length: int
+    mask: Tensor | None  # added to the scores, ``[rows, 1, length, length]``; None: causal
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What lies in one long row ``[1, M]``: sequences, one after the other, which do not see each other.
+
+    Only attention and the position embedding need to know. So nothing is computed for padding.
+    """
+
+    positions: Tensor  # of each token in its sequence, ``[M]``
+    segments: tuple[Segment, ...]
+
+
+def attend_packed(qkv_1M3NH: Tensor, packing: Packing) -> Tensor:
+    """``attend`` within each segment, without dropout: ``[1, N, M, H]``."""
+    _, M, _, N, H = qkv_1M3NH.shape
+    y_MNH = qkv_1M3NH.new_empty(M, N, H)
+    for segment in packing.segments:
+        at = slice(segment.start, segment.start + segment.rows * segment.length)
+        qkv_BT3NH = qkv_1M3NH[0, at].view(segment.rows, segment.length, 3, N, H)
+        if segment.mask is None:
+            y_BNTH = attend(qkv_BT3NH, 0.0)
+        else:
+            q_BNTH, k_BNTH, v_BNTH = qkv_BT3NH.permute(2, 0, 3, 1, 4)
+            y_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BNTH, v_BNTH, attn_mask=segment.mask)
+        y_MNH[at].view(segment.rows, segment.length, N, H).copy_(y_BNTH.transpose(1, 2))
+    return y_MNH.transpose(0, 1)[None]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

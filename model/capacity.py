@@ -111,11 +111,11 @@ class Capacity:
         """Rows of ``length`` positions in a pass; at least one."""
         return max(1, self.tokens // length)
 
-    def attempt(self, rows: int, length: int, compute: Callable[[], T]) -> T | None:
+    def attempt(self, rows: int, length: int, compute: Callable[[], T], *, can_divide: bool = False) -> T | None:
         """The result of ``compute``, a pass over ``rows`` of ``length`` positions.
 
-        None if it ran out of memory: ask ``rows`` again how many to compute. Raises FailedStepError of the kind
-        ``out_of_memory`` if it cannot be tried with fewer.
+        None if it ran out of memory: ask ``rows`` again how many to compute. ``can_divide`` says that even a single row
+        can be computed in parts. Raises FailedStepError of the kind ``out_of_memory`` if it cannot be tried with fewer.
         """
         try:
             return compute()
@@ -123,14 +123,14 @@ class Capacity:
             if failure.kind_of(error) != "out_of_memory":
                 raise
             cause = failure.one_line(error)
-        self._shrink(rows, length, cause)  # not in the handler: the error holds the tensors of the pass
+        self._shrink(rows, length, cause, can_divide)  # not in the handler: the error holds the tensors of the pass
         return None
 
-    def _shrink(self, rows: int, length: int, cause: str) -> None:
+    def _shrink(self, rows: int, length: int, cause: str, can_divide: bool) -> None:
         failed = rows * length
         half = max(1, failed // 2)
         found = f"{self.what} ran out of memory with {failed:,} positions in one pass ({cause})"
-        if rows == 1:
+        if rows == 1 and not can_divide:
             raise FailedStepError("out_of_memory", f"{found}, which cannot be divided: {self.advice}")
         if not self.can_shrink:
             raise FailedStepError("out_of_memory", f"{found}; set fewer with {self.setting}{half}")

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data.errors import InputError
-from model.attention import attend
+from model.attention import Packing, attend, attend_packed
 from model.config import ModelConfig
 from model.gelu import gelu
 from model.loss import head_loss
@@ -98,7 +98,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x_BTC: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, cache: Cache | None, packing: Packing | None = None) -> Tensor:
         B, T, C = x_BTC.shape
         qkv_BT3NH = self.qkv(x_BTC).view(B, T, 3, self.heads, C // self.heads)
         S = T
@@ -106,7 +106,9 @@ class Attention(nn.Module):
             q_BNTH, k_BNTH, v_BNTH = qkv_BT3NH.permute(2, 0, 3, 1, 4)
             k_BNSH, v_BNSH = cache.extend(self.layer, k_BNTH, v_BNTH)
             S = k_BNSH.shape[2]
-        if S == T:
+        if packing is not None:
+            y_BNTH = attend_packed(qkv_BT3NH, packing)
+        elif S == T:
             y_BNTH = attend(qkv_BT3NH, self.dropout if self.training else 0.0)
         else:
             assert cache is not None
@@ -137,8 +139,8 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTC: Tensor, cache: Cache | None) -> Tensor:
-        x_BTC = x_BTC + self.dropout(self.attention(self.ln_1(x_BTC), cache))
+    def forward(self, x_BTC: Tensor, cache: Cache | None, packing: Packing | None = None) -> Tensor:
+        x_BTC = x_BTC + self.dropout(self.attention(self.ln_1(x_BTC), cache, packing))
         return x_BTC + self.dropout(self.feed_forward(self.ln_2(x_BTC)))  # type: ignore[no-any-return]
 
 
@@ -170,8 +172,22 @@ class GPT2(nn.Module):
             else:
                 weight.normal_(0.0, 0.02)
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None, tie: Tie | None = None) -> Tensor:
-        """The residual stream after the last normalisation, ``[B, T, C]``: the head's input."""
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        cache: Cache | None = None,
+        tie: Tie | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """The residual stream after the last normalisation, ``[B, T, C]``: the head's input.
+
+        With a ``packing`` the ids are one row, ``[1, M]``; it is for scoring, without cache and dropout.
+        """
+        if packing is not None:
+            x_1MC = self.tokens(ids_BT) + self.positions(packing.positions)
+            for block in self.blocks:
+                x_1MC = block(x_1MC, None, packing)
+            return self.ln(x_1MC)  # type: ignore[no-any-return]
         past = cache.length if cache is not None else 0
         T = ids_BT.shape[1]
         if past + T > self.config.context:

@@ -1,10 +1,11 @@
 """Log-probabilities under a GPT-2: of continuations given contexts, and of long texts through a sliding window.
 
-Every score of this project is computed by ``score``. Requests are sorted by length and run in batches, padded on the
-right. Attention only looks left, so padding changes a score by rounding at most (tests compare with one request at a
-time). The head, 50,257 numbers per position, is computed for the scored positions only, a limited number at a time, so
-memory does not grow with the batch. A batch that runs out of memory is computed again in smaller ones
-(model/capacity.py).
+Every score of this project is computed by ``score``. Requests that begin alike are packed into trees, so that what they
+share is computed once (model/trees.py). Trees are sorted by length and run in batches: on a CPU one after the other in
+a single row, elsewhere in rows padded on the right, because there one large attention is faster than many small ones.
+Neither changes a score by more than rounding (tests compare with one request at a time). The head, 50,257 numbers per
+position, is computed for the scored positions only, a limited number at a time, so memory does not grow with the
+batch. A batch that runs out of memory is computed again in smaller ones (model/capacity.py).
 
 On a GPU the host waits once per batch, for its results: what it sends is copied from pinned memory meanwhile.
 
@@ -18,7 +19,7 @@ Conventions:
   ``stride`` tokens, with at least ``context - stride`` tokens before them. Every token is scored exactly once.
 - Bits per byte = nats / ln 2 / bytes of the original text in UTF-8.
 
-Letters in names: B requests, T positions, N scored positions, C width, V vocabulary.
+Letters in names: B trees, T positions of a tree, M positions of a batch, N scored positions, C width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ from torch import Tensor
 
 from data.bpe import END_OF_TEXT
 from data.errors import InputError
+from model import trees
+from model.attention import Packing, Segment
 from model.capacity import Capacity, Need, Tokens, choose, silent
 from model.gpt2 import GPT2
+from model.trees import Ids, Tree
 
 CPU_BATCH_TOKENS = 2_048  # positions in one forward pass, with padding
 MPS_BATCH_TOKENS = 32_768
@@ -103,21 +107,25 @@ def score(
     context or a continuation is empty, FailedStepError if a single request does not fit into memory.
     """
     rows = [_Row.of(index, request, model.config.context) for index, request in enumerate(requests)]
-    rows.sort(key=lambda row: -len(row.ids))
     excluded = torch.tensor(list(exclude_first), dtype=torch.long, device=model.tokens.weight.device)
     capacity = capacity or capacity_for(model)
     scores: dict[int, Score] = {}
     was_training = model.training
     model.eval()
-    start = 0
+    width = model.config.width
+    waiting = trees.plan(enumerate(row.ids for row in rows), capacity.tokens, width)
     with torch.inference_mode():
-        while start < len(rows):
-            longest = len(rows[start].ids)
-            batch = rows[start : start + capacity.rows(longest)]
-            found = capacity.attempt(len(batch), longest, functools.partial(_score_batch, model, batch, excluded))
+        while waiting:
+            longest = waiting[0].length
+            batch = waiting[: capacity.rows(longest)]
+            compute = functools.partial(_score_batch, model, batch, rows, excluded)
+            can_divide = len(batch[0].paths) > 1
+            found = capacity.attempt(len(batch), longest, compute, can_divide=can_divide)
             if found is None:
+                left = [(index, rows[index].ids) for tree in waiting for index in tree.paths]
+                waiting = trees.plan(left, capacity.tokens, width)
                 continue
-            start += len(batch)
+            waiting = waiting[len(batch) :]
             scores.update(found)
             if on_done:
                 on_done(len(scores))
@@ -147,9 +155,8 @@ def rolling(tokens: Sequence[int], context: int, stride: int, before: int = END_
 class _Row:
     """A request as the model reads it: the last ``len(targets)`` ids predict the targets."""
 
-    index: int
-    ids: list[int]
-    targets: list[int]
+    ids: Ids
+    targets: Ids
     n_dropped: int
 
     @classmethod
@@ -159,39 +166,62 @@ class _Row:
             raise ValueError(f"request {index}: its context has {len(request.context)} tokens, its continuation {n}")
         if n > context:
             raise InputError(f"a continuation of {n} tokens does not fit into the model's context of {context}")
-        ids = [*request.context, *request.continuation][:-1]
-        return cls(index, ids[-context:], list(request.continuation), max(0, len(ids) - context))
+        targets = np.asarray(request.continuation, dtype=np.int64)
+        ids = np.concatenate([np.asarray(request.context, dtype=np.int64), targets[:-1]])
+        return cls(ids[-context:], targets, max(0, len(ids) - context))
 
 
-def _score_batch(model: GPT2, batch: list[_Row], excluded: Tensor) -> dict[int, Score]:
+def _score_batch(model: GPT2, batch: list[Tree], rows: list[_Row], excluded: Tensor) -> dict[int, Score]:
     """The scores of the batch's requests, by index."""
-    x_NC, targets_N = _hidden(model, batch, excluded.device)
+    x_NC, targets_N = _hidden(model, batch, rows)
     head_rows = CPU_HEAD_ROWS if excluded.device.type == "cpu" else GPU_HEAD_ROWS
     chunks = zip(x_NC.split(head_rows), targets_N.split(head_rows), strict=True)
     parts = [_head(model, x_nC, targets_n, excluded) for x_nC, targets_n in chunks]
     log_probs, likeliest, allowed = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
     scores = {}
     at = 0
-    for row in batch:
-        end = at + len(row.targets)
-        scores[row.index] = Score(
-            log_probs[at:end].astype(np.float64), likeliest[at:end], bool(allowed[at]), row.n_dropped
+    for index in (index for tree in batch for index in tree.paths):
+        end = at + len(rows[index].targets)
+        scores[index] = Score(
+            log_probs[at:end].astype(np.float64), likeliest[at:end], bool(allowed[at]), rows[index].n_dropped
         )
         at = end
     return scores
 
 
-def _hidden(model: GPT2, batch: list[_Row], device: torch.device) -> tuple[Tensor, Tensor]:
+def _hidden(model: GPT2, batch: list[Tree], rows: list[_Row]) -> tuple[Tensor, Tensor]:
     """The residual stream at the scored positions ``[N, C]``, and their targets ``[N]``."""
-    longest = max(len(row.ids) for row in batch)
-    ids = np.zeros((len(batch), longest), dtype=np.int64)
-    for b, row in enumerate(batch):
-        ids[b, : len(row.ids)] = row.ids
-    ends = (b * longest + len(row.ids) for b, row in enumerate(batch))
-    at_N = np.concatenate([np.arange(end - len(row.targets), end) for end, row in zip(ends, batch, strict=True)])
-    targets_N = np.concatenate([row.targets for row in batch]).astype(np.int64)
-    x_BTC = model.hidden(_copy(ids, device))
-    return x_BTC.flatten(0, 1)[_copy(at_N, device)], _copy(targets_N, device)
+    weight = model.tokens.weight
+    is_padded = _is_padded(weight.device)
+    longest = batch[0].length
+    lengths = [longest if is_padded else tree.length for tree in batch]
+    starts = np.cumsum([0, *lengths])
+    ids_M = np.zeros(starts[-1], dtype=np.int64)
+    positions_M = np.zeros(starts[-1], dtype=np.int64)
+    at: list[Ids] = []
+    targets: list[Ids] = []
+    for start, tree in zip(starts, batch, strict=False):
+        ids_M[start : start + tree.length] = tree.ids
+        positions_M[start : start + tree.length] = tree.depths
+        for index, path in tree.paths.items():
+            targets.append(rows[index].targets)
+            at.append(start + path[-len(targets[-1]) :])
+    groups = [batch] if is_padded else [[tree] for tree in batch]
+    segments = []
+    for start, group in zip(starts, groups, strict=False):
+        length = group[0].length
+        is_causal = all(tree.is_chain for tree in group)
+        mask = None if is_causal else trees.additive([tree.mask(length) for tree in group], weight)
+        segments.append(Segment(int(start), len(group), length, mask))
+    packing = Packing(_copy(positions_M, weight.device), tuple(segments))
+    x_1MC = model.hidden(_copy(ids_M, weight.device)[None], packing=packing)
+    at_N = _copy(np.concatenate(at), weight.device)
+    return x_1MC[0, at_N], _copy(np.concatenate(targets), weight.device)
+
+
+def _is_padded(device: torch.device) -> bool:
+    """Whether a batch is one attention over padded rows; otherwise there is one for each tree, without padding."""
+    return device.type != "cpu"
 
 
 def _copy(numbers: npt.NDArray[np.int64], device: torch.device) -> Tensor:

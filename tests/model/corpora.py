@@ -13,6 +13,7 @@ from torch import Tensor
 from data.bpe import END_OF_TEXT, VOCAB_SIZE, encode
 from data.lake.store import Lake, write_parquet
 from data.schema import TOKENS
+from model.attention import Packing, Segment
 from model.config import ModelConfig
 from model.evals.words import single_tokens
 from model.gpt2 import GPT2, Cache
@@ -75,7 +76,7 @@ def config(context: int = 128, width: int = 64) -> ModelConfig:
 class Uniform(GPT2):
     """All tokens are equally likely."""
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None, **how: object) -> Tensor:
         return torch.zeros(*ids_BT.shape, self.config.width)
 
 
@@ -94,11 +95,18 @@ class Oracle(GPT2):
             for i in range(1, len(tokens)):
                 self.following[tuple(tokens[max(0, i - self.MEMORY) : i])] = tokens[i]
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
-        next_BT = torch.zeros_like(ids_BT)
-        for b, row in enumerate(ids_BT.tolist()):
-            for t in range(len(row)):
-                next_BT[b, t] = self.following.get(tuple(row[max(0, t + 1 - self.MEMORY) : t + 1]), 0)
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None, packing: Packing | None = None) -> Tensor:
+        segments = packing.segments if packing else [Segment(0, *ids_BT.shape, None)]
+        ids_M = ids_BT.numpy().flatten()
+        next_M = np.zeros_like(ids_M)
+        for one in segments:
+            causal_1TT = np.tri(one.length, dtype=bool)[None]
+            sees_BTT = causal_1TT.repeat(one.rows, 0) if one.mask is None else one.mask[:, 0].numpy() == 0
+            for m, sees_T in enumerate(sees_BTT.reshape(-1, one.length), start=one.start):
+                first = one.start + (m - one.start) // one.length * one.length
+                row = ids_M[first + np.flatnonzero(sees_T)[-self.MEMORY :]]
+                next_M[m] = self.following.get(tuple(row.tolist()), 0)
+        next_BT = torch.from_numpy(next_M).view_as(ids_BT)
         # The embeddings are of length 1 and far from parallel: 100 times one of them gives the others e^-20 or less.
         return 100 * self.tokens.weight[next_BT]
 
@@ -137,7 +145,7 @@ class Liking(GPT2):
             for rank, token in enumerate(order):
                 self.tokens.weight[token, 0] = (len(order) - rank) * float(np.log(ratio))
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None, **how: object) -> Tensor:
         x_BTC = torch.zeros(*ids_BT.shape, self.config.width)
         x_BTC[..., 0] = 1.0
         return x_BTC

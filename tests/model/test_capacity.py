@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from data.lake.store import Lake
-from model import capacity, gpt2
+from model import capacity, gpt2, scoring
 from model.capacity import Capacity, Need, choose
 from model.config import PRESETS, ModelConfig
 from model.failure import FailedStepError
@@ -200,9 +200,10 @@ SMALL = ModelConfig(layers=2, heads=2, width=16, context=12, vocab_size=31, posi
 
 
 def requests(count: int) -> list[Request]:
+    """All are cut to the model's context of 12, and begin with other tokens."""
     random = np.random.default_rng(0)
     return [
-        Request(random.integers(0, 31, random.integers(1, 20)).tolist(), random.integers(0, 31, n).tolist())
+        Request(random.integers(0, 31, random.integers(12, 20)).tolist(), random.integers(0, 31, n).tolist())
         for n in random.integers(1, 8, count)
     ]
 
@@ -234,6 +235,22 @@ def test_scoring_goes_on_in_smaller_batches() -> None:
     hold(model, 11)
     with pytest.raises(FailedStepError, match=r"scoring .* 12 positions .*: score it with --device cpu, or on a"):
         score(model, asked)
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_requests_that_are_packed_together_are_divided_if_they_do_not_fit(
+    is_padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "_is_padded", lambda _: is_padded)
+    torch.manual_seed(3)
+    model = GPT2(SMALL)
+    asked = [Request([1, 2, 3, 4, 5, 6], [choice, 7, 8, 9]) for choice in range(10)]
+    expected = score(model, asked)
+    messages: list[str] = []
+    passes = hold(model, 20)
+    assert_same(score(model, asked, capacity=capacity_for(model, 300, messages.append)), expected)
+    assert passes == [36, 18, 18, 12]  # 6 + 10 x 3 positions, then at most 6 + 4 x 3
+    assert len(messages) == 1
 
 
 def limited(program: str, *arguments: str, megabytes: int) -> subprocess.CompletedProcess[str]:

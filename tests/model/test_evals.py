@@ -205,7 +205,7 @@ def test_a_unigram_model_matches_the_unigram_baseline(held_out: HeldOut) -> None
     """The same distribution, as a model and as counts."""
 
     class Unigram(Uniform):
-        def hidden(self, ids_BT: torch.Tensor, cache: object = None) -> torch.Tensor:
+        def hidden(self, ids_BT: torch.Tensor, cache: object = None, **how: object) -> torch.Tensor:
             x_BTC = torch.zeros(*ids_BT.shape, self.config.width)
             x_BTC[..., 0] = 1
             return x_BTC

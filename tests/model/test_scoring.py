@@ -10,13 +10,14 @@ import torch
 import transformers
 
 from data.errors import InputError
-from model import hf, scoring
+from model import hf, scoring, trees
 from model.config import ModelConfig
 from model.evals.stats import bits_per_byte
 from model.generate import Sampling, generate
 from model.gpt2 import GPT2
-from model.scoring import Request, rolling, score
+from model.scoring import Request, capacity_for, rolling, score
 from tests.model.corpora import Liking, Uniform
+from tests.model.halving import hold
 
 SMALL = ModelConfig(layers=2, heads=2, width=16, context=12, vocab_size=31, position_std=0.5)
 
@@ -67,6 +68,78 @@ def test_long_contexts_are_truncated_on_the_left_and_counted(model: GPT2) -> Non
     (fits,) = score(model, [Request(list(range(10, 20)), [3, 4, 5])])
     assert (cut.n_dropped, fits.n_dropped) == (10, 0)  # 12 inputs: 10 of the context, 2 of the continuation
     np.testing.assert_allclose(cut.log_probs, fits.log_probs, atol=1e-6)
+
+
+def alike(count: int, seed: int) -> list[Request]:
+    """Requests that begin alike and others, in random order; a continuation may begin another, or be another."""
+    random = np.random.default_rng(seed)
+    asked = requests(count, seed)
+    while len(asked) < 3 * count:
+        context = random.integers(0, 31, random.integers(1, 20)).tolist()  # the model's context is 12
+        longest = random.integers(0, 31, 6).tolist()
+        choices = [random.integers(0, 31, n).tolist() for n in random.integers(1, 7, 3)]
+        asked += [Request(context, choice) for choice in (longest, longest[:1], longest[:4], longest, *choices)]
+    return [asked[i] for i in random.permutation(len(asked))]
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_shared_prefixes_are_computed_once_and_change_no_score(
+    model: GPT2, is_padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "_is_padded", lambda _: is_padded)
+    passes = hold(model, 1 << 30)
+    for seed in range(5):
+        asked = alike(20, seed)
+        alone = [score(model, [request], [3])[0] for request in asked]
+        expected = sum(passes)
+        passes.clear()
+        for batch_tokens in (1_000_000, 60):
+            found = score(model, asked, [3], capacity=capacity_for(model, batch_tokens))
+            for one, other in zip(found, alone, strict=True):
+                np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
+                np.testing.assert_array_equal(one.is_likeliest, other.is_likeliest)
+                assert one.is_first_likeliest_allowed == other.is_first_likeliest_allowed
+                assert one.n_dropped == other.n_dropped
+            if not is_padded:
+                assert sum(passes) < 0.85 * expected
+            passes.clear()
+
+
+def test_what_is_shared_does_not_depend_on_the_order_of_the_requests(model: GPT2) -> None:
+    passes = hold(model, 1 << 30)
+    asked = alike(20, 1)
+    first = score(model, asked)
+    expected = sorted(passes)
+    passes.clear()
+    backwards = score(model, asked[::-1])[::-1]
+    assert sorted(passes) == expected
+    for one, other in zip(first, backwards, strict=True):
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("context", "continuations", "computed"),
+    [
+        (9, ([1, 2], [1, 3], [2, 2, 3]), 9 + 1 + 2),  # [1, 2] and [1, 3] have the same inputs
+        (9, ([1], [2], [3]), 9),
+        (12, ([1], [2], [3]), 12),  # the context fills the window
+        (20, ([1, 2], [1, 3], [4, 5]), 12 + 1),  # cut at the same token
+        (20, ([1, 2], [1, 2, 3]), 12 + 12),  # cut at different tokens, so nothing is shared
+    ],
+)
+def test_positions_that_are_computed(
+    model: GPT2, context: int, continuations: tuple[list[int], ...], computed: int
+) -> None:
+    passes = hold(model, 1 << 30)
+    score(model, [Request(list(range(context)), continuation) for continuation in continuations])
+    assert sum(passes) == computed
+
+
+def test_a_short_prefix_is_not_shared_if_attention_would_cost_more() -> None:
+    sequences = [(n, np.array([7, *range(100 * n, 100 * n + 99)])) for n in range(1, 4)]
+    assert [tree.length for tree in trees.plan(sequences, 1_000, width=16)] == [100, 100, 100]
+    (packed,) = trees.plan(sequences, 1_000, width=10_000)
+    assert packed.length == 1 + 3 * 99
 
 
 def test_a_uniform_model_scores_ln_v() -> None:
