@@ -27,7 +27,7 @@ export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test check-slow lint check-quality train-blocks clean install gpu-report gpu-wheels bench bench-extraction \
 	bench-language bench-filters bench-dedup bench-tokens bench-overlap bench-data bench-links bench-crawl bench-train bench-loss \
-	bench-recipe bench-residual
+	bench-recipe bench-residual bench-eval
 
 install: $(INSTALLED)
 
@@ -67,7 +67,7 @@ check-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 bench: bench-extraction bench-language bench-filters bench-dedup bench-tokens bench-overlap bench-data bench-links bench-crawl \
-	bench-train bench-loss bench-recipe bench-residual
+	bench-train bench-loss bench-recipe bench-residual bench-eval
 
 bench-extraction: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extraction
@@ -114,6 +114,9 @@ bench-recipe: $(INSTALLED)
 
 bench-residual: $(INSTALLED)
 	$(BIN)/python -m benchmarks.residual
+
+bench-eval: $(PEERS)
+	$(BIN)/python -m benchmarks.eval
 
 gpu-report: # with the Python that has the machine's torch, not with .venv
 	$(PYTHON) -m benchmarks.gpu $(if $(NANOGPT),--nanogpt $(NANOGPT))
