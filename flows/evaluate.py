@@ -28,13 +28,15 @@ def evaluate(
     control: bool = False,
     device: str = "auto",
     batch_tokens: int | None = None,
+    promote: str | None = None,
     lake: str | None = None,
 ) -> EvalResult:
     """Score exactly one of ``run`` (its newest checkpoint), ``checkpoint`` and ``hf``; by default on all tasks.
 
     ``corpus`` names the snapshots that the held-out documents come from; by default the run's own corpus.
     ``control`` also scores every answer after another example's context, which doubles the cost.
-    ``batch_tokens`` are the positions of one forward pass; by default as many as the device holds.
+    ``batch_tokens`` are the positions of one forward pass; by default as many as the device holds. ``promote`` names a
+    task: a run that is better at it than the champion in MLflow, with p < 0.05, takes its place.
     """
     settings = Settings()
     servers = services.ensure(settings)
@@ -50,6 +52,7 @@ def evaluate(
         control=control,
         device=device,
         batch_tokens=batch_tokens,
+        promote=promote,
         tracking_uri=servers.mlflow_uri,
         experiment=EXPERIMENT,
     )

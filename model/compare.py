@@ -14,7 +14,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +53,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """``difference`` = b - a. ``better`` is the run that is better with p < 0.05, if one is."""
+    """``difference`` = b - a. ``better`` is the side that is better with p < 0.05, if one is."""
 
     metric: str
     a: float
@@ -61,7 +61,7 @@ class TaskComparison:
     difference: float
     interval: tuple[float, float]
     p: float
-    better: str | None
+    better: Literal["a", "b"] | None
     lower_is_better: bool
     items: int
     documents: int
@@ -111,9 +111,9 @@ def compare_records(lake: Lake, a: Record, b: Record) -> TaskComparison:
     sums_a, sums_b = (_parts(record, table, statistic) for record, table in ((a, ours), (b, theirs)))
     documents = ours.column("document" if "document" in ours.column_names else "item").to_pylist()
     found = stats.paired(sums_a, sums_b, documents, statistic)
-    better = None
+    better: Literal["a", "b"] | None = None
     if found.p < SIGNIFICANT:
-        better = b.model if (found.value < 0) == a.lower_is_better else a.model
+        better = "b" if (found.value < 0) == a.lower_is_better else "a"
     return TaskComparison(
         metric=a.metric,
         a=found.a,

@@ -39,8 +39,8 @@ from model.evals.heldout import HeldOut
 from model.evals.published import metrics_of
 from model.evals.source import Source
 from model.evals.task import HELDOUT, SCORES, NotScored, Subject, Task
-from model.evals.tasks import select
-from model.events import Emit, EvalEvent, EvalResult, TaskProgress, TrainEvent, Warned, to_line
+from model.evals.tasks import TASKS, select
+from model.events import Emit, EvalEvent, EvalResult, Promotion, TaskProgress, TrainEvent, Warned, to_line
 from model.gpt2 import GPT2
 from model.scores import Items, MeasuredOn, Record
 
@@ -57,6 +57,8 @@ def evaluate(spec: EvalSpec, emit: Emit, clock: Callable[[], float] = time.monot
     """
     lake = Lake(spec.lake)
     tasks = select(spec.tasks)
+    if spec.promote is not None and spec.promote not in TASKS:
+        raise InputError(f"--promote {spec.promote}: no such task; choose from {', '.join(TASKS)}")
     model = source.find(spec, lake)
     with lake.lock(f"scores-{model.name}"):
         return _Evaluation(spec, lake, model, emit, clock).run(tasks)
@@ -139,10 +141,12 @@ class _Evaluation:
                 missing[task.name] = str(reason)
         if not found:
             raise InputError("nothing was scored: " + "; ".join(f"{name}: {why}" for name, why in missing.items()))
+        run_id = self._attach(records)
         fields = {
             "scores": found,
             "missing": missing,
-            "mlflow_run_id": self._attach(records),
+            "mlflow_run_id": run_id,
+            "promotion": self._promote(run_id),
             "seconds": round(self.clock() - self.began, 2),
             "skipped": is_skipped,
             "warnings": self.warnings,
@@ -301,6 +305,22 @@ class _Evaluation:
             self._warn(f"the scores are in the lake, but not in MLflow: {error}")
             return None
         return tracker.run_id
+
+    def _promote(self, run_id: str | None) -> Promotion | None:
+        """Make the checkpoint the champion, if that was asked for and the rule of model/promotion.py allows it."""
+        task, uri = self.spec.promote, self.spec.tracking_uri
+        if task is None or uri is None:
+            return None
+        if run_id is None:
+            return Promotion(task, False, "MLflow did not take the scores")
+        from model.promotion import promote  # takes seconds to import
+        from model.tracking import TrackingError, resume_tracker
+
+        try:
+            tracker = resume_tracker(uri, run_id)
+            return promote(self.lake, tracker, self.spec.experiment, self.source.name, self.source.step, task)
+        except TrackingError as error:
+            return Promotion(task, False, str(error))
 
 
 def tracked(record: Record) -> list[str]:

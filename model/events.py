@@ -210,6 +210,17 @@ _SCORE_FIELDS = tuple(name for name in TaskScore.__annotations__ if name not in 
 
 
 @dataclass(frozen=True)
+class Promotion:
+    """Whether a checkpoint is the champion in MLflow now, and why; see model/promotion.py."""
+
+    task: str
+    is_champion: bool
+    reason: str
+    difference: float | None = None  # to the champion before
+    p: float | None = None
+
+
+@dataclass(frozen=True)
 class EvalResult:
     """The scores of one model. For each task that could not be scored, ``missing`` says what it needs."""
 
@@ -228,6 +239,7 @@ class EvalResult:
     corpus: tuple[str, ...]
     corpus_digest: str | None
     code_version: str
+    promotion: Promotion | None = None  # if one was asked for
 
 
 TrainEvent: TypeAlias = (

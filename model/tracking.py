@@ -43,6 +43,9 @@ AWAY_SHARE = 10.0  # or for this many times what the request took, if that is lo
 _KEY_TAG = "webtext.run_key"
 _STEP_TAG = "webtext.step"
 _DIGEST_TAG = "webtext.digest"
+_RUN_TAG = "webtext.run"
+CHAMPION = "champion"
+"""The alias of the best version of the registered model."""
 _CREDENTIALS = re.compile(r"//[^/\s]*@")  # user and password of a URI
 Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
 
@@ -55,6 +58,18 @@ class DatasetRef:
     digest: str  # the manifest's
     source: str  # where the lake is
     context: str = "training"
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A version of the registered model, and the checkpoint that it is."""
+
+    run: str
+    step: int
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.run} at step {self.step:,} (version {self.version})"
 
 
 def without_credentials(uri: str) -> str:
@@ -219,6 +234,34 @@ class Tracker:
             if (key, float(value), name, digest) not in known
         ]
         self._client.log_batch(self.run_id, metrics=entries)
+
+    def champion(self, name: str) -> Champion | None:
+        """The version of the registered model ``name`` that has the alias CHAMPION; None if there is none."""
+        with self._translated("a question about the champion"):
+            models = self._client.search_registered_models(f"name = '{name}'")
+            alias = models[0].aliases.get(CHAMPION) if models else None
+            if alias is None:
+                return None
+            found = self._client.get_model_version(name, str(alias))
+        if not {_RUN_TAG, _STEP_TAG} <= found.tags.keys():
+            raise TrackingError(f"version {found.version} of the registered model {name} was not made by webtext")
+        return Champion(found.tags[_RUN_TAG], int(found.tags[_STEP_TAG]), str(found.version))
+
+    def promote(self, name: str, model_id: str, run: str, step: int, description: str, tags: Mapping[str, str]) -> None:
+        """Give the alias CHAMPION to the version of ``name`` that is this LoggedModel, registered if necessary."""
+        every = {_RUN_TAG: run, _STEP_TAG: str(step), **{f"webtext.{key}": value for key, value in tags.items()}}
+        client = self._client
+        with self._translated("the champion"):
+            if not client.search_registered_models(f"name = '{name}'"):
+                client.create_registered_model(name)
+            source = f"models:/{model_id}"
+            known = [one for one in client.search_model_versions(f"name = '{name}'") if one.source == source]
+            made = known[0] if known else client.create_model_version(name, source, self.run_id, model_id=model_id)
+            version = str(made.version)
+            client.update_model_version(name, version, description)
+            for key, value in every.items():
+                client.set_model_version_tag(name, version, key, value)
+            client.set_registered_model_alias(name, CHAMPION, version)  # last: a killed promotion is repeated
 
     @contextlib.contextmanager
     def _translated(self, what: str) -> Iterator[None]:

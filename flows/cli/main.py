@@ -234,6 +234,7 @@ def evaluate(
         ),
     ] = False,
     compare: options.Compare = None,
+    promote: options.Promote = None,
     device: options.Device = "auto",
     batch_tokens: Annotated[
         int | None,
@@ -248,6 +249,8 @@ def evaluate(
     """Score a run, a checkpoint or a transformers directory zero-shot; or compare the scores of two runs."""
     if sum(value is not None for value in (run, checkpoint, hf, compare)) != 1:
         raise BadParameter("name exactly one of --run, --checkpoint, --hf and --compare")
+    if promote is not None and run is None:
+        raise BadParameter("--promote needs --run")
     settings = chosen_settings(lake)
     if compare is not None:
         from data.lake.store import Lake
@@ -270,6 +273,7 @@ def evaluate(
             control=control,
             device=device,
             batch_tokens=batch_tokens,
+            promote=promote,
             lake=settings.lake,
         )
     _result(result, as_json, lambda: _show().scores(result))

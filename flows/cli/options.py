@@ -55,6 +55,15 @@ Compare = Annotated[
     ),
 ]
 
+Promote = Annotated[
+    str | None,
+    Option(
+        metavar="TASK",
+        help="Make the checkpoint the champion in MLflow if it is better at TASK than the present one, with p < 0.05.",
+        callback=filled,
+    ),
+]
+
 # export
 
 EXPORT_FORMATS = """**Formats of a corpus**

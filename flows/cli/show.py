@@ -116,6 +116,9 @@ def scores(result: EvalResult) -> None:
     console.print(table)
     for task, why in result.missing.items():
         console.print(f"not scored: {task}: {why}", soft_wrap=True)
+    if result.promotion is not None:
+        verdict = "champion" if result.promotion.is_champion else "not the champion"
+        console.print(f"{verdict}: {result.promotion.reason}", soft_wrap=True)
     console.print("What the scores mean:")
     for task, score in result.scores.items():
         console.print(f"  {score_line(task, score)}", soft_wrap=True)
@@ -141,7 +144,8 @@ def comparison(result: Comparison) -> None:
         low, high = one.interval
         p = f"{one.p:.4f}"
         values = (number(one.a), number(one.b), f"{one.difference:+.4g}", f"{low:+.4g} .. {high:+.4g}", p)
-        table.add_row(task, one.metric, *values, one.better or "neither", f"{one.items:,}")
+        better = {"a": a.run, "b": b.run, None: "neither"}[one.better]
+        table.add_row(task, one.metric, *values, better, f"{one.items:,}")
     console.print(table)
     for task, one in result.tasks.items():
         for spread in dict.fromkeys(spread for spread in (one.spread_a, one.spread_b) if spread):

@@ -39,13 +39,16 @@ class EvalSpec:
     control: bool = False  # measure what the answers alone give away, too (model/evals/control.py)
     batch_tokens: PositiveInt | None = None  # positions in one forward pass; None: what the device holds
     tracking_uri: str | None = None  # of MLflow; None: do not attach scores
-    experiment: str = "webtext"
+    experiment: str = "webtext"  # also the name of the registered model
+    promote: str | None = None  # make the checkpoint the champion if it is better at this task
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.run, self.checkpoint, self.hf)) != 1:
             raise InputError("name exactly one of --run, --checkpoint and --hf")
         if self.run is not None:
             check_name("run", self.run)
+        if self.promote is not None and (self.run is None or self.tracking_uri is None):
+            raise InputError(f"--promote {self.promote}: needs --run and an MLflow server")
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "corpus": list(self.corpus), "tasks": list(self.tasks)}

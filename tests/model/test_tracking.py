@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -15,12 +16,17 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 
 from data.errors import InputError
 from data.lake.store import Lake
-from model import checkpoint
+from model import checkpoint, scores
+from model.compare import compare
 from model.config import TrainSpec
-from model.events import Emit, EvalEvent, Started, StepDone, Stopped, TrainEvent
+from model.evals import EvalSpec
+from model.evaluate import evaluate
+from model.events import Emit, EvalEvent, EvalResult, Started, StepDone, Stopped, TrainEvent
+from model.promotion import promote
 from model.tracking import (
     DatasetRef,
     Tracker,
@@ -31,8 +37,10 @@ from model.tracking import (
     without_credentials,
 )
 from model.train import train
-from tests.model.lakes import make_lake, make_spec
+from tests.model.corpora import prose, publish_texts
+from tests.model.lakes import make_lake, make_spec, tiny_spec
 from tests.model.running import Events, after_steps, ignore
+from tests.model.scored import publish_score
 
 DATASET = DatasetRef("tokens/2026-10", "ab" * 32, "s3://someone:secret@store/lake?key=secret")
 
@@ -327,3 +335,91 @@ def test_a_full_disk_loses_only_the_unsent_points(server: str, tmp_path: Path, m
     summary = train(spec, ignore)
     assert summary.steps == 4
     assert any("cannot be kept for a later process: no space left" in warning for warning in summary.warnings)
+
+
+def scored(lake: Lake, run: str, server: str, steps: int, limit: int = 8, **overrides: str) -> EvalResult:
+    """The result of an evaluation that would make this run the champion; it is trained if it does not exist."""
+    tracked = {"tracking_uri": server, "experiment": "champions"}
+    spec = tiny_spec(lake, run, **tracked)
+    train(dataclasses.replace(spec, steps=steps, overrides={**spec.overrides, **overrides}), ignore)
+    ppl = {"tasks": ("heldout_ppl",), "promote": "heldout_ppl", "limit": limit}
+    return evaluate(EvalSpec(lake.root, run=run, device="cpu", **ppl, **tracked), ignore)
+
+
+def test_only_a_significantly_better_checkpoint_becomes_the_champion(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(tmp_path / "lake")
+    every = prose(24, seed=5, n_sentences=40)
+    publish_texts(lake, "a", every[:16], every[16:])
+    client = MlflowClient(server)
+    longer = {"learning_rate": "3e-2", "warmup_steps": "2"}
+
+    first = scored(lake, "first", server, 2).promotion
+    assert first is not None
+    assert (first.is_champion, first.p) == (True, None)
+    version = client.get_model_version_by_alias("champions", "champion")
+    assert version.tags["webtext.run"] == "first"
+    assert version.description.startswith("first at step 2: the first champion: perplexity ")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    champion = Path(download_artifacts("models:/champions@champion", dst_path=str(tmp_path / "champion")))
+    stored = Path(lake.path("checkpoints", "first", checkpoint.step_name(2)))
+    for name in ("model.safetensors", "config.json"):
+        assert (champion / name).read_bytes() == (stored / name).read_bytes()
+
+    # The server is lost between the new version and the alias: the champion stays, and the next try uses the version.
+    alias = MlflowClient.set_registered_model_alias
+
+    def lost(*_: object) -> None:
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", lost)
+    failed = scored(lake, "better", server, 30, **longer).promotion
+    assert failed is not None
+    assert (failed.is_champion, failed.reason) == (False, "MLflow does not take the champion: connection lost")
+    assert client.get_model_version_by_alias("champions", "champion").tags["webtext.run"] == "first"
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", alias)
+    better = scored(lake, "better", server, 30, **longer)
+    assert better.skipped
+    assert better.promotion is not None
+    assert better.promotion.is_champion
+    assert better.promotion.p is not None
+    assert better.promotion.p < 0.05
+    version = client.get_model_version_by_alias("champions", "champion")
+    assert len(client.search_model_versions("name = 'champions'")) == 2
+    record = scores.newest(lake, "better")["heldout_ppl"]
+    found = compare(lake, "first", "better").tasks["heldout_ppl"]
+    expected = {"run": "better", "step": "30", "task": "heldout_ppl", "beaten": "first/step-00000002"}
+    expected |= {"beaten_version": "1", "value": repr(record.value), "beaten_value": repr(found.a)}
+    expected |= {"difference": repr(found.difference), "p": repr(found.p)}
+    assert {f"webtext.{key}": value for key, value in expected.items()}.items() <= version.tags.items()
+    said = "better at step 30: better than first at step 2 (version 1) at heldout_ppl: perplexity "
+    assert version.description.startswith(said)
+
+    again = scored(lake, "better", server, 30, **longer).promotion
+    assert again is not None
+    assert again.reason == "better at step 30 (version 2) is the champion already"
+    for run, limit, reason in (
+        ("worse", 8, "worse than better at step 30 (version 2) at heldout_ppl"),
+        ("other", 7, "not compared with the champion, better at step 30 (version 2): other limits: 8 and 7"),
+    ):
+        promotion = scored(lake, run, server, 2, limit, seed="1").promotion
+        assert promotion is not None
+        assert promotion.reason.startswith(reason)
+        assert not promotion.is_champion
+    publish_score(lake, "worse", [1.0, 0.0], task="heldout_cloze")
+    tracker = resume_tracker(server, str(better.mlflow_run_id))
+    promotion = promote(lake, tracker, "champions", "worse", 2, "heldout_cloze")
+    assert "the lake has no score of it; run webtext eval --checkpoint" in promotion.reason
+    with pytest.raises(InputError, match="--promote heldout_lastword: worse has no score of it at step 2"):
+        promote(lake, tracker, "champions", "worse", 2, "heldout_lastword")
+    assert client.get_model_version_by_alias("champions", "champion").tags["webtext.run"] == "better"
+
+
+def test_a_promotion_that_cannot_be_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    for fields in ({"hf": "x", "tracking_uri": "http://127.0.0.1:9"}, {"run": "r"}):
+        with pytest.raises(InputError, match="--promote heldout_ppl: needs --run and an MLflow server"):
+            EvalSpec(str(tmp_path), promote="heldout_ppl", **fields)
+    spec = EvalSpec(str(tmp_path), run="r", promote="heldout", tracking_uri="http://127.0.0.1:9")
+    with pytest.raises(InputError, match="--promote heldout: no such task; choose from heldout_ppl"):
+        evaluate(spec, ignore)

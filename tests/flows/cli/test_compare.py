@@ -47,5 +47,5 @@ def test_json_and_usage(lake: Lake) -> None:
     line = runner.invoke(app, ["eval", "--compare", "s0", "other", "--json"]).output.splitlines()[-1]
     found = json.loads(line)
     assert found["tasks"]["t"]["spread_a"]["runs"] == ["s0", "s1"]
-    assert (found["tasks"]["t"]["better"], found["b"]) == ("other", {"run": "other", "step": 2})
+    assert (found["tasks"]["t"]["better"], found["b"]) == ("b", {"run": "other", "step": 2})
     assert runner.invoke(app, ["eval", "--compare", "s0", "other", "--run", "s0"]).exit_code == 2
