@@ -117,9 +117,9 @@ class Writer(Oracle):
     It ends the text where it does not know how to go on.
     """
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None, packing: Packing | None = None) -> Tensor:
         if cache is None:
-            return super().hidden(ids_BT)
+            return super().hidden(ids_BT, None, packing)
         T = ids_BT.shape[1]
         cache.begin(T, ids_BT.device)
         k_B1T1 = ids_BT[:, None, :, None].float()

@@ -42,7 +42,7 @@ class Bigram(GPT2):
             for column, (_, b) in enumerate(pairs):
                 self.tokens.weight[b, column] = 1
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None, **how: object) -> Tensor:
         x_BTC = torch.zeros(*ids_BT.shape, self.config.width)
         for column, ((a, _), gain) in enumerate(self.pairs.items()):
             x_BTC[..., column] = (ids_BT == a) * gain
