@@ -26,6 +26,8 @@ def evaluate(
     eval_data: str | None = None,
     limit: int | None = None,
     control: bool = False,
+    any_file: bool = False,
+    stride: int | None = None,
     device: str = "auto",
     batch_tokens: int | None = None,
     promote: str | None = None,
@@ -33,6 +35,7 @@ def evaluate(
 ) -> EvalResult:
     """Score exactly one of ``run`` (its newest checkpoint), ``checkpoint`` and ``hf``; by default on all tasks.
 
+    A benchmark file that is not the official one is refused unless ``any_file``. ``stride`` moves the window of a text.
     ``corpus`` names the snapshots that the held-out documents come from; by default the run's own corpus.
     ``control`` also scores every answer after another example's context, which doubles the cost.
     ``batch_tokens`` are the positions of one forward pass; by default as many as the device holds. ``promote`` names a
@@ -50,6 +53,8 @@ def evaluate(
         eval_data=eval_data,
         limit=limit,
         control=control,
+        any_file=any_file,
+        stride=stride,
         device=device,
         batch_tokens=batch_tokens,
         promote=promote,

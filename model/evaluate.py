@@ -3,7 +3,8 @@
 Each task has a file of its own, with its items beside it (model/scores.py). A score has a key: the digest of the task,
 its version, the weights, the limit and what it was measured on (corpus or file). A score whose key is already there is
 not computed again. Files are published task by task, so a killed evaluation goes on at the task it was in. A task that
-cannot be scored is listed under ``missing`` with what it needs.
+cannot be scored is listed under ``missing`` with what it needs. A file that is not the official one is refused, unless
+``any_file``; the score says which it was (``file_check``).
 
 Standard output holds one JSON object per line for the supervising process (model/events.py). Exit codes: see
 model/program.py.
@@ -28,6 +29,7 @@ from pydantic import TypeAdapter
 
 from data.errors import InputError
 from data.evalsets import files as evalsets
+from data.evalsets import registry
 from data.evalsets.files import EvalFile
 from data.lake.manifest import corpus_digest, json_digest
 from data.lake.store import Lake, code_version
@@ -136,6 +138,9 @@ class _Evaluation:
                 if known and kept > limit and known.key == self._key(task, measured_on, kept):
                     self._warn(f"{task.name}: not kept; the lake keeps a score of up to {kept} examples")
                     continue
+                if task.slides and self.spec.stride is not None:
+                    self._warn(f"{task.name}: not kept; the lake keeps scores with the default stride")
+                    continue
                 records[task.name] = scores.publish(self.lake, record, rows)
             except NotScored as reason:
                 missing[task.name] = str(reason)
@@ -169,21 +174,34 @@ class _Evaluation:
         return {task: record for task, record in records.items() if scores.has_items(self.lake, record)}
 
     def _measured_on(self, task: Task) -> MeasuredOn:
-        """What the task is measured on. Raises NotScored if its corpus or file is missing."""
+        """What the task is measured on. Raises NotScored if its corpus or file is missing, or refused."""
         if task.source == HELDOUT:
             if not self.snapshots:
                 raise NotScored("needs held-out documents; name their snapshots with --corpus")
             return MeasuredOn(f"tokens/{'+'.join(self.snapshots)}/val", str(self.corpus_digest))
         if task.source in self.files:
             file = self.files[task.source]
+            self._file_check(task.source)
             also = self._also_read(task).values()
             return MeasuredOn(file.path.name, json_digest([file.sha256, *also]) if also else file.sha256)
         patterns = " or ".join(evalsets.PATTERNS[task.source])
         where = f"not in {self.spec.eval_data}" if self.spec.eval_data else "name its directory with --eval-data"
-        raise NotScored(f"needs a file {patterns}: {where}")
+        raise NotScored(f"needs a file {patterns}: {where}; {registry.how_to_get(task.source)}")
 
     def _key(self, task: Task, measured_on: MeasuredOn, limit: int) -> str:
-        return json_digest([task.name, task.version, self.source.digest, measured_on.digest, limit])
+        choices: list[object] = []
+        if task.slides and self.spec.stride is not None:
+            choices.append({"stride": self.spec.stride})
+        if task.source in self.files and self.spec.any_file and self._file_check(task.source) != registry.OFFICIAL:
+            choices.append({"any_file": True})
+        return json_digest([task.name, task.version, self.source.digest, measured_on.digest, limit, *choices])
+
+    def _file_check(self, evalset: str) -> str:
+        """The verdict on the set's file. Raises NotScored if it is not the official one and the user wants that."""
+        try:
+            return registry.check_file(self.files[evalset], any_file=self.spec.any_file)
+        except InputError as error:
+            raise NotScored(str(error)) from error
 
     def _limit(self, task: Task) -> int:
         return self.spec.limit or task.default_limit
@@ -203,6 +221,8 @@ class _Evaluation:
             self.capacity,
             control=self.spec.control,
             writing_capacity=self.writing_capacity,
+            stride=self.spec.stride,
+            any_file=self.spec.any_file,
         )
         score = {**task.run(subject), "version": task.version, "limit": limit, "key": key}
         if task.source == HELDOUT:
@@ -210,6 +230,7 @@ class _Evaluation:
         else:
             also = self._also_read(task)
             score |= {"file": measured_on.name, "file_sha256": self.files[task.source].sha256}
+            score |= {"file_check": self._file_check(task.source)}
             score |= {"also_read": also} if also else {}
         record = Record(
             task=task.name,

@@ -43,6 +43,11 @@ MEANINGS = {
     "paper/wmt14_en_fr": "the model's translations of news into French have {value} BLEU",
     "paper/wmt14_fr_en": "the model's translations of news from French have {value} BLEU",
     "paper/nq": "the model answers {value} of Natural Questions rightly, without a document",
+    "paper/wikitext103": f"on WikiText-103 {_UNSURE}",
+    "paper/ptb": f"on the Penn Treebank {_UNSURE}",
+    "paper/1bw": f"on the One Billion Word Benchmark {_UNSURE}",
+    "paper/enwik8": "the model needs {value} bits for each {unit} of Wikipedia's source",
+    "paper/text8": "the model needs {value} bits for each {unit} of Wikipedia's text in small letters",
 }
 _OTHERS = {"accuracy": "the model is right in {value} of the examples", "perplexity": _UNSURE}  # by metric
 _HIGHER_IS_BETTER = ("f1", "rouge_average", "bleu")

@@ -222,6 +222,9 @@ def evaluate(
             callback=options.filled,
         ),
     ] = None,
+    any_file: Annotated[
+        bool, typer.Option("--any-file", help="Score benchmark files, too, that are cut off or not the official ones.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Score at most N examples per task. [default: the task's own limit]")
     ] = None,
@@ -234,6 +237,15 @@ def evaluate(
         ),
     ] = False,
     compare: options.Compare = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Move the window of long texts by N tokens; such a score is shown, not kept. [default: half the "
+            "model's context]",
+        ),
+    ] = None,
     promote: options.Promote = None,
     device: options.Device = "auto",
     batch_tokens: Annotated[
@@ -271,6 +283,8 @@ def evaluate(
             eval_data=eval_data,
             limit=limit,
             control=control,
+            any_file=any_file,
+            stride=stride,
             device=device,
             batch_tokens=batch_tokens,
             promote=promote,

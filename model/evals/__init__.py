@@ -34,7 +34,9 @@ class EvalSpec:
     corpus: tuple[str, ...] = ()  # snapshots with the held-out documents; empty: the run's
     tasks: tuple[str, ...] = ()  # empty: all
     eval_data: str | None = None  # directory with official benchmark files
+    any_file: bool = False  # score files that are not the official ones, too
     limit: PositiveInt | None = None  # examples per task (documents for perplexity); None: the task's own
+    stride: PositiveInt | None = None  # tokens by which the window of a text moves; None: half the model's context
     device: str = "auto"
     control: bool = False  # measure what the answers alone give away, too (model/evals/control.py)
     batch_tokens: PositiveInt | None = None  # positions in one forward pass; None: what the device holds

@@ -99,6 +99,7 @@ class Answered:
 def answer(subject: Subject, evalset: str, spell: Callable[[str], str]) -> Answered:
     """Score the choices of all questions of a file, in the spelling that ``spell`` gives to them."""
     questions = read_cbt(subject.files[evalset])
+    subject.check_count(evalset, len(questions))
     indices = sorted(choose([f"cbt/{i}" for i in range(len(questions))], subject.limit))
     every = [_example(questions[i], f"{evalset}/{i}", spell) for i in indices]
     context = subject.model.config.context

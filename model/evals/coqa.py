@@ -45,6 +45,7 @@ def contexts(conversation: Conversation) -> list[str]:
 
 def run(subject: Subject) -> SCORES:
     every = read_coqa(subject.files[SET])
+    subject.check_count(SET, len(every))
     chosen = [every[i] for i in sorted(choose([f"coqa/{one.name}" for one in every], subject.limit))]
     turns = [(one, i) for one in chosen for i in range(len(one.questions))]
     stories = [one.name for one, _ in turns]

@@ -79,6 +79,7 @@ def credit(score: Score, target: str = "last word", stop_words: str = "no") -> f
 def predict(subject: Subject, evalset: str, prepare: Prepare, exclude: Sequence[int] = ()) -> Predicted:
     """Score the last words of a file's passages, in the spelling that ``prepare`` gives to them."""
     passages = READERS[evalset](subject.files[evalset])
+    subject.check_count(evalset, len(passages))
     indices = sorted(choose([f"lambada/{i}" for i in range(len(passages))], subject.limit))
     chosen = [prepare(passages[i]) for i in indices]
     require_clusters(range(len(chosen)), "passages")

@@ -57,6 +57,7 @@ def question_type(question: str) -> str:
 
 def run(subject: Subject) -> SCORES:
     every = read_nq_open(subject.files[SET])
+    subject.check_count(SET, len(every))
     train = read_nq_open(subject.files[TRAIN]) if TRAIN in subject.files else None
     pairs = (train or every)[:PAIRS]
     first = 0 if train else len(pairs)  # a pair in the context is not scored

@@ -1,8 +1,9 @@
 """``heldout_ppl``: how well the model predicts the held-out documents, token by token.
 
 Each document is scored by itself. As in training, its first token is conditioned on end-of-text, and its last token is
-end-of-text. The window slides by half the model's context (model/scoring.py). Nats, tokens and bytes are summed over
-documents: nats per token = all nats / all tokens; bits per byte = all nats / ln 2 / bytes of the documents' texts.
+end-of-text. The window slides by half the model's context, or by ``--stride`` (model/scoring.py). Nats, tokens and
+bytes are summed over documents: nats per token = all nats / all tokens; bits per byte = all nats / ln 2 / bytes of the
+documents' texts.
 Documents are the clusters of the standard error.
 
 Baseline: the unigram model of the training tokens with add-one smoothing, on the same tokens.
@@ -22,7 +23,7 @@ def run(subject: Subject) -> SCORES:
     documents = [document for document in held_out.documents if len(document.tokens)][: subject.limit]
     require_clusters(range(len(documents)), "non-empty documents")
     context = subject.model.config.context
-    stride = max(1, context // 2)
+    stride = subject.stride_for(context)
     windows = [rolling(document.tokens.tolist(), context, stride) for document in documents]
     scores = iter(subject.score([window for of_one in windows for window in of_one]))
     nats = [-sum(next(scores).log_likelihood for _ in of_one) for of_one in windows]
@@ -57,4 +58,4 @@ def run(subject: Subject) -> SCORES:
     )
 
 
-TASK = Task("heldout_ppl", 1, HELDOUT, 40, 2, run)
+TASK = Task("heldout_ppl", 1, HELDOUT, 40, 2, run, slides=True)

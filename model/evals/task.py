@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from data.errors import InputError
+from data.evalsets import registry
 from model.capacity import Capacity
 from model.completion import Completion, complete
 from model.evals.heldout import HeldOut
@@ -41,6 +43,8 @@ class Subject:
     capacity: Capacity | None = None  # of all batches; None: what the device suggests
     control: bool = False  # measure the control, too (model/evals/control.py)
     writing_capacity: Capacity | None = None  # of batches that are written, whose cache takes memory too
+    stride: int | None = None  # tokens by which a window moves; None: half the model's context
+    any_file: bool = True  # score a file that has not as much in it as the official one
     truncated: int = field(default=0, init=False)
     items: list[dict[str, Any]] = field(default_factory=list, init=False)
 
@@ -88,6 +92,20 @@ class Subject:
         """
         self.items.append({"item": item, **numbers})
 
+    def stride_for(self, context: int) -> int:
+        """The stride of a window of ``context`` tokens. Raises NotScored if the user's stride is longer."""
+        stride = max(1, context // 2) if self.stride is None else self.stride
+        if stride > context:
+            raise NotScored(f"--stride {stride} would leave tokens out: the model's context has {context} tokens")
+        return stride
+
+    def check_count(self, evalset: str, n: int) -> None:
+        """Raises NotScored if a reader found ``n`` where the official file has another number, unless ``any_file``."""
+        try:
+            registry.check_count(evalset, n, any_file=self.any_file)
+        except InputError as error:
+            raise NotScored(str(error)) from error
+
     def documents(self) -> HeldOut:
         assert self.heldout is not None, "a held-out task is run with held-out documents"
         return self.heldout
@@ -98,6 +116,7 @@ class Task:
     """``source`` is ``heldout`` or a set of data/evalsets/. Raise ``version`` when scores change.
 
     ``also`` names the further files that it reads, of those that were found; a score is kept for the same files only.
+    A task that ``slides`` has a window whose stride the user can choose.
     """
 
     name: str
@@ -108,6 +127,7 @@ class Task:
     run: Callable[[Subject], SCORES]
     has_control: bool = False  # whether it measures ``control_accuracy``, if asked
     also: Callable[[Mapping[str, Path]], Sequence[Path]] = lambda _: ()
+    slides: bool = False
 
 
 def result(

@@ -62,6 +62,7 @@ def _encoded(example: WinogradExample) -> Encoded:
 
 def run(subject: Subject) -> SCORES:
     examples = read_winograd(subject.files[SET])
+    subject.check_count(SET, len(examples))
     of_schema = schemas(examples)
     indices = sorted(choose([f"winograd/{i}" for i in range(len(examples))], subject.limit))
     chosen = [_encoded(examples[i]) for i in indices]
