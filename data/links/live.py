@@ -28,6 +28,7 @@ import zstandard
 from data.config import LinksConfig
 from data.errors import InputError
 from data.http.client import Client, Network
+from data.http.download import MAX_ATTEMPTS, TRANSIENT
 from data.http.exchange import Answer, FetchError, Limits
 from data.http.retry import backoff_s, retry_after_s
 from data.lake.manifest import Part
@@ -35,7 +36,6 @@ from data.lake.store import Dataset, Lake
 from data.links.records import LinkRecords
 from data.links.sources import Reading, sealed_records
 from data.links.submissions import loads_leniently
-from data.schema import PageStatus
 
 SETTLE_S = 36 * 3600
 """Points of Hacker News and Reddit hardly move after this."""
@@ -43,9 +43,7 @@ SETTLE_S = 36 * 3600
 FIRST_WINDOW_S = 30 * 86_400
 """How far back a source without a watermark is read."""
 
-MAX_ATTEMPTS = 6
 MAX_ANSWER_BYTES = 64_000_000  # a page of 1,000 hits with their texts has about 2 MB
-TRANSIENT = frozenset({PageStatus.CONNECT_FAILURE, PageStatus.TIMEOUT, PageStatus.TOO_SLOW, PageStatus.PROTOCOL_ERROR})
 _TIMEOUT_S = 120.0
 
 Items = tuple[list[dict[str, Any]], Counter[str]]

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from data.errors import InputError
-from data.links import download
+from data.http import download
 from tests.data.links.services import Services, links_of, refresh, submission
 
 
