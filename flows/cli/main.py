@@ -222,6 +222,14 @@ def evaluate(
             callback=options.filled,
         ),
     ] = None,
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch",
+            help="First download the official files that the tasks need and that are missing, into --eval-data "
+            "[default: eval-data in WEBTEXT_HOME]; with no model named, do only that.",
+        ),
+    ] = False,
     any_file: Annotated[
         bool, typer.Option("--any-file", help="Score benchmark files, too, that are cut off or not the official ones.")
     ] = False,
@@ -259,7 +267,8 @@ def evaluate(
     as_json: options.Json = False,
 ) -> None:
     """Score a run, a checkpoint or a transformers directory zero-shot; or compare the scores of two runs."""
-    if sum(value is not None for value in (run, checkpoint, hf, compare)) != 1:
+    named = sum(value is not None for value in (run, checkpoint, hf, compare))
+    if named > 1 or (named == 0 and not fetch):
         raise BadParameter("name exactly one of --run, --checkpoint, --hf and --compare")
     if promote is not None and run is None:
         raise BadParameter("--promote needs --run")
@@ -271,6 +280,17 @@ def evaluate(
         compared = compare_runs(Lake(settings.lake), *compare)
         _result(compared, as_json, lambda: _show().comparison(compared))
         return
+    if fetch:
+        from flows.cli import fetch as fetching
+        from flows.progress import say
+
+        fetched = fetching.fetch_sets(settings, [] if tasks == "all" else tasks.split(","), eval_data)
+        if named == 0:
+            _result(fetched, as_json, lambda: fetching.show(fetched))
+            fetching.require_fetched(fetched)
+            return
+        fetching.show(fetched, say)
+        eval_data = fetched.directory
     with session(settings):
         from flows.evaluate import evaluate as evaluate_flow
 
