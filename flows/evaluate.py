@@ -11,9 +11,9 @@ from flows import artifacts, services
 from flows.interrupt import tag_own_run
 from flows.progress import Bar, say
 from flows.settings import EXPERIMENT, Settings
-from flows.supervise import run_child, spec_file
+from flows.supervise import Event, run_child, spec_file
 from model.evals import EvalSpec
-from model.events import EvalEvent, EvalResult, TaskProgress, Warned, eval_event, to_json
+from model.events import Ablation, EvalEvent, EvalResult, TaskProgress, Warned, eval_event, to_json
 
 
 @flow(name="evaluate", persist_result=False, on_running=[tag_own_run])
@@ -71,6 +71,57 @@ def evaluate(
 @task(name="evaluate", task_run_name="evaluate {name}", cache_policy=NO_CACHE, persist_result=False)
 def score(name: str, spec: EvalSpec, home: Path) -> EvalResult:
     """Score one model, task by task."""
+    result = _run(name, spec, home)
+    assert isinstance(result, EvalResult), result
+    return result
+
+
+@flow(name="ablate", persist_result=False, on_running=[tag_own_run])
+def ablate(
+    task_name: str,
+    run: str | None = None,
+    checkpoint: str | None = None,
+    hf: str | None = None,
+    eval_data: str | None = None,
+    limit: int | None = None,
+    any_file: bool = False,
+    device: str = "auto",
+    batch_tokens: int | None = None,
+    lake: str | None = None,
+) -> Ablation:
+    """Score one model on one task by all combinations of the task's choices. Nothing is kept but the flow's table."""
+    settings = Settings()
+    services.ensure(settings)
+    spec = EvalSpec(
+        lake=lake or settings.lake,
+        run=run,
+        checkpoint=checkpoint,
+        hf=hf,
+        ablate=task_name,
+        eval_data=eval_data,
+        limit=limit,
+        any_file=any_file,
+        device=device,
+        batch_tokens=batch_tokens,
+    )
+    result = compare(artifacts.slug(run or Path(str(checkpoint or hf)).name), spec, settings.home.absolute())
+    rows = [
+        {**row.choices, result.metric: row.value, "n": row.n, "published": row.published or row.missing}
+        for row in result.rows
+    ]
+    artifacts.table("ablation", f"{result.model}: {task_name}", rows)
+    return result
+
+
+@task(name="ablate", task_run_name="ablate {name}", cache_policy=NO_CACHE, persist_result=False)
+def compare(name: str, spec: EvalSpec, home: Path) -> Ablation:
+    """Score one model on one task by all combinations of the task's choices."""
+    result = _run(name, spec, home)
+    assert isinstance(result, Ablation), result
+    return result
+
+
+def _run(name: str, spec: EvalSpec, home: Path) -> Event:
     folder = home / "runs" / name
     bars: dict[str, Bar] = {}
 
@@ -78,7 +129,7 @@ def score(name: str, spec: EvalSpec, home: Path) -> EvalResult:
         match event:
             case TaskProgress():
                 bar = bars.get(event.task)
-                if bar is None:
+                if bar is None or bar.total != event.total:
                     for earlier in bars.values():
                         earlier.close()
                     bar = bars[event.task] = Bar(event.task, event.total, "examples")
@@ -88,9 +139,7 @@ def score(name: str, spec: EvalSpec, home: Path) -> EvalResult:
 
     try:
         with spec_file(spec.to_json(), folder) as file:
-            result = run_child("model.evaluate", ["--spec", str(file)], folder / "eval.log", eval_event, on_event)
+            return run_child("model.evaluate", ["--spec", str(file)], folder / "eval.log", eval_event, on_event)
     finally:
         for bar in bars.values():
             bar.close()
-    assert isinstance(result, EvalResult), result
-    return result

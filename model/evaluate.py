@@ -35,6 +35,7 @@ from data.lake.manifest import corpus_digest, json_digest
 from data.lake.store import Lake, code_version
 from data.process import die_with_parent
 from model import completion, program, scores, scoring, world
+from model.ablate import ablate
 from model.capacity import Capacity
 from model.evals import EvalSpec, heldout, overlap, source
 from model.evals.heldout import HeldOut
@@ -363,7 +364,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         spec = EvalSpec.from_json(program.read_spec(path), str(path))
         program.prepare(spec.device)
-        evaluate(spec, emit)
+        if spec.ablate is None:
+            evaluate(spec, emit)
+        else:
+            ablate(spec, emit)
     except Exception as error:
         return program.report_error(error, emit, "; score it with --device cpu, or on a device with more memory")
     return 0

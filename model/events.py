@@ -242,10 +242,41 @@ class EvalResult:
     promotion: Promotion | None = None  # if one was asked for
 
 
+@dataclass(frozen=True)
+class AblationRow:
+    """A task's score by one combination of choices; ``missing`` says why there is none."""
+
+    choices: dict[str, str]
+    value: float | None
+    interval: Interval | None
+    n: int
+    published: str  # numbers from elsewhere that this combination is meant to explain
+    missing: str
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One model's scores of one task by all combinations of the task's choices."""
+
+    event: ClassVar[str] = "ablation"
+
+    task: str
+    metric: str
+    rows: tuple[AblationRow, ...]
+    limit: int
+    model: str
+    step: int
+    checkpoint: str
+    weights_digest: str
+    files: dict[str, str]  # sha256 by set
+    seconds: float
+    warnings: tuple[str, ...]
+
+
 TrainEvent: TypeAlias = (
     Started | Resumed | StepDone | Validated | CheckpointSaved | Warned | Stopped | Failed | TrainSummary
 )
-EvalEvent: TypeAlias = TaskProgress | Warned | Failed | EvalResult
+EvalEvent: TypeAlias = TaskProgress | Warned | Failed | EvalResult | Ablation
 Emit: TypeAlias = Callable[[TrainEvent | EvalEvent], None]
 """Reports an event to the process that supervises this one."""
 

@@ -17,8 +17,11 @@ from data.evalsets.detokenizers import TokenText, remove, restore, rule
 from data.evalsets.lines import read_lines
 
 
-def read_wikitext(path: Path) -> TokenText:
-    """A WikiText file, de-tokenized. Raises InputError naming the first line that is not WikiText."""
+def read_wikitext(path: Path, *, as_it_stands: bool = False) -> TokenText:
+    """A WikiText file, de-tokenized unless ``as_it_stands``.
+
+    Raises InputError naming the first line that is not WikiText.
+    """
     lines = read_lines(path)
     for number, line in enumerate(lines, start=1):
         if line[:1] != " " or line[-1:] != " ":
@@ -26,7 +29,7 @@ def read_wikitext(path: Path) -> TokenText:
                 f"{path} line {number}: not WikiText, whose lines begin and end with a space: {line[:40]!r}; get the "
                 "*.tokens file of the word-level set"
             )
-    return TokenText.of(lines, detokenize)
+    return TokenText.of(lines, str if as_it_stands else detokenize)
 
 
 def detokenize(line: str) -> str:

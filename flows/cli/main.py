@@ -244,6 +244,15 @@ def evaluate(
             "twice as long.",
         ),
     ] = False,
+    ablate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="Instead, score this task by every combination of its choices, beside the published numbers that they "
+            "may explain; nothing is kept: paper/lambada, paper/wikitext2, paper/cbt_cn or paper/cbt_ne.",
+            callback=options.filled,
+        ),
+    ] = None,
     compare: options.Compare = None,
     stride: Annotated[
         int | None,
@@ -291,6 +300,24 @@ def evaluate(
             return
         fetching.show(fetched, say)
         eval_data = fetched.directory
+    if ablate is not None:
+        with session(settings):
+            from flows.evaluate import ablate as ablate_flow
+
+            ablated = ablate_flow(
+                ablate,
+                run=run,
+                checkpoint=checkpoint,
+                hf=hf,
+                eval_data=eval_data,
+                limit=limit,
+                any_file=any_file,
+                device=device,
+                batch_tokens=batch_tokens,
+                lake=settings.lake,
+            )
+        _result(ablated, as_json, lambda: _show().ablation(ablated))
+        return
     with session(settings):
         from flows.evaluate import evaluate as evaluate_flow
 

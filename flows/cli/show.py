@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # these modules import Prefect or torch, which takes seconds
     from flows.services import Addresses
     from flows.settings import Settings
     from model.compare import Comparison
-    from model.events import EvalResult, TaskScore, TrainSummary
+    from model.events import Ablation, EvalResult, TaskScore, TrainSummary
 
 SHOWN_METRICS = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
 CONTROL = "control_accuracy"
@@ -122,6 +122,24 @@ def scores(result: EvalResult) -> None:
     console.print("What the scores mean:")
     for task, score in result.scores.items():
         console.print(f"  {score_line(task, score)}", soft_wrap=True)
+
+
+def ablation(result: Ablation) -> None:
+    """A task's score by every combination of its choices, and the published numbers that these may explain."""
+    names = list(result.rows[0].choices)
+    title = f"{result.task} of {result.model} by its choices"
+    table = _table(title, *names, result.metric, "95 % interval", "n", "published")
+    for row in result.rows:
+        if row.interval is None:
+            table.add_row(*row.choices.values(), "", "not measured", "", row.published)
+            continue
+        low, high = row.interval
+        table.add_row(
+            *row.choices.values(), number(row.value), f"{number(low)} .. {number(high)}", f"{row.n:,}", row.published
+        )
+    console.print(table)
+    for missing in dict.fromkeys(row.missing for row in result.rows if row.missing):
+        console.print(f"not measured: {missing}", soft_wrap=True)
 
 
 def _against_trivial(score: TaskScore) -> tuple[str, ...]:

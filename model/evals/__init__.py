@@ -39,6 +39,7 @@ class EvalSpec:
     stride: PositiveInt | None = None  # tokens by which the window of a text moves; None: half the model's context
     device: str = "auto"
     control: bool = False  # measure what the answers alone give away, too (model/evals/control.py)
+    ablate: str | None = None  # compare the choices of this task instead of scoring ``tasks``
     batch_tokens: PositiveInt | None = None  # positions in one forward pass; None: what the device holds
     tracking_uri: str | None = None  # of MLflow; None: do not attach scores
     experiment: str = "webtext"  # also the name of the registered model

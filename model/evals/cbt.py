@@ -24,6 +24,7 @@ choice that occurs most often or last in the 20 sentences; and the longest choic
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,12 +37,18 @@ from model.evals import control, stats
 from model.evals.cloze import credit
 from model.evals.heldout import choose
 from model.evals.lambada import ALL
-from model.evals.task import SCORES, Subject, Task, require_clusters, result
+from model.evals.task import SCORES, Choices, Subject, Task, Variant, require_clusters, result
 from model.scoring import Request, Score
 
 KEPT_CHARS = 300  # of a context, in the rows of the examples
 DETOKENIZERS: dict[str, Callable[[str], str]] = {"no": lambda text: text, "yes": detokenize}
 MEASURES = ("choice and rest", "choice only")
+PUBLISHED = {
+    ("cn", "valid", "yes", "choice and rest"): "GPT-2 paper, table 3: 87.65 % (117M), 93.30 % (1542M)",
+    ("cn", "valid", "no", "choice and rest"): "perhaps transformers issue 13761: 84.35 % (117M), method not given",
+    ("ne", "valid", "yes", "choice and rest"): "GPT-2 paper, table 3: 83.4 % (117M), 89.05 % (1542M)",
+    ("ne", "valid", "no", "choice and rest"): "perhaps transformers issue 13761: 73.65 % (117M), method not given",
+}
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,36 @@ def run(subject: Subject, evalset: str) -> SCORES:
     )
 
 
+def variants(subject: Subject, kind: str) -> Iterator[Variant]:
+    """The accuracy for each split, de-tokenizer and measure; one pass over the model per split and de-tokenizer."""
+    for split, (detokenizer, spell) in itertools.product(("valid", "test"), DETOKENIZERS.items()):
+        evalset = f"cbt_{kind}_{split}"
+        missing = subject.lacks(evalset)
+        found = None if missing else answer(subject, evalset, spell)
+        for measure in MEASURES:
+            yield Variant(
+                {"split": split, "de-tokenizer": detokenizer, "probability of": measure},
+                found.accuracy(measure) if found else None,
+                len(found.examples) if found else 0,
+                PUBLISHED.get((kind, split, detokenizer, measure), ""),
+                missing,
+            )
+
+
 TASKS = tuple(
-    Task(f"paper/cbt_{kind}", 1, evalset, ALL, 32, functools.partial(run, evalset=evalset), has_control=True)
-    for kind, evalset in (("cn", "cbt_cn_valid"), ("ne", "cbt_ne_valid"))
+    Task(
+        f"paper/cbt_{kind}",
+        1,
+        f"cbt_{kind}_valid",
+        ALL,
+        32,
+        functools.partial(run, evalset=f"cbt_{kind}_valid"),
+        has_control=True,
+        choices=Choices(
+            "accuracy",
+            (f"cbt_{kind}_valid", f"cbt_{kind}_test"),
+            functools.partial(variants, kind=kind),
+        ),
+    )
+    for kind in ("cn", "ne")
 )

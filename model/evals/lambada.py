@@ -25,7 +25,8 @@ Baselines: one guess per passage, as in ``heldout_lastword``, without the guess 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,21 +34,38 @@ from data.bpe import encode
 from data.evalsets.lambada import (
     Passage,
     as_it_stands,
+    on_a_new_line,
     openai_lambada_text,
     read_lambada,
     read_lambada_plain,
+    straight_quotes,
     untokenized,
 )
 from model.evals import control, stats, words
 from model.evals.heldout import choose
 from model.evals.lastword import GUESSES
-from model.evals.task import SCORES, Subject, Task, excerpt, require_clusters, result
+from model.evals.task import SCORES, Choices, Subject, Task, Variant, excerpt, require_clusters, result
 from model.scoring import Request, Score
 
 SET = "lambada"
 PLAIN = "lambada_plain"
 READERS: dict[str, Callable[[Path], list[Passage]]] = {SET: read_lambada, PLAIN: read_lambada_plain}
 Prepare = Callable[[Passage], Passage]
+LAST = ("last word", "last token")
+FILES: tuple[tuple[str, str, dict[str, Prepare]], ...] = (
+    ("OpenAI's, on a new line", SET, {"no": on_a_new_line, "yes": openai_lambada_text}),
+    ("OpenAI's, as it stands", SET, {"no": as_it_stands, "yes": straight_quotes}),
+    ("the authors'", PLAIN, {"no": as_it_stands, "yes": untokenized}),
+)
+"""A file, its set, and its passages without and with a de-tokenizer, which makes OpenAI's quotes straight."""
+PUBLISHED = {
+    ("OpenAI's, on a new line", "yes", "last word", "yes"): "GPT-2 paper, table 3: 45.99 % (117M), 63.24 % (1542M)",
+    ("OpenAI's, on a new line", "yes", "last word", "no"): "GPT-2 paper, section 3.3: 52.66 % (1542M)",
+    ("OpenAI's, on a new line", "yes", "last token", "no"): (
+        "transformers issue 13761: 46.67 % (117M); perhaps the paper's 45.99 % (gpt-neo pull request 29)"
+    ),
+    ("OpenAI's, as it stands", "no", "last word", "no"): "lm-evaluation-harness issue 2159: 32.56 % (117M)",
+}
 
 
 @dataclass(frozen=True)
@@ -134,6 +152,23 @@ def run(subject: Subject, prepare: Prepare, is_paper: bool, evalset: str = SET) 
     )
 
 
+def variants(subject: Subject) -> Iterator[Variant]:
+    """The accuracy for each file, de-tokenizer, target and filter; one pass over the model per file and spelling."""
+    for file, evalset, prepares in FILES:
+        for detokenizer, prepare in prepares.items():
+            missing = subject.lacks(evalset)
+            found = None if missing else predict(subject, evalset, prepare, words.stop_tokens())
+            for target, stop_words in itertools.product(LAST, ("no", "yes")):
+                chosen = (file, detokenizer, target, stop_words)
+                yield Variant(
+                    dict(zip(("file", "de-tokenizer", "target", "stop-word filter"), chosen, strict=True)),
+                    found.accuracy(target, stop_words) if found else None,
+                    len(found.scores) if found else 0,
+                    PUBLISHED.get(chosen, ""),
+                    missing,
+                )
+
+
 ALL = 1_000_000  # the whole file
 TASKS = tuple(
     Task(
@@ -144,6 +179,7 @@ TASKS = tuple(
         32,
         functools.partial(run, prepare=prepare, is_paper=is_paper, evalset=evalset),
         has_control=True,
+        choices=Choices("accuracy", (SET, PLAIN), variants) if name == "paper/lambada" else None,
     )
     for name, evalset, prepare, is_paper in (
         ("harness/lambada_openai", SET, as_it_stands, False),

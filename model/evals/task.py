@@ -7,13 +7,14 @@ and 95 % ``interval``; ``baselines``, trivial answers to the same examples, each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import InputError
 from data.evalsets import registry
+from data.evalsets.files import PATTERNS
 from model.capacity import Capacity
 from model.completion import Completion, complete
 from model.evals.heldout import HeldOut
@@ -106,9 +107,38 @@ class Subject:
         except InputError as error:
             raise NotScored(str(error)) from error
 
+    def lacks(self, evalset: str) -> str:
+        """What is missing if the set's file is not there; otherwise an empty text."""
+        if evalset in self.files:
+            return ""
+        return f"needs a file {' or '.join(PATTERNS[evalset])}; {registry.how_to_get(evalset)}"
+
     def documents(self) -> HeldOut:
         assert self.heldout is not None, "a held-out task is run with held-out documents"
         return self.heldout
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A task's main metric by one combination of choices, or ``missing``: why it could not be measured.
+
+    ``published`` are numbers from elsewhere that this combination is meant to explain.
+    """
+
+    choices: Mapping[str, str]  # what was chosen, by what there was to choose
+    estimate: Estimate | None
+    n: int
+    published: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What could have been chosen differently in a task. ``measure`` yields all combinations, each with its score."""
+
+    metric: str
+    evalsets: tuple[str, ...]  # that are read
+    measure: Callable[[Subject], Iterator[Variant]]
 
 
 @dataclass(frozen=True)
@@ -128,6 +158,7 @@ class Task:
     has_control: bool = False  # whether it measures ``control_accuracy``, if asked
     also: Callable[[Mapping[str, Path]], Sequence[Path]] = lambda _: ()
     slides: bool = False
+    choices: Choices | None = None  # for ``webtext eval --ablate``
 
 
 def result(

@@ -27,8 +27,10 @@ trying things out: it is not a score of the set, and ``is_whole`` is false.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +40,11 @@ import numpy.typing as npt
 from data.bpe import decode, encode
 from data.evalsets.enwik8 import TestPart, read_enwik8, read_text8
 from data.evalsets.texts import TOKEN_TEXTS
+from data.evalsets.wikitext import read_wikitext
 from model.evals.heldout import choose
 from model.evals.lambada import ALL
 from model.evals.stats import Estimate, Floats, bits_per_byte, ratio
-from model.evals.task import SCORES, Subject, Task, excerpt, require_clusters, result
+from model.evals.task import SCORES, Choices, Subject, Task, Variant, excerpt, require_clusters, result
 from model.scoring import Request, rolling
 
 BYTE_TEXTS: dict[str, tuple[Callable[[Path], TestPart], str]] = {
@@ -49,6 +52,17 @@ BYTE_TEXTS: dict[str, tuple[Callable[[Path], TestPart], str]] = {
     "text8": (read_text8, "character"),
 }
 """Reader and unit."""
+
+STRIDES = {"half the context": 2, "the whole context": 1}
+UNITS = ("original token", "BPE token", "word")
+PUBLISHED = {
+    ("original token", "yes", "half the context"): "GPT-2 paper, table 3: 29.41 (117M), 18.34 (1542M)",
+    ("BPE token", "no", "the whole context"): "transformers issue 13761: 29.94 (117M)",
+    ("word", "yes", "the whole context"): (
+        "lm-evaluation-harness: 37.37 (117M, transformers issue 13761); WikiText-103 in the paper: 37.50"
+    ),
+}
+"""Numbers by unit, de-tokenizer and stride, for ``webtext eval --ablate paper/wikitext2``."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +180,32 @@ def run_bytes(subject: Subject, evalset: str) -> SCORES:
     )
 
 
+def variants(subject: Subject, evalset: str) -> Iterator[Variant]:
+    """WikiText's perplexity for each unit, de-tokenizer and stride; one pass per de-tokenizer and stride.
+
+    A "word" is an original token that is not the end of a line.
+    """
+    context = subject.model.config.context
+    for detokenizer, (stride, per_context) in itertools.product(("no", "yes"), STRIDES.items()):
+        missing = subject.lacks(evalset)
+        units: dict[str, Floats] = {}
+        if not missing:
+            text = read_wikitext(subject.files[evalset], as_it_stands=detokenizer == "no")
+            subject.check_count(evalset, text.n_tokens)
+            strided = dataclasses.replace(subject, stride=max(1, context // per_context))
+            stream = _score_stream(strided, encode(text.text))
+            numbers = (text.n_tokens * stream.share, stream.n_tokens, sum(text.words) * stream.share)
+            units = dict(zip(UNITS, numbers, strict=True))
+        for unit in UNITS:
+            yield Variant(
+                {"unit": unit, "de-tokenizer": detokenizer, "stride": stride},
+                ratio(stream.nats, units[unit]).exp() if units else None,
+                int(units[unit].sum().round()) if units else 0,
+                PUBLISHED.get((unit, detokenizer, stride), ""),
+                missing,
+            )
+
+
 def _score_stream(subject: Subject, tokens: npt.NDArray[np.integer]) -> _Stream:
     context = subject.model.config.context
     stride = subject.stride_for(context)
@@ -201,7 +241,11 @@ def _unigram_nats(tokens: npt.NDArray[np.integer], pieces: Sequence[Sequence[int
 
 
 def _task(name: str, evalset: str, run: Callable[..., SCORES]) -> Task:
-    return Task(f"paper/{name}", 1, evalset, ALL, 2, functools.partial(run, evalset=evalset), slides=True)
+    choices = None
+    if name == "wikitext2":
+        choices = Choices("perplexity", (evalset,), functools.partial(variants, evalset=evalset))
+    of_set = functools.partial(run, evalset=evalset)
+    return Task(f"paper/{name}", 1, evalset, ALL, 2, of_set, slides=True, choices=choices)
 
 
 TASKS = (
