@@ -127,17 +127,18 @@ def scores(result: EvalResult) -> None:
 def ablation(result: Ablation) -> None:
     """A task's score by every combination of its choices, and the published numbers that these may explain."""
     names = list(result.rows[0].choices)
+    notes = list(dict.fromkeys(row.published for row in result.rows if row.published))
     title = f"{result.task} of {result.model} by its choices"
     table = _table(title, *names, result.metric, "95 % interval", "n", "published")
     for row in result.rows:
-        if row.interval is None:
-            table.add_row(*row.choices.values(), "", "not measured", "", row.published)
-            continue
-        low, high = row.interval
-        table.add_row(
-            *row.choices.values(), number(row.value), f"{number(low)} .. {number(high)}", f"{row.n:,}", row.published
-        )
+        score = ("", "not measured", "")
+        if row.interval is not None:
+            low, high = row.interval
+            score = (number(row.value), f"{number(low)} .. {number(high)}", f"{row.n:,}")
+        table.add_row(*row.choices.values(), *score, f"({notes.index(row.published) + 1})" if row.published else "")
     console.print(table)
+    for index, note in enumerate(notes, start=1):
+        console.print(f"({index}) {note}", soft_wrap=True)
     for missing in dict.fromkeys(row.missing for row in result.rows if row.missing):
         console.print(f"not measured: {missing}", soft_wrap=True)
 
