@@ -19,6 +19,8 @@ from flows import services
 from flows.cli.doctor import examine
 from flows.cli.status import collect
 from flows.settings import Settings
+from model.evals.task import HELDOUT
+from model.evals.tasks import TASKS
 from tests.flows.serving import Pipeline, refresh_small, task_states, webtext
 
 if TYPE_CHECKING:
