@@ -33,7 +33,7 @@ def promote(lake: Lake, tracker: Tracker, model: str, run: str, step: int, task:
         if champion and (champion.run, champion.step) == (run, step):
             return Promotion(task, True, f"{champion} is the champion already")
         if champion is None:
-            reason = f"the first champion: {record.metric} {record.value:.4g} at {task}"
+            reason = f"the first champion: {record.metric} {_number(record.value)} at {task}"
             return _register(lake, tracker, model, record, reason, {})
         try:
             found = _against(lake, champion, record)
@@ -69,10 +69,14 @@ def _against(lake: Lake, champion: Champion, record: Record) -> TaskComparison:
 def _in_words(found: TaskComparison, champion: Champion, task: str) -> str:
     low, high = found.interval
     return (
-        f"{champion} at {task}: {found.metric} {found.b:.4g} instead of {found.a:.4g}, difference "
-        f"{found.difference:+.4g} (95 % interval {low:+.4g} .. {high:+.4g}), p = {found.p:.4f} by the paired bootstrap "
+        f"{champion} at {task}: {found.metric} {_number(found.b)} instead of {_number(found.a)}, difference "
+        f"{_number(found.difference)} (95 % interval {_number(low)} .. {_number(high)}), p = {found.p:.4f} by the paired bootstrap "
         f"over {found.documents:,} documents; the rule is p < {SIGNIFICANT}"
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _register(

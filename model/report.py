@@ -165,11 +165,8 @@ def _context(record: Record, metric: str, scale: float) -> dict[str, Any]:
     if best and metric == record.metric:
         found["baseline"] = _text(score["baselines"][best]["value"] * scale)
         found["best_baseline"] = best.replace("_", " ")
-    control = score.get("control")
-    if isinstance(control, Mapping):
-        control = control.get(metric, control.get("value"))
-    if isinstance(control, (int, float)):
-        found["control"] = _text(control * scale)
+    if f"control_{metric}" in score:
+        found["control"] = _text(score[f"control_{metric}"] * scale)
     if "train_overlap" in score:
         found["overlap"] = f"{score['train_overlap']:.2%}"
     return found

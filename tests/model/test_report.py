@@ -41,7 +41,16 @@ def test_the_numbers_are_those_of_the_papers_table() -> None:
 def test_scores_stand_beside_the_papers_in_its_units(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     baselines = {"best_baseline": "most_frequent", "baselines": {"most_frequent": {"value": 0.25}}}
-    publish(lake, "paper/cbt_cn", 2, metric="accuracy", accuracy=0.5, control=0.125, train_overlap=0.01, **baselines)
+    publish(
+        lake,
+        "paper/cbt_cn",
+        2,
+        metric="accuracy",
+        accuracy=0.5,
+        control_accuracy=0.125,
+        train_overlap=0.01,
+        **baselines,
+    )
     publish(lake, "paper/wikitext2", 2, metric="perplexity", perplexity=40.0)
     publish(lake, "heldout_ppl", 2, metric="perplexity", perplexity=50.0)
     report = run_report(lake, "r", {})
