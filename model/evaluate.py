@@ -37,6 +37,7 @@ from data.process import die_with_parent
 from model import completion, program, scores, scoring, world
 from model.ablate import ablate
 from model.capacity import Capacity
+from model.causal import Causal
 from model.evals import EvalSpec, heldout, overlap, source
 from model.evals.heldout import HeldOut
 from model.evals.published import metrics_of
@@ -89,7 +90,7 @@ class _Evaluation:
             self._warn(warning)
 
     @functools.cached_property
-    def model(self) -> GPT2:
+    def model(self) -> GPT2 | Causal:
         return self.source.load(str(self.device))
 
     @functools.cached_property
@@ -100,6 +101,7 @@ class _Evaluation:
     @functools.cached_property
     def writing_capacity(self) -> Capacity:
         """Of all tasks in which the model writes."""
+        assert isinstance(self.model, GPT2)
         return completion.capacity_for(self.model, self.spec.batch_tokens or "auto", self._warn)
 
     @functools.cached_property
@@ -211,6 +213,8 @@ class _Evaluation:
         """Score the task; returns the record, not published yet, and its items."""
         if self.model.config.context < task.min_context:
             raise NotScored(f"needs a context of {task.min_context} tokens, the model has {self.model.config.context}")
+        if isinstance(self.model, Causal) and not task.any_tokenizer:
+            raise NotScored(f"needs GPT-2's tokenizer, the model has {self.model.tokenizer.name}")
         began = self.clock()
         documents = self.heldout if task.source == HELDOUT else None
         subject = Subject(
@@ -221,7 +225,7 @@ class _Evaluation:
             self._progress(task),
             self.capacity,
             control=self.spec.control,
-            writing_capacity=self.writing_capacity,
+            writing_capacity=None if isinstance(self.model, Causal) else self.writing_capacity,
             stride=self.spec.stride,
             any_file=self.spec.any_file,
         )

@@ -208,7 +208,11 @@ class GPT2(nn.Module):
         With a ``cache`` the ids continue the cached positions and are appended to it. Raises InputError if the
         positions exceed the context.
         """
-        return F.linear(self.hidden(ids_BT, cache), self.tokens.weight)
+        return self.logits(self.hidden(ids_BT, cache))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The head on the residual stream ``[..., C]``: ``[..., V]``."""
+        return F.linear(x, self.tokens.weight)
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats per token, a scalar; ``targets_BT[b, t]`` is the token after ``ids_BT[b, t]``."""

@@ -41,6 +41,7 @@ _INNER = {
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 _BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, in older files
 _HEADS = ("lm_head.weight", "transformer.lm_head.weight")
+_END = "<|endoftext|>"
 _FIXED = {  # what GPT2Config must say for this model; these are its defaults
     "model_type": "gpt2",
     "activation_function": "gelu_new",
@@ -92,6 +93,22 @@ def load_hf(folder: Path, *, device: str = "cpu") -> GPT2:
     return build(config, from_hf(tensors, config, str(folder)), str(folder))
 
 
+def is_gpt2(folder: Path) -> bool:
+    """Whether ``load_hf`` may take a directory: a GPT-2 whose tokens, as far as the directory says, are GPT-2's."""
+    try:
+        known = orjson.loads((folder / "config.json").read_bytes())
+        if not all(known.get(name, allowed[0]) in allowed for name, allowed in _allowed(known).items()):
+            return False
+        vocabularies = [orjson.loads(path.read_bytes()) for path in folder.glob("vocab.json")]
+        vocabularies += [orjson.loads(path.read_bytes())["model"]["vocab"] for path in folder.glob("tokenizer.json")]
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return (folder / "config.json").is_file() is False  # load_hf says what is missing
+    ours = _vocabulary()
+    return known.get("vocab_size") == VOCAB_SIZE and all(
+        {**vocabulary, _END: END_OF_TEXT} == ours for vocabulary in vocabularies
+    )
+
+
 def to_hf(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Our weights with transformers' names and shapes."""
     return {
@@ -135,20 +152,22 @@ def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """
     ranks = encoding()._mergeable_ranks
     shown = _shown_bytes()
-    vocabulary = {}
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-        vocabulary["".join(shown[byte] for byte in token)] = rank
         if len(token) > 1:
             left, right = _halves(token, rank, ranks)
             merges.append(("".join(shown[byte] for byte in left), "".join(shown[byte] for byte in right)))
-    vocabulary["<|endoftext|>"] = END_OF_TEXT
-    return vocabulary, merges
+    return _vocabulary(), merges
+
+
+def _vocabulary() -> dict[str, int]:
+    shown = _shown_bytes()
+    ranks = sorted(encoding()._mergeable_ranks.items(), key=lambda item: item[1])
+    return {**{"".join(shown[byte] for byte in token): rank for token, rank in ranks}, _END: END_OF_TEXT}
 
 
 def _write_tokenizer(folder: Path, context: int) -> None:
-    end = "<|endoftext|>"
-    special = {"bos_token": end, "eos_token": end, "unk_token": end}
+    special = {"bos_token": _END, "eos_token": _END, "unk_token": _END}
     settings = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "model_max_length": context}
     _write(folder / "tokenizer_config.json", {**special, **settings})
     _write(folder / "special_tokens_map.json", special)

@@ -70,8 +70,8 @@ def _in_words(found: TaskComparison, champion: Champion, task: str) -> str:
     low, high = found.interval
     return (
         f"{champion} at {task}: {found.metric} {_number(found.b)} instead of {_number(found.a)}, difference "
-        f"{_number(found.difference)} (95 % interval {_number(low)} .. {_number(high)}), p = {found.p:.4f} by the paired bootstrap "
-        f"over {found.documents:,} documents; the rule is p < {SIGNIFICANT}"
+        f"{_number(found.difference)} (95 % interval {_number(low)} .. {_number(high)}), p = {found.p:.4f} by the "
+        f"paired bootstrap over {found.documents:,} documents; the rule is p < {SIGNIFICANT}"
     )
 
 

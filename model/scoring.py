@@ -1,4 +1,4 @@
-"""Log-probabilities under a GPT-2: of continuations given contexts, and of long texts through a sliding window.
+"""Log-probabilities under a model: of continuations given contexts, and of long texts through a sliding window.
 
 Every score of this project is computed by ``score``. Requests that begin alike are packed into trees, so that what they
 share is computed once (model/trees.py). Trees are sorted by length and run in batches: on a CPU one after the other in
@@ -31,7 +31,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data.bpe import END_OF_TEXT
@@ -39,6 +38,7 @@ from data.errors import InputError
 from model import trees
 from model.attention import Packing, Segment
 from model.capacity import Capacity, Need, Tokens, choose, silent
+from model.causal import Causal
 from model.gpt2 import GPT2
 from model.trees import Ids, Tree
 
@@ -76,7 +76,7 @@ class Score:
         return bool(self.is_likeliest.all())
 
 
-def capacity_for(model: GPT2, tokens: Tokens = "auto", warn: Callable[[str], None] = silent) -> Capacity:
+def capacity_for(model: GPT2 | Causal, tokens: Tokens = "auto", warn: Callable[[str], None] = silent) -> Capacity:
     """Batches of so many positions; ``warn`` gets a message when they turn out to be too large."""
     weight = model.tokens.weight
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -93,7 +93,7 @@ def capacity_for(model: GPT2, tokens: Tokens = "auto", warn: Callable[[str], Non
 
 
 def score(
-    model: GPT2,
+    model: GPT2 | Causal,
     requests: Sequence[Request],
     exclude_first: Sequence[int] = (),
     on_done: Callable[[int], None] | None = None,
@@ -112,7 +112,7 @@ def score(
     scores: dict[int, Score] = {}
     was_training = model.training
     model.eval()
-    width = model.config.width
+    width = model.config.width if isinstance(model, GPT2) or model.shares else 0  # 0: no branches
     waiting = trees.plan(enumerate(row.ids for row in rows), capacity.tokens, width)
     with torch.inference_mode():
         while waiting:
@@ -171,7 +171,7 @@ class _Row:
         return cls(ids[-context:], targets, max(0, len(ids) - context))
 
 
-def _score_batch(model: GPT2, batch: list[Tree], rows: list[_Row], excluded: Tensor) -> dict[int, Score]:
+def _score_batch(model: GPT2 | Causal, batch: list[Tree], rows: list[_Row], excluded: Tensor) -> dict[int, Score]:
     """The scores of the batch's requests, by index."""
     x_NC, targets_N = _hidden(model, batch, rows)
     head_rows = CPU_HEAD_ROWS if excluded.device.type == "cpu" else GPU_HEAD_ROWS
@@ -189,10 +189,10 @@ def _score_batch(model: GPT2, batch: list[Tree], rows: list[_Row], excluded: Ten
     return scores
 
 
-def _hidden(model: GPT2, batch: list[Tree], rows: list[_Row]) -> tuple[Tensor, Tensor]:
+def _hidden(model: GPT2 | Causal, batch: list[Tree], rows: list[_Row]) -> tuple[Tensor, Tensor]:
     """The residual stream at the scored positions ``[N, C]``, and their targets ``[N]``."""
     weight = model.tokens.weight
-    is_padded = _is_padded(weight.device)
+    is_padded = _is_padded(model)
     longest = batch[0].length
     lengths = [longest if is_padded else tree.length for tree in batch]
     starts = np.cumsum([0, *lengths])
@@ -219,9 +219,9 @@ def _hidden(model: GPT2, batch: list[Tree], rows: list[_Row]) -> tuple[Tensor, T
     return x_1MC[0, at_N], _copy(np.concatenate(targets), weight.device)
 
 
-def _is_padded(device: torch.device) -> bool:
+def _is_padded(model: GPT2 | Causal) -> bool:
     """Whether a batch is one attention over padded rows; otherwise there is one for each tree, without padding."""
-    return device.type != "cpu"
+    return isinstance(model, Causal) or model.tokens.weight.device.type != "cpu"
 
 
 def _copy(numbers: npt.NDArray[np.int64], device: torch.device) -> Tensor:
@@ -230,13 +230,13 @@ def _copy(numbers: npt.NDArray[np.int64], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _head(model: GPT2, x_NC: Tensor, targets_N: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _head(model: GPT2 | Causal, x_NC: Tensor, targets_N: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For each target: its log-probability, and whether it is the likeliest of all tokens and of the allowed ones.
 
     Works in place: on a CPU, with ``_sparing``, three times as fast as log_softmax and argmax.
     """
     find = _sparing if x_NC.device.type == "cpu" else _in_one_pass
-    logits_NV = F.linear(x_NC, model.tokens.weight).float()
+    logits_NV = model.logits(x_NC).float()
     target_N = logits_NV.gather(1, targets_N[:, None])[:, 0]
     max_N, likeliest_N = find(logits_NV, target_N, targets_N)
     allowed_N = likeliest_N

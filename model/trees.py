@@ -49,11 +49,13 @@ class Tree:
     def take(self, index: int, ids: Ids, most: int, width: int) -> bool:
         """Add a sequence, which is not before the last one in sorted order; False if that is not worth it.
 
-        The tree grows to at most ``most`` tokens, and to no more than ``MOST``.
+        The tree grows to at most ``most`` tokens, and to no more than ``MOST``. A width of 0 allows no branches.
         """
         shared = _common(self._last, ids)
         added = len(ids) - shared
         grown = self.length + added
+        if not width and added and shared < self.length:
+            return False
         if grown > min(most, MOST) or grown**2 - self.length**2 - len(ids) ** 2 // 2 >= 6 * width * shared:
             return False
         before = self._path[:shared]

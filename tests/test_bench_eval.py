@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow  # starts five programs that import torch
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval comes with the extra bench")
 def test_our_scores_equal_those_of_the_harness(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.eval", "--quick", "--threads", "1", "--eval-data", str(tmp_path)]

@@ -30,7 +30,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.bpe import encode
 from data.evalsets.cbt import BLANK, CbtQuestion, read_cbt
 from data.evalsets.treebank import detokenize
 from model.evals import control, stats
@@ -108,7 +107,7 @@ def answer(subject: Subject, evalset: str, spell: Callable[[str], str]) -> Answe
     questions = read_cbt(subject.files[evalset])
     subject.check_count(evalset, len(questions))
     indices = sorted(choose([f"cbt/{i}" for i in range(len(questions))], subject.limit))
-    every = [_example(questions[i], f"{evalset}/{i}", spell) for i in indices]
+    every = [_example(questions[i], f"{evalset}/{i}", spell, subject.encode) for i in indices]
     context = subject.model.config.context
     examples = [one for one in every if max(map(len, one.choices)) + len(one.rest) <= context]
     require_clusters(range(len(examples)), "questions")
@@ -119,13 +118,15 @@ def answer(subject: Subject, evalset: str, spell: Callable[[str], str]) -> Answe
     return Answered(examples, answers, len(questions), len(every) - len(examples))
 
 
-def _example(question: CbtQuestion, name: str, spell: Callable[[str], str]) -> CbtExample:
+def _example(
+    question: CbtQuestion, name: str, spell: Callable[[str], str], encode: Callable[[str], list[int]]
+) -> CbtExample:
     text = spell(question.text)
     before, _, rest = text.rpartition(BLANK)
     space = " " if before.endswith(" ") else ""
     before = before.removesuffix(" ")
-    choices = [encode(space + spell(choice)).tolist() for choice in question.choices]
-    return CbtExample(name, text[-KEPT_CHARS:], question, encode(before).tolist(), choices, encode(rest).tolist())
+    choices = [encode(space + spell(choice)) for choice in question.choices]
+    return CbtExample(name, text[-KEPT_CHARS:], question, encode(before), choices, encode(rest))
 
 
 def run(subject: Subject, evalset: str) -> SCORES:
@@ -194,6 +195,7 @@ TASKS = tuple(
         32,
         functools.partial(run, evalset=f"cbt_{kind}_valid"),
         has_control=True,
+        any_tokenizer=True,
         choices=Choices(
             "accuracy",
             (f"cbt_{kind}_valid", f"cbt_{kind}_test"),

@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.bpe import encode
 from data.evalsets.lambada import (
     Passage,
     as_it_stands,
@@ -101,13 +100,13 @@ def predict(subject: Subject, evalset: str, prepare: Prepare, exclude: Sequence[
     indices = sorted(choose([f"lambada/{i}" for i in range(len(passages))], subject.limit))
     chosen = [prepare(passages[i]) for i in indices]
     require_clusters(range(len(chosen)), "passages")
-    requests = [Request(encode(p.context).tolist(), encode(p.target).tolist()) for p in chosen]
+    requests = [Request(subject.encode(p.context), subject.encode(p.target)) for p in chosen]
     names = [f"{evalset}/{i}" for i in indices]
     return Predicted(names, chosen, requests, subject.score(requests, exclude), len(passages))
 
 
 def run(subject: Subject, prepare: Prepare, is_paper: bool, evalset: str = SET) -> SCORES:
-    found = predict(subject, evalset, prepare, words.stop_tokens() if is_paper else ())
+    found = predict(subject, evalset, prepare, words.stop_tokens(subject.encode) if is_paper else ())
     chosen, scores = found.passages, found.scores
     clusters = range(len(chosen))
     metrics = {
@@ -179,6 +178,7 @@ TASKS = tuple(
         32,
         functools.partial(run, prepare=prepare, is_paper=is_paper, evalset=evalset),
         has_control=True,
+        any_tokenizer=True,
         choices=Choices("accuracy", (SET, PLAIN), variants) if name == "paper/lambada" else None,
     )
     for name, evalset, prepare, is_paper in (

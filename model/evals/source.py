@@ -19,7 +19,8 @@ from data.errors import InputError
 from data.lake.manifest import corpus_digest, json_digest
 from data.lake.names import check_name
 from data.lake.store import Lake
-from model import checkpoint, hf, runs
+from model import causal, checkpoint, hf, runs
+from model.causal import Causal
 from model.checkpoint import OPTIMIZER, STATE, State
 from model.evals import EvalSpec
 from model.gpt2 import GPT2
@@ -33,7 +34,7 @@ class Source:
     step: int
     where: str  # the checkpoint or the directory
     digest: str  # of weights and shape
-    load: Callable[[str], GPT2]  # onto a device
+    load: Callable[[str], GPT2 | Causal]  # onto a device
     trained_on: tuple[str, ...]
     trained_digest: str | None  # of the corpus it was trained on
     mlflow_run_id: str | None
@@ -101,7 +102,10 @@ def _of_state(state: State, where: str, record: dict[str, Any], load: Callable[[
 
 
 def _of_hf(folder: Path) -> Source:
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
+    is_gpt2 = hf.is_gpt2(folder)
+    of_model = ("*.safetensors", "config.json")
+    of_tokenizer = () if is_gpt2 else ("*token*", "vocab*", "merges.txt", "spiece.model")
+    files = sorted({path for pattern in (*of_model, *of_tokenizer) for path in folder.glob(pattern)})
     if not files:
         raise InputError(f"--hf {folder}: it has no config.json and no *.safetensors")
     digests = []
@@ -114,7 +118,7 @@ def _of_hf(folder: Path) -> Source:
         step=0,
         where=str(folder),
         digest=json_digest(digests),
-        load=lambda device: hf.load_hf(folder, device=device),
+        load=lambda device: (hf.load_hf if is_gpt2 else causal.load)(folder, device=device),
         trained_on=(),
         trained_digest=None,
         mlflow_run_id=None,

@@ -16,11 +16,13 @@ from data.errors import InputError
 from data.evalsets import registry
 from data.evalsets.files import PATTERNS
 from model.capacity import Capacity
+from model.causal import Causal
 from model.completion import Completion, complete
 from model.evals.heldout import HeldOut
 from model.evals.stats import Estimate
 from model.gpt2 import GPT2
 from model.scoring import Request, Score, score
+from model.tokenizer import GPT2_TOKENIZER, Tokenizer
 
 SCORES = dict[str, Any]
 MIN_CLUSTERS = 2
@@ -36,7 +38,7 @@ class NotScored(Exception):  # noqa: N818 - an outcome, not an error
 class Subject:
     """What a task scores and with what; ``limit`` is the user's or the task's own."""
 
-    model: GPT2
+    model: GPT2 | Causal
     heldout: HeldOut | None
     files: Mapping[str, Path]  # official files by set
     limit: int
@@ -48,6 +50,15 @@ class Subject:
     any_file: bool = True  # score a file that has not as much in it as the official one
     truncated: int = field(default=0, init=False)
     items: list[dict[str, Any]] = field(default_factory=list, init=False)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.model.tokenizer if isinstance(self.model, Causal) else GPT2_TOKENIZER
+
+    def encode(self, text: str) -> list[int]:
+        """The model's tokens of a text."""
+        tokens: list[int] = self.tokenizer.encode(text).tolist()
+        return tokens
 
     def score(self, requests: Sequence[Request], exclude_first: Sequence[int] = ()) -> list[Score]:
         """``scoring.score`` with progress; counts the contexts that were cut."""
@@ -65,6 +76,7 @@ class Subject:
         seeds: Sequence[int] | None = None,
     ) -> list[Completion]:
         """``completion.complete`` with progress; counts the prompts that were cut."""
+        assert isinstance(self.model, GPT2), "a task in which the model writes needs GPT-2's tokenizer"
         written = complete(
             self.model,
             prompts,
@@ -147,6 +159,7 @@ class Task:
 
     ``also`` names the further files that it reads, of those that were found; a score is kept for the same files only.
     A task that ``slides`` has a window whose stride the user can choose.
+    ``any_tokenizer``: the task encodes with ``Subject.encode``; otherwise it needs a model with GPT-2's tokenizer.
     """
 
     name: str
@@ -159,6 +172,7 @@ class Task:
     also: Callable[[Mapping[str, Path]], Sequence[Path]] = lambda _: ()
     slides: bool = False
     choices: Choices | None = None  # for ``webtext eval --ablate``
+    any_tokenizer: bool = False
 
 
 def result(

@@ -37,7 +37,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data.bpe import decode, encode
+from data.bpe import encode
 from data.evalsets.enwik8 import TestPart, read_enwik8, read_text8
 from data.evalsets.texts import TOKEN_TEXTS
 from data.evalsets.wikitext import read_wikitext
@@ -90,7 +90,7 @@ def run_stream(subject: Subject, evalset: str) -> SCORES:
     """One stream of lines, per original token."""
     text = TOKEN_TEXTS[evalset](subject.files[evalset])
     subject.check_count(evalset, text.n_tokens)
-    stream = _score_stream(subject, encode(text.text))
+    stream = _score_stream(subject, text.text)
     originals = text.n_tokens * stream.share
     _keep_windows(subject, evalset, stream, originals)
     return result(
@@ -160,7 +160,7 @@ def run_bytes(subject: Subject, evalset: str) -> SCORES:
     read, unit = BYTE_TEXTS[evalset]
     part = read(subject.files[evalset])
     subject.check_count(evalset, part.file_bytes)
-    stream = _score_stream(subject, encode(part.text))
+    stream = _score_stream(subject, part.text)
     n_bytes = len(part.text.encode()) * stream.share
     _keep_windows(subject, evalset, stream, n_bytes)
     metrics: dict[str, Estimate] = {
@@ -193,7 +193,7 @@ def variants(subject: Subject, evalset: str) -> Iterator[Variant]:
             text = read_wikitext(subject.files[evalset], as_it_stands=detokenizer == "no")
             subject.check_count(evalset, text.n_tokens)
             strided = dataclasses.replace(subject, stride=max(1, context // per_context))
-            stream = _score_stream(strided, encode(text.text))
+            stream = _score_stream(strided, text.text)
             numbers = (text.n_tokens * stream.share, stream.n_tokens, sum(text.words) * stream.share)
             units = dict(zip(UNITS, numbers, strict=True))
         for unit in UNITS:
@@ -206,10 +206,11 @@ def variants(subject: Subject, evalset: str) -> Iterator[Variant]:
             )
 
 
-def _score_stream(subject: Subject, tokens: npt.NDArray[np.integer]) -> _Stream:
+def _score_stream(subject: Subject, text: str) -> _Stream:
+    tokens = subject.encode(text)
     context = subject.model.config.context
     stride = subject.stride_for(context)
-    every = rolling(tokens.tolist(), context, stride)
+    every = rolling(tokens, context, stride, subject.tokenizer.start)
     windows = every[: subject.limit]
     require_clusters(range(len(windows)), "windows")
     scores = subject.score(windows)
@@ -220,7 +221,7 @@ def _score_stream(subject: Subject, tokens: npt.NDArray[np.integer]) -> _Stream:
 
 def _keep_windows(subject: Subject, evalset: str, stream: _Stream, per: Floats) -> None:
     for i, (window, lost, of) in enumerate(zip(stream.windows, stream.nats, per, strict=True)):
-        text = decode(window.continuation)
+        text = subject.tokenizer.decode(window.continuation)
         subject.keep(f"{evalset}/{i}", text=excerpt(text, of="start"), nats=float(lost), per=float(of))
 
 
@@ -245,7 +246,9 @@ def _task(name: str, evalset: str, run: Callable[..., SCORES]) -> Task:
     if name == "wikitext2":
         choices = Choices("perplexity", (evalset,), functools.partial(variants, evalset=evalset))
     of_set = functools.partial(run, evalset=evalset)
-    return Task(f"paper/{name}", 1, evalset, ALL, 2, of_set, slides=True, choices=choices)
+    return Task(
+        f"paper/{name}", 1, evalset, ALL, 2, of_set, slides=True, choices=choices, any_tokenizer=run is not run_lines
+    )
 
 
 TASKS = (

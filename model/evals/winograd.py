@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.bpe import END_OF_TEXT, encode
 from data.evalsets.winograd import WinogradExample, read_winograd, schemas
 from model.evals import control, stats
 from model.evals.cloze import credit
@@ -53,11 +52,11 @@ class Encoded:
         return [score.log_likelihood for score in scores]
 
 
-def _encoded(example: WinogradExample) -> Encoded:
+def _encoded(example: WinogradExample, subject: Subject) -> Encoded:
     space = " " if example.before else ""
-    candidates = [encode(space + candidate).tolist() for candidate in example.candidates]
-    before = encode(example.before).tolist() or [END_OF_TEXT]
-    return Encoded(example, before, candidates, encode(example.after).tolist())
+    candidates = [subject.encode(space + candidate) for candidate in example.candidates]
+    before = subject.encode(example.before) or [subject.tokenizer.start]
+    return Encoded(example, before, candidates, subject.encode(example.after))
 
 
 def run(subject: Subject) -> SCORES:
@@ -65,7 +64,7 @@ def run(subject: Subject) -> SCORES:
     subject.check_count(SET, len(examples))
     of_schema = schemas(examples)
     indices = sorted(choose([f"winograd/{i}" for i in range(len(examples))], subject.limit))
-    chosen = [_encoded(examples[i]) for i in indices]
+    chosen = [_encoded(examples[i], subject) for i in indices]
     clusters = [of_schema[i] for i in indices]
     require_clusters(clusters, "examples")
     truncated = subject.truncated
@@ -117,4 +116,4 @@ def _named_first(example: WinogradExample) -> float:
     return credit([-place if place >= 0 else -len(text) for place in places], example.answer)
 
 
-TASK = Task("paper/winograd", 1, SET, ALL, 32, run, has_control=True)
+TASK = Task("paper/winograd", 1, SET, ALL, 32, run, has_control=True, any_tokenizer=True)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from data.bpe import encoding
+from data.bpe import encode, encoding
 from model.evals.heldout import Counts
 
 # The closed classes of English: words that carry grammar, not content.
@@ -84,11 +85,15 @@ def single_tokens() -> dict[str, int]:
     return {word: rank for raw, rank in pieces if is_content(word := raw.decode("ascii"))}
 
 
-def stop_tokens() -> list[int]:
-    """The tokens of a space and a stop word, in lower case or capitalised."""
-    ranks = encoding()._mergeable_ranks
+def _encode(text: str) -> list[int]:
+    tokens: list[int] = encode(text).tolist()
+    return tokens
+
+
+def stop_tokens(encode: Callable[[str], Sequence[int]] = _encode) -> list[int]:
+    """The tokens of a space and a stop word, in lower case or capitalised; ``encode`` is the model's."""
     spelled = (f" {word}" for lower in sorted(STOP_WORDS) for word in dict.fromkeys((lower, lower.capitalize())))
-    return [ranks[piece] for word in spelled if (piece := word.encode()) in ranks]
+    return [tokens[0] for word in spelled if len(tokens := encode(word)) == 1]
 
 
 def commonest(counts: Counts) -> str:
