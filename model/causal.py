@@ -15,6 +15,7 @@ Weights are read from safetensors only, no code of the directory is run, and not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
