@@ -60,6 +60,7 @@ class BenchmarkSet:
     unit: str  # of n
     checked_by: str  # where digests and n come from
     note: str = ""  # files it shares with another set; what to do by hand
+    goes_with: tuple[str, ...] = ()  # further sets that its task reads
 
 
 _S3_WIKITEXT = "https://s3.amazonaws.com/research.metamind.io/wikitext"
@@ -366,6 +367,7 @@ _ALL = (
         n=3_610,
         unit="questions",
         checked_by="datasets (file, count)",
+        goes_with=("nq_open_train",),
     ),
     BenchmarkSet(
         "nq_open_train",

@@ -35,7 +35,8 @@ def fetch_sets(
 
     Raises InputError for a task that does not exist, or a directory that cannot be made.
     """
-    names = list(dict.fromkeys(task.source for task in select(tasks) if task.source != HELDOUT))
+    sources = [task.source for task in select(tasks) if task.source != HELDOUT]
+    names = list(dict.fromkeys(name for source in sources for name in (source, *SETS[source].goes_with)))
     folder = Path(eval_data) if eval_data else settings.home / "eval-data"
     network = network or (PagesConfig(contact=settings.contact) if settings.contact else PagesConfig())
     bars: dict[str, Bar] = {}

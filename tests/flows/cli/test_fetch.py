@@ -39,6 +39,13 @@ def test_the_sets_of_the_tasks_are_fetched_into_the_home(tmp_path: Path, monkeyp
             fetching.require_fetched(failed)
 
 
+def test_sets_that_a_task_reads_besides_its_own_are_fetched_too(tmp_path: Path) -> None:
+    for name in ("NQ-open.dev.jsonl", "NQ-open.train.jsonl"):
+        (tmp_path / name).write_text("mine")
+    result = fetching.fetch_sets(settings(tmp_path), ["paper/nq"], str(tmp_path), NETWORK)
+    assert [one.evalset for one in result.sets] == ["nq_open", "nq_open_train"]
+
+
 def test_the_command_line_fetches_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBTEXT_HOME", str(tmp_path))
     folder = tmp_path / "sets"
