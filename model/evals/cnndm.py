@@ -63,6 +63,7 @@ def _sentences(article: Article) -> list[str]:
 def run(subject: Subject, hint: str) -> SCORES:
     rouge_of = rouge.scorer()
     every = read_cnndm(subject.files[SET])
+    subject.check_count(SET, len(every))
     chosen = [every[i] for i in sorted(choose([f"cnndm/{one.name}" for one in every], subject.limit))]
     require_clusters(range(len(chosen)), "articles")
     prompts = [prompt(one, hint, subject.model.config.context - NEW_TOKENS) for one in chosen]

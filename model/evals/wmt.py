@@ -48,6 +48,7 @@ def run(subject: Subject, into: str) -> SCORES:
     if french is None:
         raise NotScored(f"needs newstest2014-fren-ref.fr or its .sgm file beside {english}")
     every = read_wmt(english, french)
+    subject.check_count(SET, len(every))
     known = newstest2013(english.parent)
     examples = (read_wmt(*known) if known else every)[:PAIRS]
     first = 0 if known else len(examples)  # a pair in the context is not scored
