@@ -33,7 +33,7 @@ from model.capacity import Capacity, Need, Tokens, choose, silent
 from model.gpt2 import GPT2, Cache
 
 CPU_BYTES = 1 << 30  # of a batch and its cache on a CPU
-BATCH_TOKENS = 8_192  # positions in a batch on a CPU, with the new ones; more gain little, and a step waits for more
+BATCH_TOKENS = 8_192  # positions in a batch on a CPU, with the new ones; an assumption, not measured
 MPS_BATCH_TOKENS = 16_384
 MAX_ROWS = 256  # of a batch: bounds the logits of a step, 51 MB
 SHARED = 64  # prompts that begin with as many equal tokens are computed together

@@ -112,6 +112,14 @@ def test_what_all_prompts_share_is_read_once() -> None:
     assert completion._shared([[1] * 80]) == 0
 
 
+def test_a_batch_on_a_cpu_takes_a_limited_number_of_bytes(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert capacity_for(model).tokens == completion.BATCH_TOKENS
+    # per position: 3 streams and 9 products of 32 numbers, keys and values of two layers, in fp32
+    monkeypatch.setattr(completion, "CPU_BYTES", 10 * 4 * 32 * (12 + 2 * 2))
+    assert capacity_for(model).tokens == 10
+    assert capacity_for(model, 77).tokens == 77
+
+
 def test_a_long_prompt_keeps_its_end(model: GPT2) -> None:
     long = prompts(1, shared=200)[0]
     found = complete(model, [long, [1]], 28)
