@@ -25,7 +25,7 @@ from model.evals import stats
 from model.evals.answers import coqa_credit, exact_match
 from model.evals.heldout import choose
 from model.evals.lambada import ALL
-from model.evals.task import SCORES, Subject, Task, require_clusters, result
+from model.evals.task import MIN_CLUSTERS, SCORES, Subject, Task, require_clusters, result
 from model.evals.writing import first_line, has_line, prompts_of
 
 SET = "coqa"
@@ -78,16 +78,20 @@ def run(subject: Subject) -> SCORES:
         unit="question",
         documents=len(chosen),
         available=sum(len(one.questions) for one in every),
-        by_domain={
-            domain: {
-                "f1": sum(f for f, (one, _) in zip(earned, turns, strict=True) if one.domain == domain)
-                / sum(one.domain == domain for one, _ in turns),
-                "n": sum(one.domain == domain for one, _ in turns),
-            }
-            for domain in dict.fromkeys(one.domain for one in chosen)
-        },
+        by_domain=_by_domain(earned, stories, [one.domain for one, _ in turns]),
         ended_by_length=sum(one.end == "length" for one in written),
     )
+
+
+def _by_domain(earned: list[float], stories: list[str], domains: list[str]) -> dict[str, dict[str, float | None]]:
+    """F1 by domain; no standard error of a domain with a single story."""
+    found: dict[str, dict[str, float | None]] = {}
+    for domain in dict.fromkeys(domains):
+        at = [i for i, of_one in enumerate(domains) if of_one == domain]
+        values, clusters = [earned[i] for i in at], [stories[i] for i in at]
+        stderr = stats.mean(values, clusters).stderr if len(set(clusters)) >= MIN_CLUSTERS else None
+        found[domain] = {"f1": sum(values) / len(values), "stderr": stderr, "n": len(values)}
+    return found
 
 
 TASK = Task("paper/coqa", 1, SET, ALL, 512, run)

@@ -18,15 +18,19 @@ from data.bpe import decode, encode
 from data.errors import InputError
 from data.evalsets.cnndm import Article, read_cnndm
 from data.evalsets.coqa import read_coqa
-from data.evalsets.files import find
+from data.evalsets.files import find, sha256_of
 from data.evalsets.nq_open import Question, read_nq_open
 from data.evalsets.wmt import SentencePair, newstest2013, read_wmt
-from model.evals import cnndm, coqa, nq, rouge, stats, wmt
+from data.lake.store import Lake
+from model import hf
+from model.evals import EvalSpec, cnndm, coqa, nq, rouge, stats, wmt
 from model.evals.answers import coqa_credit, exact_match, exact_match_of, f1, normalize
 from model.evals.bleu import bleu
 from model.evals.task import NotScored, Subject
 from model.evals.tasks import TASKS
 from model.evals.writing import first_line, has_more_sentences, sentences
+from model.evaluate import evaluate
+from model.events import TaskProgress, to_json
 from model.gpt2 import GPT2
 from tests.model.corpora import Uniform, Writer, config
 
@@ -134,7 +138,11 @@ def test_coqa_of_a_writer_who_knows_the_answers(tmp_path: Path) -> None:
     assert [row["text"] for row in asked.items] == ["Anna", "in a wood", "yes"]
     assert [row["f1"] for row in asked.items] == pytest.approx(expected)
     assert score["f1"] == pytest.approx(sum(expected) / 3)
-    assert score["by_domain"]["cnn"] == {"f1": pytest.approx(sum(expected[:2]) / 2), "n": 2}
+    assert score["by_domain"]["cnn"] == {
+        "f1": pytest.approx(sum(expected[:2]) / 2),
+        "stderr": None,  # of one story
+        "n": 2,
+    }
     assert score["baselines"]["always_yes"]["value"] == pytest.approx(1 / 3)
     assert (score["n"], score["documents"]) == (3, 2)
     assert score["exact_match"] == pytest.approx((1 + 2 / 3 + 1) / 3)
@@ -153,9 +161,11 @@ def test_coqa_of_the_sample() -> None:
             coqa.prompts_of(coqa.contexts(one)), 48, lambda text: "\n" in text
         )
         assert [first_line(c.text) for c in completions] == [a[0].strip() for a in one.answers]
-    silent = TASKS["paper/coqa"].run(subject(Uniform(config(context=1_024, width=4)), SHARED, limit=3))
+    silent = TASKS["paper/coqa"].run(subject(Uniform(config(context=1_024, width=4)), SHARED, limit=8))
     assert silent["f1"] == 0  # it writes "!!!"
-    assert silent["ended_by_length"] == silent["n"] > 30
+    assert sum(of_one["n"] for of_one in silent["by_domain"].values()) == silent["n"]
+    assert 0 in [of_one["stderr"] for of_one in silent["by_domain"].values()]  # two stories of one domain
+    assert silent["ended_by_length"] == silent["n"] > 80
     assert silent["best_baseline"] in ("always_yes", "always_no")
 
 
@@ -489,3 +499,32 @@ def test_the_bootstrap_matches_the_closed_form() -> None:
         lambda sums: float(sums[0] / sums[1]),
     )
     assert twice.stderr == drawn.stderr  # copies of an example in its cluster tell nothing new
+
+
+# The program
+
+
+def test_scores_are_kept_until_a_file_changes_that_the_task_reads(tmp_path: Path) -> None:
+    lake, folder = Lake(tmp_path / "lake"), tmp_path / "sets"
+    folder.mkdir()
+    hf.export(GPT2(config(context=512, width=8)), tmp_path / "hf")
+    publish_sgm(folder)
+    (folder / "coqa-dev-v1.0.json").write_text(json.dumps({"data": CONVERSATIONS}))
+    (folder / "NQ-open.dev.jsonl").write_text(nq_lines(questions_of(14)))
+    names = ("paper/coqa", "paper/wmt14_en_fr", "paper/nq")
+    spec = EvalSpec(lake.root, hf=str(tmp_path / "hf"), tasks=names, eval_data=str(folder), limit=3, device="cpu")
+    events: list[object] = []
+    first = to_json(evaluate(spec, events.append))
+    assert first["scores"].keys() == set(names)
+    assert first["scores"]["paper/coqa"]["by_domain"]["race"]["n"] == 1
+    french = folder / "newstest2014-fren-ref.fr.sgm"
+    assert first["scores"]["paper/wmt14_en_fr"]["also_read"] == {french.name: sha256_of(french)}
+    done = [(event.task, event.done, event.total) for event in events if isinstance(event, TaskProgress)]
+    assert [task for task, n, total in done if n == total] == list(names)
+    assert evaluate(spec, events.append).skipped
+    (folder / "NQ-open.train.jsonl").write_text(nq_lines(questions_of(30)[20:]))
+    french.write_text(french.read_text().replace("petites", "grandes"))
+    again = to_json(evaluate(spec, events.append))
+    changed = {name for name in names if again["scores"][name]["key"] != first["scores"][name]["key"]}
+    assert changed == {"paper/nq", "paper/wmt14_en_fr"}
+    assert again["scores"]["paper/nq"]["pairs_from"] == "NQ-open.train.jsonl"
