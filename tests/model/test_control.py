@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from data.bpe import encode
 from data.evalsets.files import find
 from data.lake.store import Lake
+from flows.cli import show
 from model.evals import EvalSpec, control, heldout
 from model.evals.heldout import HeldOut
 from model.evals.task import Subject
@@ -104,18 +105,23 @@ def test_contexts_that_are_cut_are_not_counted_again(held_out: HeldOut) -> None:
     assert "control_accuracy" not in without
 
 
-def test_a_kept_score_without_control_is_scored_again(tmp_path: Path) -> None:
+def test_a_kept_score_without_control_is_scored_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lake = Lake(tmp_path / "lake")
     every = prose(16, seed=5, n_sentences=40)
     publish_texts(lake, "a", every[:8], every[8:])
     train(tiny_spec(lake, "r"), ignore)
     tasks = ("heldout_ppl", "heldout_lastword")
     results = []
+    tables = []
     for is_controlled in (False, True, True, False):
         spec = EvalSpec(lake.root, run="r", device="cpu", limit=5, tasks=tasks, control=is_controlled)
-        results.append(to_json(evaluate(spec, ignore)))
+        found = evaluate(spec, ignore)
+        show.scores(found)
+        tables.append(capsys.readouterr().out)
+        results.append(to_json(found))
     assert [result["skipped"] for result in results] == [False, False, True, True]
     last = [result["scores"]["heldout_lastword"] for result in results]
     assert ["control_accuracy" in score for score in last] == [False, True, True, True]
     assert last[0]["accuracy"] == last[1]["accuracy"]
     assert all("control_accuracy" not in result["scores"]["heldout_ppl"] for result in results)
+    assert ["another" in table for table in tables] == [False, True, True, True]  # the column's title
