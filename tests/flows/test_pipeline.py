@@ -138,7 +138,6 @@ def test_scores_have_intervals_and_baselines(pipeline: Pipeline) -> None:
 
 
 def test_tasks_without_their_official_file_are_missing_with_the_reason(pipeline: Pipeline) -> None:
-
     missing = pipeline.scored.missing
     assert missing.keys() == {name for name, task in TASKS.items() if task.source != HELDOUT}
     assert all("--eval-data" in reason for reason in missing.values())
