@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from model.evals.tasks import TASKS
 from model.events import EvalResult
 from model.gpt2 import GPT2
 from model.hf import export
-from tests.model.corpora import UNIFORM_NATS, Uniform, config
+from tests.model.corpora import UNIFORM_NATS, Oracle, Uniform, config
 from tests.model.test_evals import SHARED
 
 WIKI = " \n = A lobster = \n \n" + " The lobster 's claw is red @-@ tipped . \n" * 5
@@ -94,6 +95,42 @@ def test_zero_weights_match_the_closed_form(name: str, sets: Path) -> None:
         assert scored["perplexity"] == pytest.approx(50_257 ** (n / int(scored["n"])), rel=1e-4)
         assert scored["baselines"]["unigram_of_this_text"]["value"] < scored["perplexity"]
     assert scored["is_whole"]
+
+
+def test_an_oracle_has_perplexity_1_and_needs_no_bits(sets: Path) -> None:
+    numbers = " ".join(f"{i} {i * i}" for i in range(150))  # no 24 tokens occur twice
+    (sets / "ptb.test.txt").write_text(f" {numbers} \n")
+    (sets / "enwik8").write_text("x" * 19 * len(numbers) + numbers)
+    for name, text in (("paper/ptb", f"{numbers}\n"), ("paper/enwik8", numbers)):
+        oracle = Oracle(config(context=64), [[END_OF_TEXT, *encode(text).tolist()]])
+        scored = score(oracle, name, files.find(sets)[TASKS[name].source].path)
+        assert math.exp(scored["nats_per_token"]) == pytest.approx(1, abs=1e-6), name
+        assert scored[scored["metric"]] == pytest.approx(1 if name == "paper/ptb" else 0, abs=1e-5), name
+
+
+class Bigram(GPT2):
+    """P(next | token) by a table over the tokens ``known``; others never occur."""
+
+    def __init__(self, known: list[int], log_probs: torch.Tensor) -> None:
+        super().__init__(config(context=16, width=len(known)))
+        with torch.no_grad():
+            self.tokens.weight.fill_(-1e4)
+            self.tokens.weight[known] = log_probs.T
+        self.place = {token: i for i, token in enumerate(known)}
+
+    def hidden(self, ids_BT: torch.Tensor, cache: object = None, packing: object = None) -> torch.Tensor:
+        places = [[self.place[token] for token in row] for row in ids_BT.tolist()]
+        return torch.nn.functional.one_hot(torch.tensor(places), len(self.place)).float()
+
+
+def test_a_bigram_model_matches_its_closed_form(sets: Path) -> None:
+    ids = [END_OF_TEXT, *encode("No it wasn't black Monday\nThe <unk> rose $N to N N on Friday\n" * 3).tolist()]
+    known = sorted({*ids, 0})  # padding is 0
+    table = torch.log_softmax(torch.randn(len(known), len(known), generator=torch.Generator().manual_seed(0)), 1)
+    scored = score(Bigram(known, table), "paper/ptb", sets / "ptb.test.txt")
+    nats = -sum(float(table[known.index(a), known.index(b)]) for a, b in itertools.pairwise(ids))
+    assert scored["perplexity"] == pytest.approx(math.exp(nats / (len(PTB.split()) + PTB.count("\n"))), rel=1e-5)
+    assert scored["nats_per_token"] == pytest.approx(nats / (len(ids) - 1), rel=1e-6)
 
 
 def test_penn_treebank_is_normalised_by_its_words_and_ends_of_line(sets: Path) -> None:
