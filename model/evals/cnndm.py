@@ -35,6 +35,7 @@ SET = "cnndm"
 NEW_TOKENS = 100
 TOP_K = 2
 SENTENCES = 3
+EXCERPT = 300  # characters of an article that are kept with its score
 HINT = "\nTL;DR:"
 NO_HINT = "\n"
 
@@ -78,8 +79,9 @@ def run(subject: Subject, hint: str) -> SCORES:
         subject.keep(
             one.name,
             **scores,
-            text="\n".join(summary),
-            reference="\n".join(one.highlights),
+            text=one.text[:EXCERPT],
+            answer="\n".join(one.highlights),
+            prediction="\n".join(summary),
             log_prob=sum(completion.log_probs),
             n_dropped=n_dropped,
         )

@@ -60,8 +60,10 @@ def run(subject: Subject) -> SCORES:
         subject.keep(
             f"{one.name}/{i + 1}",
             f1=credit,
-            text=answer,
-            reference=one.answers[i][0],
+            document=one.name,
+            text=one.questions[i],
+            answer=one.answers[i][0],
+            prediction=answer,
             domain=one.domain,
             log_prob=sum(completion.log_probs),
             n_dropped=completion.n_dropped,

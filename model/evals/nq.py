@@ -75,8 +75,9 @@ def run(subject: Subject) -> SCORES:
         subject.keep(
             f"line {lines[i] + 1}",
             accuracy=right[i],
-            text=answers[i],
-            reference=" | ".join(one.answers),
+            text=one.question,
+            answer=" | ".join(one.answers),
+            prediction=answers[i],
             type=question_type(one.question),
             log_prob=log_probs[i],
             n_dropped=written[i].n_dropped,

@@ -67,10 +67,11 @@ def run(subject: Subject, into: str) -> SCORES:
     for i, line in enumerate(lines):
         subject.keep(
             f"sentence {line + 1}",
-            bleu=by_sentence[i],
-            text=translations[i],
-            reference=references[i],
+            sentence_bleu=by_sentence[i],  # BLEU of the corpus is not their mean
             document=documents[i],
+            text=sources[i],
+            answer=references[i],
+            prediction=translations[i],
             log_prob=sum(written[i].log_probs),
             n_dropped=written[i].n_dropped,
         )

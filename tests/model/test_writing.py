@@ -135,8 +135,9 @@ def test_coqa_of_a_writer_who_knows_the_answers(tmp_path: Path) -> None:
     score = TASKS["paper/coqa"].run(asked)
     # in a wood: 1, 2/3, 2/3 with the three; left out in turn 2/3, 1, 1
     expected = [1, (2 / 3 + 2) / 3, 1]
-    assert [row["text"] for row in asked.items] == ["Anna", "in a wood", "yes"]
+    assert [row["prediction"] for row in asked.items] == ["Anna", "in a wood", "yes"]
     assert [row["f1"] for row in asked.items] == pytest.approx(expected)
+    assert [row["document"] for row in asked.items] == ["one", "one", "two"]
     assert score["f1"] == pytest.approx(sum(expected) / 3)
     assert score["by_domain"]["cnn"] == {
         "f1": pytest.approx(sum(expected[:2]) / 2),
@@ -209,7 +210,7 @@ def test_questions_are_answered_after_the_first_training_pairs(tmp_path: Path) -
     answers = ["answer 0", "The 1.", "two", "answer 3"]
     asked = subject(writer([f"{t} {a}\n" for t, a in zip(told, answers, strict=True)]), tmp_path)
     score = TASKS["paper/nq"].run(asked)
-    assert [row["text"] for row in asked.items] == answers
+    assert [row["prediction"] for row in asked.items] == answers
     assert [row["accuracy"] for row in asked.items] == [1, 1, 0, 1]
     assert (score["accuracy"], score["n"], score["pairs_from"]) == (0.75, 4, "NQ-open.train.jsonl")
     assert TASKS["paper/nq"].also(asked.files) == [tmp_path / "NQ-open.train.jsonl"]
@@ -248,7 +249,7 @@ def test_questions_of_the_sample() -> None:
     assert len(read_nq_open(SHARED / "NQ-open.dev.first500.jsonl")) == 500
     asked = subject(Uniform(config(context=512, width=4)), SHARED, limit=60)
     score = TASKS["paper/nq"].run(asked)
-    empty = sum(not normalize(one) for row in asked.items for one in row["reference"].split(" | "))
+    empty = sum(not normalize(one) for row in asked.items for one in row["answer"].split(" | "))
     assert empty == 1  # the band The The, which the model's "!!!" equals by SQuAD's rule
     assert (score["n"], score["available"], score["accuracy"]) == (60, 490, empty / 60)
     assert score["pairs_from"] == "NQ-open.dev.first500.jsonl"
@@ -327,14 +328,14 @@ def test_summaries_of_a_writer_who_knows_the_highlights(tmp_path: Path) -> None:
     texts = [ids + encode(text).tolist() for (ids, _), text in zip(prompts, told, strict=True)]
     asked = subject(Writer(config(256), texts), tmp_path)
     score = TASKS["paper/cnndm"].run(asked)
-    assert [row["text"] for row in asked.items] == [
+    assert [row["prediction"] for row in asked.items] == [
         *["Oslo has things.\nIt is far.\nThree.", "Rome is old.\nIt is large.\nFour."]
     ]
     assert (score["rouge_1"], score["rouge_2"], score["rouge_l"], score["rouge_average"]) == (1, 1, 1, 1)
     assert (score["truncated"], score["n"], score["empty"]) == (1, 2, 0)
     without = subject(Writer(config(256), texts), tmp_path)
     TASKS["paper/cnndm_no_hint"].run(without)
-    assert without.items[0]["text"] == "TL;DR: Oslo has things.\nIt is far.\nThree."  # it writes the hint itself
+    assert without.items[0]["prediction"] == "TL;DR: Oslo has things.\nIt is far.\nThree."  # it writes the hint itself
 
 
 def test_baselines_choose_three_sentences_of_the_article() -> None:
@@ -424,7 +425,9 @@ def test_translations_of_a_writer_who_knows_them(tmp_path: Path, into: str) -> N
     assert score["bleu_line"] == pytest.approx(100)
     references = [target for _, target in sides[5:]]
     first = [sentences(reference)[0] for reference in references]
-    assert [row["text"] for row in asked.items] == first
+    assert [row["prediction"] for row in asked.items] == first
+    assert [row["answer"] for row in asked.items] == references
+    assert "bleu" not in asked.items[0]  # the score is not the mean of the sentences' scores
     assert score["bleu"] == pytest.approx(BLEU().corpus_score(first, [references]).score)
     assert 20 < score["bleu"] < 80
     assert score["baselines"]["source"]["value"] < 10
@@ -445,7 +448,7 @@ def test_example_pairs_come_from_the_development_set_if_it_is_there(tmp_path: Pa
     asked = subject(writer([f"{wmt.context(pairs, PAIRS[3].english)} {target}\n"]), tmp_path)
     score = TASKS["paper/wmt14_en_fr"].run(asked)
     assert (score["n"], score["documents"], score["pairs"], score["pairs_from"]) == (14, 14, 2, "newstest2013.en")
-    assert asked.items[3]["text"] == sentences(target)[0]
+    assert asked.items[3]["prediction"] == sentences(target)[0]
     assert score["empty"] == 13
     known = newstest2013(tmp_path)
     assert known is not None
@@ -512,7 +515,7 @@ def test_scores_are_kept_until_a_file_changes_that_the_task_reads(tmp_path: Path
     (folder / "coqa-dev-v1.0.json").write_text(json.dumps({"data": CONVERSATIONS}))
     (folder / "NQ-open.dev.jsonl").write_text(nq_lines(questions_of(14)))
     names = ("paper/coqa", "paper/wmt14_en_fr", "paper/nq")
-    spec = EvalSpec(lake.root, hf=str(tmp_path / "hf"), tasks=names, eval_data=str(folder), limit=3, device="cpu")
+    spec = EvalSpec(lake.root, hf=str(tmp_path / "hf"), tasks=names, eval_data=str(folder), limit=3, any_file=True)
     events: list[object] = []
     first = to_json(evaluate(spec, events.append))
     assert first["scores"].keys() == set(names)
@@ -520,7 +523,7 @@ def test_scores_are_kept_until_a_file_changes_that_the_task_reads(tmp_path: Path
     french = folder / "newstest2014-fren-ref.fr.sgm"
     assert first["scores"]["paper/wmt14_en_fr"]["also_read"] == {french.name: sha256_of(french)}
     done = [(event.task, event.done, event.total) for event in events if isinstance(event, TaskProgress)]
-    assert [task for task, n, total in done if n == total] == list(names)
+    assert [task for task, n, total in done if n == total] == [name for name in TASKS if name in names]
     assert evaluate(spec, events.append).skipped
     (folder / "NQ-open.train.jsonl").write_text(nq_lines(questions_of(30)[20:]))
     french.write_text(french.read_text().replace("petites", "grandes"))
