@@ -110,6 +110,8 @@ def compare_records(lake: Lake, a: Record, b: Record) -> TaskComparison:
     statistic = statistic_of(a.metric, ours)
     sums_a, sums_b = (_parts(record, table, statistic) for record, table in ((a, ours), (b, theirs)))
     documents = ours.column("document" if "document" in ours.column_names else "item").to_pylist()
+    if a.score.get("documents", len(set(documents))) != len(set(documents)):
+        raise NotComparable(f"its items name {len(set(documents))} documents, its score {a.score['documents']}")
     found = stats.paired(sums_a, sums_b, documents, statistic)
     better: Literal["a", "b"] | None = None
     if found.p < SIGNIFICANT:

@@ -59,6 +59,7 @@ def run(subject: Subject) -> SCORES:
     for (one, i), answer, completion, credit in zip(turns, answers, written, earned, strict=True):
         subject.keep(
             f"{one.name}/{i + 1}",
+            document=one.name,
             f1=credit,
             document=one.name,
             text=one.questions[i],

@@ -122,6 +122,10 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
             compare(lake, "a", "b")
     with pytest.raises(NotComparable, match=r"other items \(2 and 3\)"):
         compare_records(lake, a, publish_score(lake, "b", [1.0, 0.0, 1.0]))
+    of_two = {"metric": "accuracy", "accuracy": 0.5, "documents": 2}  # resampling items would claim too much
+    with pytest.raises(NotComparable, match="its items name 1 documents, its score 2"):
+        compare_records(lake, publish_score(lake, "a", [0.0, 1.0], score=of_two), publish_score(lake, "b", [1.0, 0.0]))
+    publish_score(lake, "a", [0.0, 1.0])
     publish_score(lake, "a", [0.0, 1.0], task="u")
     publish_score(lake, "b", [0.0, 1.0])
     assert compare(lake, "a", "b").refused == {"u": "b has no score"}
@@ -133,7 +137,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake = Lake(tmp_path_factory.mktemp("seeds") / "lake")
     every = prose(24, seed=5, n_sentences=40)
     publish_texts(lake, "a", every[:16], every[16:])
-    has_sets = {"eval_data": str(SHARED / "lambada"), "any_file": True} if SHARED.is_dir() else {}
+    has_sets = {"eval_data": str(SHARED), "any_file": True} if SHARED.is_dir() else {}
     for run, changes in (("s0", {}), ("s1", {"seed": "1"}), ("s2", {"seed": "2"}), ("wide", {"width": "16"})):
         spec = tiny_spec(lake, run)
         train(dataclasses.replace(spec, overrides={**spec.overrides, **changes}), ignore)
@@ -160,4 +164,9 @@ def test_the_items_of_every_task_add_up_to_its_score(seeds: Lake) -> None:
     assert found.refused == {}
     assert {"heldout_ppl", "heldout_lastword", "heldout_cloze"} <= found.tasks.keys()
     if SHARED.is_dir():
-        assert {"paper/lambada", "harness/lambada_openai"} <= found.tasks.keys()
+        assert {
+            "paper/lambada",
+            "harness/lambada_openai",
+            "paper/winograd",
+            "paper/wikitext2_valid",
+        } <= found.tasks.keys()
