@@ -30,6 +30,10 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "wmt14": ("newstest2014-fren-src.en*",),  # the French file lies beside it
     "nq_open": ("NQ-open.dev*.jsonl",),
     "nq_open_train": ("NQ-open.train*.jsonl",),  # the examples in the context of nq_open
+    "hellaswag": ("hellaswag_val*.jsonl",),
+    "arc_challenge": ("ARC-Challenge-Test.jsonl", "arc_challenge_*.jsonl"),
+    "piqa": ("physicaliqa-train-dev/dev.jsonl", "piqa_val*.jsonl"),
+    "winogrande": ("winogrande_1.1/dev.jsonl", "winogrande_val*.jsonl"),
 }
 """File names of each set, as glob patterns. Patterns with a ``*`` and no folder also match one level down."""
 

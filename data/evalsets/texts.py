@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from data.evalsets import questions
 from data.evalsets.cbt import BLANK, read_cbt
 from data.evalsets.cnndm import read_cnndm
 from data.evalsets.coqa import read_coqa
@@ -58,6 +59,8 @@ def documents(file: EvalFile) -> list[str]:
         return [f"{one.question}\n{' '.join(one.answers)}" for one in read_nq_open(file.path)]
     if file.evalset in ("enwik8", "text8"):
         return [(read_enwik8 if file.evalset == "enwik8" else read_text8)(file.path).text]
+    if file.evalset in questions.COLUMNS:
+        return [question.text for question in questions.read_questions(file.evalset, file.path)]
     if file.evalset == "1bw":  # shuffled sentences
         return list(read_1bw(file.path).lines)
     return [TOKEN_TEXTS.get(file.evalset, read_wikitext)(file.path).text]  # the others are training parts

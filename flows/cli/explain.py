@@ -13,6 +13,7 @@ from flows.progress import number
 from model.events import TaskScore
 
 _LAST_WORD = "the model guesses the last word of {value} of"
+_ANSWERS = "the model finds the right answer to {value} of the questions of"
 _UNSURE = "the model is as unsure as if it chose each {unit} among {value} equally likely ones"
 
 _OWN_HOSTS = REDDIT_HOSTS | {"news.ycombinator.com"}
@@ -48,6 +49,10 @@ MEANINGS = {
     "paper/1bw": f"on the One Billion Word Benchmark {_UNSURE}",
     "paper/enwik8": "the model needs {value} bits for each {unit} of Wikipedia's source",
     "paper/text8": "the model needs {value} bits for each {unit} of Wikipedia's text in small letters",
+    "harness/hellaswag": f"{_ANSWERS} HellaSwag",
+    "harness/arc_challenge": f"{_ANSWERS} ARC's challenge set",
+    "harness/piqa": f"{_ANSWERS} PIQA",
+    "harness/winogrande": f"{_ANSWERS} WinoGrande",
 }
 _OTHERS = {"accuracy": "the model is right in {value} of the examples", "perplexity": _UNSURE}  # by metric
 _HIGHER_IS_BETTER = ("f1", "rouge_average", "bleu")
@@ -56,6 +61,7 @@ BASELINES = {
     "most_frequent": "the passage's most frequent word",
     "most_frequent_capitalised": "the passage's most frequent capitalised word",
     "most_frequent_long": "the passage's most frequent long word",
+    "chance": "at random",
     "latest": "the passage's latest content word",
     "most_frequent_in_context": "the choice that the context uses most",
     "source": "the sentence that is to be translated",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.errors import InputError
-from model.evals import cbt, cloze, cnndm, coqa, lambada, lastword, nq, order, perplexity, texts, winograd, wmt
+from model.evals import cbt, cloze, cnndm, coqa, harness, lambada, lastword, nq, order, perplexity, texts, winograd, wmt
 from model.evals.task import Task
 
 _ALL = (
@@ -18,6 +18,7 @@ _ALL = (
     nq.TASK,
     *cnndm.TASKS,
     *wmt.TASKS,
+    *harness.TASKS,
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
