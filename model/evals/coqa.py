@@ -61,7 +61,6 @@ def run(subject: Subject) -> SCORES:
             f"{one.name}/{i + 1}",
             document=one.name,
             f1=credit,
-            document=one.name,
             text=one.questions[i],
             answer=one.answers[i][0],
             prediction=answer,
