@@ -194,7 +194,7 @@ def compare(size: Result, items: dict[str, int], turns: int) -> Result:
             f"  {name:10} peak {rates[name]['peak_rss_mb']:,.0f} MB, with contexts of {size['context']:,} "
             f"{rates[name]['peak_rss_mb_memory']:,.0f} MB"
         )
-    apart = {load: difference for load, difference in differences.items() if difference > TOLERANCE}
+    apart = {load: difference for load, difference in differences.items() if not difference <= TOLERANCE}  # NaN, too
     if apart:
         raise SystemExit(f"the log-likelihoods differ by more than {TOLERANCE} nats: {apart}")
     return {
@@ -212,7 +212,7 @@ def compare(size: Result, items: dict[str, int], turns: int) -> Result:
 
 def _difference(one: Result, other: Result) -> float:
     pairs = zip(one["log_likelihoods"], other["log_likelihoods"], strict=True)
-    return max(abs(a - b) for a, b in pairs)
+    return float(np.max([abs(a - b) for a, b in pairs]))  # NaN if one is
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def _present(folder: Path, one: BenchmarkSet) -> FetchedSet | None:
         if not path.exists() or not others_are_there:
             return None
         found = evalsets.EvalFile(one.name, path, registry.digest(path, "sha256"))
-    elif not others_are_there:
+    elif found.path == folder / one.files[0].path and not others_are_there:
         return None
     if registry.verdict(found) == registry.OTHER:
         detail = f"{found.path} is not the official file; remove it, and --fetch downloads the official one"

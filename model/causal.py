@@ -34,6 +34,8 @@ MOST_CONTEXT = 2_048
 """Tokens of context that are used: a model that reads 100,000 would need windows of as many. The paper's have 1,024."""
 TOLERANCE = 1e-4  # of what was tried, relative to the largest number
 TRIED = 24  # tokens
+WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size", "local_attention")
+"""Names in the configurations of models whose attention sees a window only, which a short trial does not show."""
 
 
 class Causal(nn.Module):
@@ -58,7 +60,7 @@ class Causal(nn.Module):
             tokenizer=tokenizer.name,
         )
         self.shares = False
-        self._try(where, has_window=getattr(shape, "sliding_window", None) is not None)
+        self._try(where, has_window=any(getattr(shape, name, None) is not None for name in WINDOWS))
 
     def hidden(self, ids_1M: Tensor, *, packing: Packing) -> Tensor:
         """The head's input, ``[1, M, C]``."""
@@ -70,9 +72,15 @@ class Causal(nn.Module):
                 positions_BT = packing.positions[at].view(segment.rows, segment.length)
                 how = {"attention_mask": segment.mask, "position_ids": positions_BT}
             ids_BT = ids_1M[0, at].view(segment.rows, segment.length)
-            found = self.theirs.base_model(input_ids=ids_BT, use_cache=False, **how)
+            found = self._base(input_ids=ids_BT, use_cache=False, **how)
             parts.append(found.last_hidden_state.flatten(0, 1))
         return torch.cat(parts)[None]
+
+    @property
+    def _base(self) -> Any:
+        """The model without its head."""
+        base = self.theirs.base_model
+        return base if base is not self.theirs else self.theirs.get_decoder()
 
     def logits(self, x_NC: Tensor) -> Tensor:
         """``[N, V]``"""
@@ -91,7 +99,11 @@ class Causal(nn.Module):
         padded_BT = torch.cat([row_1T[:, : n // 2], torch.zeros_like(row_1T[:, n // 2 :])], dim=1)
         ids_1M = torch.cat([row_1T, padded_BT]).flatten()[None]
         positions = torch.arange(n, device=device).repeat(2)
-        found_MV = self.logits(self.hidden(ids_1M, packing=Packing(positions, (Segment(0, 2, n, None),)))[0]).float()
+        try:
+            x_MC = self.hidden(ids_1M, packing=Packing(positions, (Segment(0, 2, n, None),)))[0]
+        except (AttributeError, TypeError) as error:
+            raise InputError(f"{where}: its hidden states cannot be read ({_line(error)}); not supported") from error
+        found_MV = self.logits(x_MC).float()
         if not _is_close(found_MV[:n], expected_TV):
             raise InputError(f"{where}: the head on the hidden states does not give this model's logits; not supported")
         if not _is_close(found_MV[n : n + n // 2], expected_TV[: n // 2]):
@@ -162,7 +174,12 @@ def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     def decode(tokens: Sequence[int]) -> str:
         return str(theirs.decode(list(tokens)))
 
-    return Tokenizer(f"the one of {folder.name}", encode, decode, int(start))
+    def encode_special(text: str) -> npt.NDArray[np.integer]:
+        if theirs.bos_token and text.startswith(theirs.bos_token):
+            return encode(text)
+        return np.asarray(theirs(text, verbose=False)["input_ids"], dtype=np.int64)
+
+    return Tokenizer(f"the one of {folder.name}", encode, decode, int(start), encode_special)
 
 
 def _is_close(found: Tensor, expected: Tensor) -> bool:

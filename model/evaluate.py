@@ -138,7 +138,7 @@ class _Evaluation:
                 record, rows = self._score(task, measured_on, limit, key)
                 found[task.name] = record.score
                 kept = known.settings["limit"] if known else 0
-                if known and kept > limit and known.key == self._key(task, measured_on, kept):
+                if known and kept > limit and known.key in self._keys(task, measured_on, kept):
                     self._warn(f"{task.name}: not kept; the lake keeps a score of up to {kept} examples")
                     continue
                 if task.slides and self.spec.stride is not None:
@@ -185,17 +185,26 @@ class _Evaluation:
         if task.source in self.files:
             file = self.files[task.source]
             self._file_check(task.source)
+            paths = task.also(self._paths())
+            for name, other in self.files.items():
+                if other.path in paths:
+                    self._file_check(name)
             also = self._also_read(task).values()
             return MeasuredOn(file.path.name, json_digest([file.sha256, *also]) if also else file.sha256)
         patterns = " or ".join(evalsets.PATTERNS[task.source])
         where = f"not in {self.spec.eval_data}" if self.spec.eval_data else "name its directory with --eval-data"
         raise NotScored(f"needs a file {patterns}: {where}; {registry.how_to_get(task.source)}")
 
-    def _key(self, task: Task, measured_on: MeasuredOn, limit: int) -> str:
+    def _keys(self, task: Task, measured_on: MeasuredOn, limit: int) -> set[str]:
+        """The keys of a score with another limit that must not be replaced by a smaller one."""
+        return {self._key(task, measured_on, limit, any_file=any_file) for any_file in (self.spec.any_file, False)}
+
+    def _key(self, task: Task, measured_on: MeasuredOn, limit: int, *, any_file: bool | None = None) -> str:
+        any_file = self.spec.any_file if any_file is None else any_file
         choices: list[object] = []
         if task.slides and self.spec.stride is not None:
             choices.append({"stride": self.spec.stride})
-        if task.source in self.files and self.spec.any_file and self._file_check(task.source) != registry.OFFICIAL:
+        if task.source in self.files and any_file and self._file_check(task.source) != registry.OFFICIAL:
             choices.append({"any_file": True})
         return json_digest([task.name, task.version, self.source.digest, measured_on.digest, limit, *choices])
 
@@ -340,12 +349,12 @@ class _Evaluation:
         if run_id is None:
             return Promotion(task, False, "MLflow did not take the scores")
         from model.promotion import promote  # takes seconds to import
-        from model.tracking import TrackingError, resume_tracker
+        from model.tracking import resume_tracker
 
         try:
             tracker = resume_tracker(uri, run_id)
             return promote(self.lake, tracker, self.spec.experiment, self.source.name, self.source.step, task)
-        except TrackingError as error:
+        except InputError as error:  # no such score, or a TrackingError
             return Promotion(task, False, str(error))
 
 

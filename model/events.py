@@ -190,6 +190,11 @@ class TaskScore:
         """The main metric's value."""
         return self.values[self.metric]
 
+    @property
+    def lower_is_better(self) -> bool:
+        """Of the main metric."""
+        return bool(self.details.get("lower_is_better", False))
+
     @model_validator(mode="before")
     @classmethod
     def _from_flat(cls, given: Any) -> Any:

@@ -34,7 +34,15 @@ from model.runs import step_name
 
 FORMAT = 2
 _STEP = re.compile(r"step-(\d{8,})")
-_CODE = ("model.evals", "model.scoring", "data.evalsets")  # packages and modules that decide a score
+_CODE = (
+    "model.evals",
+    "model.scoring",
+    "model.completion",
+    "model.trees",
+    "model.causal",
+    "model.tokenizer",
+    "data.evalsets",
+)  # packages and modules that decide a score
 
 
 @dataclass(frozen=True)

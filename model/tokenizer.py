@@ -19,6 +19,7 @@ class Tokenizer:
     encode: Callable[[str], npt.NDArray[np.integer]]
     decode: Callable[[Sequence[int]], str]
     start: int
+    encode_special: Callable[[str], npt.NDArray[np.integer]] | None = None  # with the special tokens that are usual
 
 
 GPT2_TOKENIZER = Tokenizer(TOKENIZER_ID, encode, decode, END_OF_TEXT)

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from data.errors import InputError
+from data.evalsets.lines import read_lines
 
 COLUMNS = {
     "hellaswag": ("activity_label", "ctx_a", "ctx_b", "endings", "label"),
@@ -35,7 +36,7 @@ def read_questions(evalset: str, path: Path) -> list[Question]:
     """The questions of a set's file, in its order. Raises InputError naming the first line that is invalid."""
     questions = []
     labels = _labels(path) if evalset == "piqa" else None
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         try:
             row = orjson.loads(line)
             if evalset == "arc_challenge" and isinstance(row["question"], dict):
@@ -43,18 +44,28 @@ def read_questions(evalset: str, path: Path) -> list[Question]:
             if labels is not None and "label" not in row:
                 row["label"] = labels[number - 1]
             row = {name: row[name] for name in COLUMNS[evalset]}
+            if evalset == "hellaswag":
+                row["label"] = str(row["label"])
             questions.append(Question(row, _text(evalset, row)))
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             raise InputError(f"{path} line {number}: not a question of {evalset} ({error!r})") from error
-    if not questions:
-        raise InputError(f"{path}: empty; get the file again")
+    if labels is not None and len(labels) != len(questions):
+        raise InputError(f"{path}: {len(questions)} questions, but {len(labels)} labels beside it; get both again")
     return questions
 
 
-def _labels(path: Path) -> list[int] | None:
-    """The answers in the file beside PIQA's; None if there is none."""
+def labels_of(path: Path) -> Path | None:
+    """The file beside PIQA's that has its answers; None if there is none."""
     beside = path.with_name(f"{path.stem}-labels.lst")
-    return [int(line) for line in beside.read_text().split()] if beside.is_file() else None
+    return beside if beside.is_file() else None
+
+
+def _labels(path: Path) -> list[int] | None:
+    beside = labels_of(path)
+    try:
+        return [int(line) for line in read_lines(beside)] if beside else None
+    except ValueError as error:
+        raise InputError(f"{beside}: not one label per line ({error}); get the file again") from error
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +89,8 @@ def _text(evalset: str, row: dict[str, Any]) -> str:
         before, blank, after = row["sentence"].partition("_")
         parts = [f"{before}{row[option]}{after}" for option in ("option1", "option2")]
         is_known = blank == "_" and row["answer"] in ("1", "2")
+    if not all(part.strip() for part in (row["endings"] if evalset == "hellaswag" else parts)):
+        raise ValueError("the question or an answer is empty")
     if not is_known:
         raise ValueError(f"the right answer is {row[COLUMNS[evalset][-1]]!r}")
     return "\n".join(parts)

@@ -55,7 +55,6 @@ MEANINGS = {
     "harness/winogrande": f"{_ANSWERS} WinoGrande",
 }
 _OTHERS = {"accuracy": "the model is right in {value} of the examples", "perplexity": _UNSURE}  # by metric
-_HIGHER_IS_BETTER = ("f1", "rouge_average", "bleu")
 
 BASELINES = {
     "most_frequent": "the passage's most frequent word",
@@ -132,7 +131,7 @@ def score_line(task: str, score: TaskScore) -> str:
     amount = _amount(score, score.baselines[name].value)
     if score.metric == "accuracy":
         return f"{line}; always guessing {baseline} gets {amount}."
-    better = "higher" if score.metric in _HIGHER_IS_BETTER else "lower"
+    better = "lower" if score.lower_is_better else "higher"
     return f"{line}; {baseline} gives {amount} ({better} is better)."
 
 

@@ -12,7 +12,7 @@ from data.evalfetch import FetchedSet, fetch
 from data.evalsets.registry import SETS
 from flows.progress import Bar
 from flows.settings import Settings
-from model.evals.task import HELDOUT
+from model.evals.task import HELDOUT, Task
 from model.evals.tasks import select
 
 
@@ -28,14 +28,26 @@ class FetchResult:
         return [one for one in self.sets if one.outcome == "failed"]
 
 
+def _of_choices(task: Task, for_ablation: bool) -> tuple[str, ...]:
+    return task.choices.evalsets if for_ablation and task.choices else ()
+
+
 def fetch_sets(
-    settings: Settings, tasks: Sequence[str], eval_data: str | None, network: PagesConfig | None = None
+    settings: Settings,
+    tasks: Sequence[str],
+    eval_data: str | None,
+    network: PagesConfig | None = None,
+    *,
+    for_ablation: bool = False,
 ) -> FetchResult:
     """Download what the tasks need; no tasks: all of them. ``network``: by default public addresses only.
 
+    ``for_ablation``: also the files that only ``--ablate`` reads.
+
     Raises InputError for a task that does not exist, or a directory that cannot be made.
     """
-    sources = [task.source for task in select(tasks) if task.source != HELDOUT]
+    chosen = [task for task in select(tasks) if task.source != HELDOUT]
+    sources = [name for task in chosen for name in (task.source, *_of_choices(task, for_ablation))]
     names = list(dict.fromkeys(name for source in sources for name in (source, *SETS[source].goes_with)))
     folder = Path(eval_data) if eval_data else settings.home / "eval-data"
     network = network or (PagesConfig(contact=settings.contact) if settings.contact else PagesConfig())

@@ -281,6 +281,21 @@ def evaluate(
         raise BadParameter("name exactly one of --run, --checkpoint, --hf and --compare")
     if promote is not None and run is None:
         raise BadParameter("--promote needs --run")
+    options.refuse_together(
+        compare=compare is not None,
+        ablate=ablate is not None,
+        has_model=named > 0,
+        chosen={
+            "--any-file": any_file,
+            "--control": control,
+            "--corpus": corpus is not None,
+            "--fetch": fetch,
+            "--limit": limit is not None,
+            "--promote": promote is not None,
+            "--stride": stride is not None,
+            "--tasks": tasks != "all",
+        },
+    )
     settings = chosen_settings(lake)
     if compare is not None:
         from data.lake.store import Lake
@@ -293,7 +308,8 @@ def evaluate(
         from flows.cli import fetch as fetching
         from flows.progress import say
 
-        fetched = fetching.fetch_sets(settings, [] if tasks == "all" else tasks.split(","), eval_data)
+        wanted = [ablate] if ablate else [] if tasks == "all" else tasks.split(",")
+        fetched = fetching.fetch_sets(settings, wanted, eval_data, for_ablation=ablate is not None)
         if named == 0:
             _result(fetched, as_json, lambda: fetching.show(fetched))
             fetching.require_fetched(fetched)

@@ -7,6 +7,7 @@ options of other commands, and all defaults, are in flows/cli/main.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -341,3 +342,19 @@ def pairs(items: list[str]) -> dict[str, str]:
             raise BadParameter(f"--set {item}: expected KEY=VALUE")
         found[key] = value
     return found
+
+
+def refuse_together(*, compare: bool, ablate: bool, has_model: bool, chosen: Mapping[str, bool]) -> None:
+    """Refuse options of ``webtext eval`` that ``--compare`` or ``--ablate`` would ignore.
+
+    ``chosen`` says which of the other options were given. Raises BadParameter.
+    """
+    given = {name for name, is_given in chosen.items() if is_given}
+    if compare and (given or ablate):
+        names = sorted(given | ({"--ablate"} if ablate else set()))
+        raise BadParameter(f"--compare scores nothing, so it cannot go with {', '.join(names)}")
+    lost = given - {"--any-file", "--fetch", "--limit"}
+    if ablate and lost:
+        raise BadParameter(f"--ablate cannot go with {', '.join(sorted(lost))}")
+    if ablate and not has_model:
+        raise BadParameter("--ablate needs --run, --checkpoint or --hf")

@@ -149,7 +149,7 @@ def _against_trivial(score: TaskScore) -> tuple[str, ...]:
         return f"{score.n:,}", "", ""
     value = score.baselines[score.best_baseline].value
     low, high = score.interval
-    is_beyond = low > value if score.metric == "accuracy" else high < value
+    is_beyond = high < value if score.lower_is_better else low > value
     return f"{score.n:,}", f"{number(value)} ({score.best_baseline})", "yes" if is_beyond else "no"
 
 

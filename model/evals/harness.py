@@ -17,14 +17,16 @@ All other tasks of the harness run on a model through ``as_lm`` too:
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data.bpe import decode
 from data.errors import InputError
-from data.evalsets.questions import read_questions
+from data.evalsets.questions import labels_of, read_questions
 from model.evals import stats
 from model.evals.heldout import choose
 from model.evals.task import SCORES, NotScored, Subject, Task, require_clusters, result
@@ -39,6 +41,7 @@ CONFIGS = {
     "winogrande": "winogrande/default.yaml",
 }
 """Where the harness has the configuration of each task."""
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 MAX_NEW_TOKENS = 256  # of the harness's HFLM, for a task that does not say
 
 
@@ -53,12 +56,19 @@ def as_lm(subject: Subject) -> Any:
         def eot_token_id(self) -> int:
             return subject.tokenizer.start
 
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:  # noqa: ARG002
-            return subject.encode(string)
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+            special = subject.tokenizer.encode_special
+            if special is None or add_special_tokens is False:
+                return subject.encode(string)
+            tokens: list[int] = special(string).tolist()
+            return tokens
 
         def _loglikelihood_tokens(
             self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any
         ) -> list[tuple[float, bool]]:
+            for (before, after), context, continuation in requests:
+                if not context or not continuation:
+                    raise InputError(f"nothing to score: the context {before[-40:]!r}, the continuation {after[:40]!r}")
             scores = subject.score([Request(context, continuation) for _, context, continuation in requests])
             return [(score.log_likelihood, score.is_greedy) for score in scores]
 
@@ -66,7 +76,7 @@ def as_lm(subject: Subject) -> Any:
             context = subject.model.config.context
             found = []
             for request in requests:
-                windows = rolling(subject.encode(request.args[0]), context, context, subject.tokenizer.start)
+                windows = rolling(self.tok_encode(request.args[0]), context, context, subject.tokenizer.start)
                 found.append(sum(score.log_likelihood for score in subject.score(windows)))
             return found
 
@@ -85,8 +95,16 @@ def _written(subject: Subject, prompt: str, how: dict[str, Any]) -> str:
         raise InputError(f"this task draws its texts ({how}); only greedy decoding is supported")
     until = how.get("until", [])
     stops = [until] if isinstance(until, str) else list(until)
-    n = int(how.get("max_gen_toks", MAX_NEW_TOKENS))
-    tokens = subject.encode(prompt)[-(model.config.context - n) :] or [subject.tokenizer.start]
+    n = int(next((how[name] for name in LENGTHS if how.get(name) is not None), MAX_NEW_TOKENS))
+    room = model.config.context - n
+    if room < 1:
+        raise InputError(
+            f"the task asks for {n} new tokens, which leaves no room for a prompt in the model's context of "
+            f"{model.config.context}"
+        )
+    prompted = subject.encode(prompt)
+    subject.truncated += len(prompted) > room
+    tokens = prompted[-room:] or [subject.tokenizer.start]
     text = ""
     written: list[int] = []
     for token in generate(model, tokens, n, Sampling(temperature=0), subject.tokenizer.start):
@@ -118,6 +136,7 @@ def run(subject: Subject, evalset: str) -> SCORES:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     task = task_of(evalset, subject.files[evalset])
     available = len(task.eval_docs)
+    subject.check_count(evalset, available)
     chosen = sorted(choose([f"{evalset}/{i}" for i in range(available)], subject.limit))
     require_clusters(chosen, "questions")
     samples = samples_of(as_lm(subject), task, chosen)
@@ -138,6 +157,7 @@ def run(subject: Subject, evalset: str) -> SCORES:
         {"chance": stats.accuracy([1 / n for n in n_choices], chosen)},
         unit="question",
         available=available,
+        lm_eval=importlib.metadata.version("lm_eval"),
     )
 
 
@@ -151,8 +171,22 @@ def samples_of(lm: Any, task: Any, chosen: list[int]) -> list[dict[str, Any]]:
     return sorted(found["samples"][name], key=lambda sample: sample["doc_id"])  # type: ignore[index]
 
 
+def _also(files: Mapping[str, Path], evalset: str) -> list[Path]:
+    labels = labels_of(files[evalset]) if evalset == "piqa" and evalset in files else None
+    return [labels] if labels else []
+
+
 ALL = 1_000_000  # the whole file
 TASKS = tuple(
-    Task(f"harness/{evalset}", 1, evalset, ALL, 64, functools.partial(run, evalset=evalset), any_tokenizer=True)
+    Task(
+        f"harness/{evalset}",
+        1,
+        evalset,
+        ALL,
+        64,
+        functools.partial(run, evalset=evalset),
+        also=functools.partial(_also, evalset=evalset),
+        any_tokenizer=True,
+    )
     for evalset in CONFIGS
 )

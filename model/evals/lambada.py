@@ -156,7 +156,7 @@ def variants(subject: Subject) -> Iterator[Variant]:
     for file, evalset, prepares in FILES:
         for detokenizer, prepare in prepares.items():
             missing = subject.lacks(evalset)
-            found = None if missing else predict(subject, evalset, prepare, words.stop_tokens())
+            found = None if missing else predict(subject, evalset, prepare, words.stop_tokens(subject.encode))
             for target, stop_words in itertools.product(LAST, ("no", "yes")):
                 chosen = (file, detokenizer, target, stop_words)
                 yield Variant(

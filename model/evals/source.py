@@ -52,14 +52,17 @@ def find(spec: EvalSpec, lake: Lake) -> Source:
 
 
 def corpus_of(source: Source, spec: EvalSpec, lake: Lake) -> tuple[str, ...]:
-    """The snapshots with the held-out documents: the spec's, otherwise the run's; empty if neither is known.
+    """The snapshots with the held-out documents: the spec's, otherwise the run's; empty if the lake has neither.
 
     Raises InputError if the lake's corpus differs from the one that the run was trained on.
     """
     if spec.corpus:
         return spec.corpus
-    manifests = (lake.dataset("tokens", name).require() for name in source.trained_on)
-    if source.trained_on and corpus_digest(manifests) != source.trained_digest:
+    manifests = [lake.dataset("tokens", name).manifest() for name in source.trained_on]
+    known = [manifest for manifest in manifests if manifest is not None]
+    if len(known) < len(manifests):
+        return ()  # held-out tasks are listed as missing
+    if known and corpus_digest(known) != source.trained_digest:
         raise InputError(
             f"tokens/{','.join(source.trained_on)} in {lake.root} is not what {source.name} was trained on (the digest "
             "differs), so the model may know its held-out documents; name another --corpus"

@@ -23,6 +23,7 @@ sentence itself, as it stands. ``limit`` counts sentences.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def context(pairs: Sequence[tuple[str, str]], source: str) -> str:
 
 
 def run(subject: Subject, into: str) -> SCORES:
+    if importlib.util.find_spec("sacrebleu") is None:  # said before hours of writing
+        raise NotScored("needs the package sacrebleu; install webtext[eval]")
     english = subject.files[SET]
     french = french_of(english)
     if french is None:

@@ -95,6 +95,12 @@ def test_a_file_that_is_there_is_not_fetched(server: Services, tmp_path: Path, m
     assert server.asked == []
 
 
+def test_another_form_of_a_set_of_two_files_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "piqa_val.jsonl").write_text('{"goal": "g", "sol1": "a", "sol2": "b", "label": 1}\n')
+    (found,) = fetch(tmp_path, [SETS["piqa"]], NETWORK)
+    assert (found.outcome, found.detail) == ("there", "piqa_val.jsonl")
+
+
 def test_an_interrupted_transfer_is_resumed(server: Services, tmp_path: Path) -> None:
     one = plain(server)
     server.before = lambda _: (404, {}) if len(server.asked) == 4 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -11,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from data.errors import InputError
 from data.lake.store import Lake
 from model import causal, hf
 from model.causal import Causal
 from model.config import ModelConfig
-from model.evals import EvalSpec, source
+from model.evals import EvalSpec, harness, source
+from model.evals.task import Subject
+from model.evals.tasks import TASKS
 from model.evaluate import evaluate
 from model.events import to_json
 from model.gpt2 import GPT2
@@ -47,6 +50,10 @@ CONFIGS: dict[str, Any] = {
     ),
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.3
+    ),
+    "gpt_neo": lambda: transformers.GPTNeoConfig(
+        vocab_size=VOCAB, hidden_size=32, num_layers=2, num_heads=2, max_position_embeddings=64, window_size=8,
+        attention_types=[[["global", "local"], 1]], initializer_range=0.3,
     ),
 }  # fmt: skip
 SHARING = ("llama", "opt", "gpt2")
@@ -137,6 +144,28 @@ def test_another_model_is_scored_with_its_own_tokenizer(tokenizer: Any, tmp_path
         nats.append(-by_hand(theirs, Request(ids(context), ids(f" {word}"))))
     expected = math.exp(sum(nats) / len(nats))
     assert result["scores"]["harness/lambada_openai"]["perplexity"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_lambada_is_ablated_with_the_models_own_stop_words(tokenizer: Any, tmp_path: Path) -> None:
+    model = causal.load(save(tmp_path / "model", "llama", tokenizer))
+    path = tmp_path / "lambada_test.jsonl"
+    path.write_text("".join(json.dumps({"text": " ".join(text.split()[:12])}) + "\n" for text in prose(4, seed=3)))
+    task = TASKS["paper/lambada"]
+    assert task.choices is not None
+    rows = list(task.choices.measure(Subject(model, None, {"lambada": path}, 4, lambda _done, _total: None)))
+    assert sum(row.estimate is not None for row in rows) == 16  # of OpenAI's file, in two spellings of its beginning
+
+
+def test_the_harness_gets_the_special_tokens_that_are_usual(tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    template = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = template
+    model = causal.load(save(tmp_path / "model", "llama", tokenizer))
+    lm = harness.as_lm(Subject(model, None, {}, 4, lambda _done, _total: None))
+    plain = model.tokenizer.encode("lobster").tolist()
+    assert lm.tok_encode("lobster") == [tokenizer.bos_token_id, *plain]
+    assert lm.tok_encode("<s>lobster") == lm.tok_encode("lobster")
+    assert lm.tok_encode("lobster", add_special_tokens=False) == plain
 
 
 def test_the_tokenizer_decides_whether_a_score_is_known(tokenizer: Any, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from data.evalsets.questions import read_questions
 from model import hf
 from model.config import ModelConfig
 from model.evals import harness
-from model.evals.task import Subject
+from model.evals.task import NotScored, Subject
 from model.evals.tasks import TASKS
 from model.gpt2 import GPT2
 
@@ -165,3 +165,59 @@ def test_a_bad_question_is_named(evalset: str, line: str, tmp_path: Path) -> Non
     path.write_text(line + "\n")
     with pytest.raises(InputError, match=f"dev.jsonl line 1: not a question of {evalset}"):
         read_questions(evalset, path)
+
+
+@pytest.mark.parametrize("ending", ["", "\n\n", "\r\n\r\n"])
+def test_traces_of_editors_are_removed(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / "dev.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"goal": "g", "sol1": "a", "sol2": "b", "label": 1}' + ending.encode())
+    (question,) = read_questions("piqa", path)
+    assert question.row["label"] == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [("1\n0\n1\n", "2 questions, but 3 labels"), ("<html>\n", "dev-labels.lst: not one label per line")],
+)
+def test_labels_that_do_not_belong_to_the_questions_are_refused(labels: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "dev.jsonl"
+    path.write_text('{"goal": "g", "sol1": "a", "sol2": "b"}\n' * 2)
+    (tmp_path / "dev-labels.lst").write_text(labels)
+    with pytest.raises(InputError, match=message):
+        read_questions("piqa", path)
+
+
+def test_an_empty_answer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "hellaswag_val.jsonl"
+    row = {"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["d", " ", "e", "f"], "label": 0}
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=r"line 1: not a question of hellaswag .*an answer is empty"):
+        read_questions("hellaswag", path)
+
+
+def test_a_file_with_another_count_or_other_labels_is_another_file(ours: GPT2, tmp_path: Path) -> None:
+    folder = tmp_path / "physicaliqa-train-dev"
+    folder.mkdir()
+    (folder / "dev.jsonl").write_text('{"goal": "g", "sol1": "a", "sol2": "b"}\n' * 4)
+    (folder / "dev-labels.lst").write_text("1\n0\n0\n1\n")
+    paths = {name: file.path for name, file in find(tmp_path).items()}
+    strict = Subject(ours, None, paths, LIMIT, lambda _done, _total: None, any_file=False)
+    with pytest.raises(NotScored, match="the file has 4 examples, the official one 1,838"):
+        TASKS["harness/piqa"].run(strict)
+    assert TASKS["harness/piqa"].also(paths) == [folder / "dev-labels.lst"]
+
+
+def test_a_prompt_that_does_not_fit_is_cut_and_counted_or_refused(ours: GPT2) -> None:
+    from lm_eval.api.instance import Instance
+
+    scored = subject(ours, {})
+    mine = harness.as_lm(scored)
+    prompt = "word " * 400
+    for how in ({"max_new_tokens": 3, "until": []}, {"max_gen_toks": ours.config.context, "until": []}):
+        asked = [Instance(request_type="generate_until", doc={}, arguments=(prompt, how), idx=0)]
+        if "max_new_tokens" in how:
+            mine.generate_until(asked)
+            assert scored.truncated == 1
+        else:
+            with pytest.raises(InputError, match="asks for 256 new tokens, which leaves no room"):
+                mine.generate_until(asked)

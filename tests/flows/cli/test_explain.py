@@ -44,7 +44,7 @@ def score(metric: str, value: float, baseline: str | None, baseline_value: float
         ),
         (
             "heldout_ppl",
-            score("perplexity", 385.25, "unigram", 1712.3, unit="token"),
+            score("perplexity", 385.25, "unigram", 1712.3, unit="token", lower_is_better=True),
             "heldout_ppl perplexity 385.2: on held-out documents the model is as unsure as if it chose each token "
             "among 385.2 equally likely ones; knowing only how often each token occurs in training gives 1,712 "
             "(lower is better).",

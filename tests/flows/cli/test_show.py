@@ -1,9 +1,13 @@
 """Printed results: text of the web is shown unchanged, never as markup."""
 
 import pytest
+from pydantic import TypeAdapter
+from typer.testing import CliRunner
 
 from flows.cli import show
 from flows.cli.doctor import Check, Checks
+from flows.cli.main import app
+from model.events import TaskScore
 
 
 def test_titles_with_brackets_are_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,3 +21,30 @@ def test_titles_with_brackets_are_printed_unchanged(capsys: pytest.CaptureFixtur
 def test_doctor_marks_are_styled_and_details_are_not(capsys: pytest.CaptureFixture[str]) -> None:
     show.doctor(Checks([Check("links/s", "bad", "[red]damaged[/red]")]))
     assert capsys.readouterr().out == "bad   links/s: [red]damaged[/red]\n"
+
+
+@pytest.mark.parametrize(
+    ("metric", "lower_is_better", "expected"),
+    [("f1", False, "yes"), ("bleu", False, "yes"), ("perplexity", True, "no")],
+)
+def test_a_score_above_its_baseline_is_beyond_it_only_where_more_is_better(
+    metric: str, lower_is_better: bool, expected: str
+) -> None:
+    score = {metric: 0.55, "metric": metric, "n": 9, "stderr": 0.02, "interval": [0.5, 0.6]}
+    score |= {"intervals": {metric: [0.5, 0.6]}, "baselines": {"b": {"value": 0.2, "interval": [0.1, 0.3]}}}
+    score |= {"best_baseline": "b", "limit": 9, "truncated": 0, "lower_is_better": lower_is_better}
+    assert show._against_trivial(TypeAdapter(TaskScore).validate_python(score))[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--compare", "a", "b", "--control", "--limit", "3"), "cannot go with --control, --limit"),
+        (("--run", "a", "--ablate", "paper/lambada", "--promote", "heldout_ppl"), "cannot go with --promote"),
+        (("--fetch", "--ablate", "paper/lambada"), "--ablate needs --run"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(arguments: tuple[str, ...], message: str) -> None:
+    done = CliRunner().invoke(app, ["eval", *arguments], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert message in done.output
