@@ -67,6 +67,11 @@ def as_lm(subject: Subject) -> Any:
             self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any
         ) -> list[tuple[float, bool]]:
             for (before, after), context, continuation in requests:
+                if len(continuation) > subject.model.config.context:
+                    raise NotScored(
+                        f"has an answer of {len(continuation)} tokens, and the model a context of "
+                        f"{subject.model.config.context}"
+                    )
                 if not context or not continuation:
                     raise InputError(f"nothing to score: the context {before[-40:]!r}, the continuation {after[:40]!r}")
             scores = subject.score([Request(context, continuation) for _, context, continuation in requests])

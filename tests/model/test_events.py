@@ -55,6 +55,7 @@ RESULT = {
     "corpus": ["2026-11"],
     "corpus_digest": "ef56",
     "code_version": "0.1.0",
+    "promotion": None,
 }
 
 
