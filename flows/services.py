@@ -178,13 +178,14 @@ def point_at(settings: Settings, prefect_url: str, mlflow_url: str) -> None:
 def find(kind: Kind, home: Path) -> Service | None:
     """The embedded server of this state directory, if its process is alive.
 
-    A later process may have the same pid, so the command line is compared. The start time cannot be used: it changes
-    when someone sets the machine's clock. A process that has just started has no command line for a moment.
+    A later process may have the same pid, so the command line is compared, but for the interpreter, which has several
+    names. The start time cannot be used: it changes when someone sets the machine's clock. A process that has just
+    started has no command line for a moment.
     """
     try:
         record = json.loads(_record(kind, home).read_text())
         service = Service(kind.name, int(record["pid"]), int(record["port"]))
-        is_same = psutil.Process(service.pid).cmdline() in ([], kind.command(home, service.port))
+        is_same = psutil.Process(service.pid).cmdline()[1:] in ([], kind.command(home, service.port)[1:])
     except (FileNotFoundError, json.JSONDecodeError, KeyError, psutil.NoSuchProcess, psutil.AccessDenied):
         return None
     return service if is_same else None

@@ -55,7 +55,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(
         assert "run the same command again to go on from there" in errors
         assert "Traceback" not in errors
         _, alive = psutil.wait_procs(children, timeout=10)
-        assert not alive
+        assert not [one.cmdline() for one in alive]
         assert Lake(pipeline.lake).dataset("pages", "stopped").manifest() is None
 
         again = webtext(pipeline.environment(), *arguments)
