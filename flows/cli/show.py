@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # these modules import Prefect or torch, which takes seconds
 
 SHOWN_METRICS = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
 CONTROL = "control_accuracy"
+FEW = 3  # missing tasks that get a line each
 SHOWN_CHARS = 20_000  # of each text that `webtext duplicates` shows
 PLAIN_WIDTH = 120  # columns, if standard output is not a terminal
 
@@ -114,8 +115,16 @@ def scores(result: EvalResult) -> None:
                 row += [*_against_trivial(score), *([number(score.values[CONTROL])] if CONTROL in score.values else [])]
             table.add_row(*row)
     console.print(table)
+    without_files = [task for task, why in result.missing.items() if why.startswith("needs a file ")]
+    if len(without_files) > FEW:
+        console.print(
+            f"not scored, without their official files: {', '.join(without_files)}; get them with `webtext eval --fetch "
+            "--eval-data DIR`, and name the directory with --eval-data DIR",
+            soft_wrap=True,
+        )
     for task, why in result.missing.items():
-        console.print(f"not scored: {task}: {why}", soft_wrap=True)
+        if task not in without_files or len(without_files) <= FEW:
+            console.print(f"not scored: {task}: {why}", soft_wrap=True)
     if result.promotion is not None:
         verdict = "champion" if result.promotion.is_champion else "not the champion"
         console.print(f"{verdict}: {result.promotion.reason}", soft_wrap=True)

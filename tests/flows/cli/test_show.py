@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from flows.cli import show
 from flows.cli.doctor import Check, Checks
 from flows.cli.main import app
-from model.events import TaskScore
+from model.events import EvalResult, TaskScore
 
 
 def test_titles_with_brackets_are_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,3 +48,14 @@ def test_options_that_would_be_ignored_are_refused(arguments: tuple[str, ...], m
     done = CliRunner().invoke(app, ["eval", *arguments], env={"COLUMNS": "200"})
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_many_tasks_without_their_files_share_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = {f"paper/{name}": f"needs a file {name}.txt: name its directory" for name in "abcd"}
+    missing["harness/x"] = "needs lm-evaluation-harness"
+    found = EvalResult({}, missing, 1.0, False, (), None, "first", 20, "lake/x", "ab", ("s",), "cd", "0.1.0")
+    show.scores(found)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not scored")]
+    assert len(lines) == 2
+    assert lines[0].startswith("not scored, without their official files: paper/a, paper/b, paper/c, paper/d; get them")
+    assert lines[1] == "not scored: harness/x: needs lm-evaluation-harness"
