@@ -118,8 +118,8 @@ def scores(result: EvalResult) -> None:
     without_files = [task for task, why in result.missing.items() if why.startswith("needs a file ")]
     if len(without_files) > FEW:
         console.print(
-            f"not scored, without their official files: {', '.join(without_files)}; get them with `webtext eval --fetch "
-            "--eval-data DIR`, and name the directory with --eval-data DIR",
+            f"not scored, without their official files: {', '.join(without_files)}; get them with "
+            "`webtext eval --fetch --eval-data DIR`, and name the directory with --eval-data DIR",
             soft_wrap=True,
         )
     for task, why in result.missing.items():
