@@ -24,7 +24,7 @@ from typing import IO, Literal
 from data.config import PagesConfig
 from data.errors import InputError
 from data.evalsets import files as evalsets
-from data.evalsets import registry
+from data.evalsets import official
 from data.evalsets.registry import BenchmarkSet, Download, OfficialFile
 from data.http.download import download
 from data.lake.disk import move_file
@@ -78,7 +78,7 @@ def _fetch_set(
             return present
         missing = [file for file in one.files if not (folder / file.path).exists()]
         if not all(file.downloads for file in missing):
-            return FetchedSet(one.name, "by_hand", registry.how_to_get(one.name))
+            return FetchedSet(one.name, "by_hand", official.how_to_get(one.name))
         for file in missing:
             _fetch_file(folder, file, config, on_bytes, finished)
     except InputError as error:
@@ -99,10 +99,10 @@ def _present(folder: Path, one: BenchmarkSet) -> FetchedSet | None:
         path = folder / one.files[0].path
         if not path.exists() or not others_are_there:
             return None
-        found = evalsets.EvalFile(one.name, path, registry.digest(path, "sha256"))
+        found = evalsets.EvalFile(one.name, path, official.digest(path, "sha256"))
     elif found.path == folder / one.files[0].path and not others_are_there:
         return None
-    if registry.verdict(found) == registry.OTHER:
+    if official.verdict(found) == official.OTHER:
         detail = f"{found.path} is not the official file; remove it, and --fetch downloads the official one"
         return FetchedSet(one.name, "failed", detail)
     return FetchedSet(one.name, "there", str(found.path.relative_to(folder)))
@@ -128,7 +128,7 @@ def _download(mirror: Download, place: Path, config: PagesConfig, on_bytes: OnBy
     place.mkdir(parents=True, exist_ok=True)
     name = mirror.url.rpartition("/")[2]
     download(mirror.url, place / "file", config, MAX_BYTES, lambda have, every: on_bytes(name, have, every))
-    _require(place, mirror.url, registry.digest(place / "file", "sha256"), mirror.sha256)
+    _require(place, mirror.url, official.digest(place / "file", "sha256"), mirror.sha256)
 
 
 def _publish(mirror: Download, place: Path, file: OfficialFile, path: Path) -> None:
@@ -141,9 +141,9 @@ def _publish(mirror: Download, place: Path, file: OfficialFile, path: Path) -> N
         except _DAMAGED as error:
             shutil.rmtree(place)
             raise InputError(f"{mirror.url}: not an archive that can be read ({error}); run again") from error
-    _require(place, mirror.url, registry.digest(whole, "sha256"), file.sha256)
+    _require(place, mirror.url, official.digest(whole, "sha256"), file.sha256)
     if file.sha256 is None:
-        _require(place, mirror.url, registry.digest(whole, "sha1"), file.sha1)
+        _require(place, mirror.url, official.digest(whole, "sha1"), file.sha1)
     move_file(whole, path)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.evalsets import files as evalsets
-from data.evalsets import registry
+from data.evalsets import official
 from data.lake.store import Lake
 from model import scoring, world
 from model.evals import EvalSpec, source
@@ -44,7 +44,7 @@ def ablate(spec: EvalSpec, emit: Emit, clock: Callable[[], float] = time.monoton
     at_hand = evalsets.find(Path(spec.eval_data)) if spec.eval_data else {}
     files = {name: at_hand[name] for name in choices.evalsets if name in at_hand}
     for file in files.values():
-        registry.check_file(file, any_file=spec.any_file)
+        official.check_file(file, any_file=spec.any_file)
     gpt2 = model.load(str(device))
     if gpt2.config.context < task.min_context:
         raise InputError(

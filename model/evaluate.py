@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 
 from data.errors import InputError
 from data.evalsets import files as evalsets
-from data.evalsets import registry
+from data.evalsets import official
 from data.evalsets.files import EvalFile
 from data.lake.manifest import corpus_digest, json_digest
 from data.lake.store import Lake, code_version
@@ -193,7 +193,7 @@ class _Evaluation:
             return MeasuredOn(file.path.name, json_digest([file.sha256, *also]) if also else file.sha256)
         patterns = " or ".join(evalsets.PATTERNS[task.source])
         where = f"not in {self.spec.eval_data}" if self.spec.eval_data else "name its directory with --eval-data"
-        raise NotScored(f"needs a file {patterns}: {where}; {registry.how_to_get(task.source)}")
+        raise NotScored(f"needs a file {patterns}: {where}; {official.how_to_get(task.source)}")
 
     def _keys(self, task: Task, measured_on: MeasuredOn, limit: int) -> set[str]:
         """The keys of a score with another limit that must not be replaced by a smaller one."""
@@ -204,14 +204,14 @@ class _Evaluation:
         choices: list[object] = []
         if task.slides and self.spec.stride is not None:
             choices.append({"stride": self.spec.stride})
-        if task.source in self.files and any_file and self._file_check(task.source) != registry.OFFICIAL:
+        if task.source in self.files and any_file and self._file_check(task.source) != official.OFFICIAL:
             choices.append({"any_file": True})
         return json_digest([task.name, task.version, self.source.digest, measured_on.digest, limit, *choices])
 
     def _file_check(self, evalset: str) -> str:
         """The verdict on the set's file. Raises NotScored if it is not the official one and the user wants that."""
         try:
-            return registry.check_file(self.files[evalset], any_file=self.spec.any_file)
+            return official.check_file(self.files[evalset], any_file=self.spec.any_file)
         except InputError as error:
             raise NotScored(str(error)) from error
 

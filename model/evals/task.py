@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import InputError
-from data.evalsets import registry
+from data.evalsets import official
 from data.evalsets.files import PATTERNS
 from model.capacity import Capacity
 from model.causal import Causal
@@ -115,7 +115,7 @@ class Subject:
     def check_count(self, evalset: str, n: int) -> None:
         """Raises NotScored if a reader found ``n`` where the official file has another number, unless ``any_file``."""
         try:
-            registry.check_count(evalset, n, any_file=self.any_file)
+            official.check_count(evalset, n, any_file=self.any_file)
         except InputError as error:
             raise NotScored(str(error)) from error
 
@@ -123,7 +123,7 @@ class Subject:
         """What is missing if the set's file is not there; otherwise an empty text."""
         if evalset in self.files:
             return ""
-        return f"needs a file {' or '.join(PATTERNS[evalset])}; {registry.how_to_get(evalset)}"
+        return f"needs a file {' or '.join(PATTERNS[evalset])}; {official.how_to_get(evalset)}"
 
     def documents(self) -> HeldOut:
         assert self.heldout is not None, "a held-out task is run with held-out documents"

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from data.evalsets import lambada, lines, ptb, registry, wikitext
+from data.evalsets import lambada, lines, official, ptb, wikitext
 from data.evalsets.files import PATTERNS, EvalFile, find
-from data.evalsets.registry import NOT_KNOWN, OFFICIAL, OTHER, SETS
+from data.evalsets.official import NOT_KNOWN, OFFICIAL, OTHER
+from data.evalsets.registry import SETS
 from tests.data.evalsets.test_files import SHARED, needs_shared
 
 
@@ -60,40 +61,40 @@ def test_official_counts() -> None:
 @needs_shared
 def test_whole_files_are_official_and_samples_are_not() -> None:
     found = find(SHARED)
-    assert registry.verdict(found["wikitext2_valid"]) == OFFICIAL
-    assert registry.verdict(found["lambada"]) == OTHER  # 500 lines of it
-    assert registry.verdict(found["1bw"]) == NOT_KNOWN
+    assert official.verdict(found["wikitext2_valid"]) == OFFICIAL
+    assert official.verdict(found["lambada"]) == OTHER  # 500 lines of it
+    assert official.verdict(found["1bw"]) == NOT_KNOWN
 
 
 def test_another_file_is_refused_unless_any_file_will_do(tmp_path: Path) -> None:
     path = tmp_path / "lambada_test.jsonl"
     path.write_text('{"text": "a b"}\n')
     with pytest.raises(InputError, match=r"lambada_test.jsonl is not the official file .* sha256 4aa8d02.*--any-file"):
-        registry.check_file(of("lambada", path), any_file=False)
-    assert registry.check_file(of("lambada", path), any_file=True) == OTHER
-    assert registry.check_file(of("1bw", path), any_file=False) == NOT_KNOWN
+        official.check_file(of("lambada", path), any_file=False)
+    assert official.check_file(of("lambada", path), any_file=True) == OTHER
+    assert official.check_file(of("1bw", path), any_file=False) == NOT_KNOWN
 
 
 def test_sha1_decides_where_no_sha256_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "wiki.test.tokens"
     path.write_text(" = A = \n")
     with pytest.raises(InputError, match="has SHA-1 8a5befc5"):
-        registry.check_file(of("wikitext103_test", path), any_file=False)
+        official.check_file(of("wikitext103_test", path), any_file=False)
     (known,) = SETS["wikitext103_test"].files
     monkeypatch.setitem(known.__dict__, "sha1", hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest())
-    assert registry.verdict(of("wikitext103_test", path)) == OFFICIAL
+    assert official.verdict(of("wikitext103_test", path)) == OFFICIAL
 
 
 def test_a_wrong_count_names_both_numbers() -> None:
-    registry.check_count("1bw", 159_658, any_file=False)
-    registry.check_count("1bw", 500, any_file=True)
+    official.check_count("1bw", 159_658, any_file=False)
+    official.check_count("1bw", 500, any_file=True)
     with pytest.raises(InputError, match=r"has 500 tokens, the official one 159,658 .*cut off or is another split"):
-        registry.check_count("1bw", 500, any_file=False)
+        official.check_count("1bw", 500, any_file=False)
 
 
 def test_a_missing_set_says_how_to_get_it() -> None:
-    assert registry.how_to_get("lambada") == "`webtext eval --fetch` downloads lambada_test.jsonl"
-    assert "https://github.com/abisee/cnn-dailymail" in registry.how_to_get("cnndm")
+    assert official.how_to_get("lambada") == "`webtext eval --fetch` downloads lambada_test.jsonl"
+    assert "https://github.com/abisee/cnn-dailymail" in official.how_to_get("cnndm")
 
 
 @pytest.mark.parametrize(
