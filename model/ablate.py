@@ -16,11 +16,9 @@ from data.evalsets import official
 from data.lake.store import Lake
 from model import scoring, world
 from model.evals import EvalSpec, source
-from model.evals.task import Choices, NotScored, Subject, Task, Variant
+from model.evals.task import Choices, NotScored, Subject, Task, reporter
 from model.evals.tasks import TASKS
-from model.events import Ablation, AblationRow, Emit, TaskProgress, Warned
-
-PROGRESS_S = 0.5
+from model.events import Ablation, Emit, Warned
 
 
 def ablate(spec: EvalSpec, emit: Emit, clock: Callable[[], float] = time.monotonic) -> Ablation:
@@ -55,12 +53,12 @@ def ablate(spec: EvalSpec, emit: Emit, clock: Callable[[], float] = time.monoton
         None,
         {name: file.path for name, file in files.items()},
         spec.limit or task.default_limit,
-        _progress(task, emit, clock),
+        reporter(task, emit, clock),
         scoring.capacity_for(gpt2, spec.batch_tokens or "auto", warn),
         any_file=spec.any_file,
     )
     try:
-        rows = [_row(variant) for variant in choices.measure(subject)]
+        rows = list(choices.measure(subject))
     except NotScored as reason:
         raise InputError(f"--ablate {task.name}: {reason}") from reason
     if all(row.value is None for row in rows):
@@ -89,26 +87,3 @@ def _chosen(name: str) -> tuple[Task, Choices]:
         known = ", ".join(one.name for one in TASKS.values() if one.choices)
         raise InputError(f"--ablate {name}: no such task with choices to compare; choose from {known}")
     return task, task.choices
-
-
-def _row(variant: Variant) -> AblationRow:
-    estimate = variant.estimate
-    return AblationRow(
-        choices=dict(variant.choices),
-        value=estimate.value if estimate else None,
-        interval=estimate.interval if estimate else None,
-        n=variant.n,
-        published=variant.published,
-        missing=variant.missing,
-    )
-
-
-def _progress(task: Task, emit: Emit, clock: Callable[[], float]) -> Callable[[int, int], None]:
-    reported = [clock() - PROGRESS_S]
-
-    def progress(done: int, total: int) -> None:
-        if clock() - reported[0] >= PROGRESS_S:
-            reported[0] = clock()
-            emit(TaskProgress(task.name, done, total))
-
-    return progress

@@ -42,13 +42,12 @@ from model.evals import EvalSpec, heldout, overlap, source
 from model.evals.heldout import HeldOut
 from model.evals.published import metrics_of
 from model.evals.source import Source
-from model.evals.task import HELDOUT, SCORES, NotScored, Subject, Task
+from model.evals.task import HELDOUT, SCORES, NotScored, Subject, Task, reporter
 from model.evals.tasks import TASKS, select
-from model.events import Emit, EvalEvent, EvalResult, Promotion, TaskProgress, TrainEvent, Warned, to_line
+from model.events import Emit, EvalEvent, EvalResult, Promotion, TrainEvent, Warned, to_line
 from model.gpt2 import GPT2
 from model.scores import Items, MeasuredOn, Record
 
-PROGRESS_S = 0.5
 MAX_METRICS = 60
 """Names of metrics in one MLflow run, those of training included: more make its pages unreadable."""
 
@@ -138,7 +137,7 @@ class _Evaluation:
                 record, rows = self._score(task, measured_on, limit, key)
                 found[task.name] = record.score
                 kept = known.settings["limit"] if known else 0
-                if known and kept > limit and known.key in self._keys(task, measured_on, kept):
+                if known and kept > limit and (known.version, known.data) == (task.version, measured_on):
                     self._warn(f"{task.name}: not kept; the lake keeps a score of up to {kept} examples")
                     continue
                 if task.slides and self.spec.stride is not None:
@@ -195,16 +194,11 @@ class _Evaluation:
         where = f"not in {self.spec.eval_data}" if self.spec.eval_data else "name its directory with --eval-data"
         raise NotScored(f"needs a file {patterns}: {where}; {official.how_to_get(task.source)}")
 
-    def _keys(self, task: Task, measured_on: MeasuredOn, limit: int) -> set[str]:
-        """The keys of a score with another limit that must not be replaced by a smaller one."""
-        return {self._key(task, measured_on, limit, any_file=any_file) for any_file in (self.spec.any_file, False)}
-
-    def _key(self, task: Task, measured_on: MeasuredOn, limit: int, *, any_file: bool | None = None) -> str:
-        any_file = self.spec.any_file if any_file is None else any_file
+    def _key(self, task: Task, measured_on: MeasuredOn, limit: int) -> str:
         choices: list[object] = []
         if task.slides and self.spec.stride is not None:
             choices.append({"stride": self.spec.stride})
-        if task.source in self.files and any_file and self._file_check(task.source) != official.OFFICIAL:
+        if task.source in self.files and self.spec.any_file and self._file_check(task.source) != official.OFFICIAL:
             choices.append({"any_file": True})
         return json_digest([task.name, task.version, self.source.digest, measured_on.digest, limit, *choices])
 
@@ -231,7 +225,7 @@ class _Evaluation:
             documents,
             self._paths(),
             limit,
-            self._progress(task),
+            reporter(task, self.emit, self.clock),
             self.capacity,
             control=self.spec.control,
             writing_capacity=None if isinstance(self.model, Causal) else self.writing_capacity,
@@ -274,16 +268,6 @@ class _Evaluation:
         if task.source in self.files:
             share = overlap.train_overlap(self.lake, self.source.trained_on, self.files[task.source])
         return score if share is None else {**score, "train_overlap": share}
-
-    def _progress(self, task: Task) -> Callable[[int, int], None]:
-        reported = [self.clock() - PROGRESS_S]
-
-        def progress(done: int, total: int) -> None:
-            if self.clock() - reported[0] >= PROGRESS_S or done == total:
-                reported[0] = self.clock()
-                self.emit(TaskProgress(task.name, done, total))
-
-        return progress
 
     def _facts(self) -> dict[str, Any]:
         return {

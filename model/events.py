@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar, get_args
 
 import orjson
 from pydantic import TypeAdapter, ValidationError, model_serializer, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from pydantic_core import ArgsKwargs, to_jsonable_python
+
+if TYPE_CHECKING:
+    from model.evals.stats import Estimate
 
 E = TypeVar("E")
 Interval: TypeAlias = tuple[float, float]
@@ -248,15 +251,20 @@ class EvalResult:
 
 
 @dataclass(frozen=True)
-class AblationRow:
-    """A task's score by one combination of choices; ``missing`` says why there is none."""
+class Variant:
+    """A task's main metric by one combination of choices, or ``missing``: why it could not be measured."""
 
-    choices: dict[str, str]
+    choices: dict[str, str]  # what was chosen, by what there was to choose
     value: float | None
     interval: Interval | None
     n: int
     published: str  # numbers from elsewhere that this combination is meant to explain
     missing: str
+
+    @classmethod
+    def of(cls, choices: dict[str, str], estimate: Estimate | None, n: int, published: str, missing: str) -> Self:
+        value, interval = (estimate.value, estimate.interval) if estimate else (None, None)
+        return cls(choices, value, interval, n, published, missing)
 
 
 @dataclass(frozen=True)
@@ -267,7 +275,7 @@ class Ablation:
 
     task: str
     metric: str
-    rows: tuple[AblationRow, ...]
+    rows: tuple[Variant, ...]
     limit: int
     model: str
     step: int

@@ -50,7 +50,7 @@ class _HeadLoss(torch.autograd.Function):
 
             loss = loss_kernel.mean_loss(logits_RP, targets_R, n_tokens, is_trained)
         else:
-            loss = _by_rows(logits_RP, targets_R, n_tokens, is_trained, CPU_ROWS if is_cpu else GPU_ROWS)
+            loss = by_rows(logits_RP, targets_R, n_tokens, is_trained, CPU_ROWS if is_cpu else GPU_ROWS)
         ctx.save_for_backward(hidden_RC, weight_PC, logits_RP)
         ctx.n_tokens = n_tokens
         return loss
@@ -66,7 +66,7 @@ class _HeadLoss(torch.autograd.Function):
         return (gradient_RP @ weight_PC).mul_(by), of_weight_PC[: ctx.n_tokens], None, None, None
 
 
-def _by_rows(logits_RP: Tensor, targets_R: Tensor, n_tokens: int, is_trained: bool, rows: int) -> Tensor:
+def by_rows(logits_RP: Tensor, targets_R: Tensor, n_tokens: int, is_trained: bool, rows: int) -> Tensor:
     """The mean loss, some rows at a time; if it ``is_trained``, the gradient overwrites the logits."""
     n_rows = len(targets_R)
     logits_RP[:, n_tokens:] = float("-inf")

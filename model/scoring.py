@@ -39,10 +39,11 @@ from model import trees
 from model.attention import Packing, Segment
 from model.capacity import Capacity, Need, Tokens, choose, silent
 from model.causal import Causal
+from model.config import ModelConfig
 from model.gpt2 import GPT2
 from model.trees import Ids, Tree
 
-CPU_BATCH_TOKENS = 2_048  # positions in one forward pass, with padding
+CPU_BATCH_TOKENS = 2_048  # positions in one forward pass
 MPS_BATCH_TOKENS = 32_768
 CPU_HEAD_ROWS = 128  # positions whose logits are held at once: 26 MB in fp32
 GPU_HEAD_ROWS = 4_096  # 0.8 GB
@@ -103,10 +104,11 @@ def score(
 
     ``is_first_likeliest_allowed`` ignores the tokens ``exclude_first``. ``on_done`` is called after each batch with the
     number of requests done. ``capacity`` limits a batch and changes scores by rounding only; by default it is
-    ``capacity_for(model)``. Raises InputError if a continuation is longer than the model's context, ValueError if a
-    context or a continuation is empty, FailedStepError if a single request does not fit into memory.
+    ``capacity_for(model)``. Raises InputError if a continuation is longer than the model's context or a token is not in
+    its vocabulary, ValueError if a context or a continuation is empty, FailedStepError if a single request does not fit
+    into memory.
     """
-    rows = [_Row.of(index, request, model.config.context) for index, request in enumerate(requests)]
+    rows = [_Row.of(index, request, model.config) for index, request in enumerate(requests)]
     excluded = torch.tensor(list(exclude_first), dtype=torch.long, device=model.tokens.weight.device)
     capacity = capacity or capacity_for(model)
     scores: dict[int, Score] = {}
@@ -160,7 +162,8 @@ class _Row:
     n_dropped: int
 
     @classmethod
-    def of(cls, index: int, request: Request, context: int) -> _Row:
+    def of(cls, index: int, request: Request, config: ModelConfig) -> _Row:
+        context = config.context
         n = len(request.continuation)
         if n == 0 or not len(request.context):
             raise ValueError(f"request {index}: its context has {len(request.context)} tokens, its continuation {n}")
@@ -168,6 +171,10 @@ class _Row:
             raise InputError(f"a continuation of {n} tokens does not fit into the model's context of {context}")
         targets = np.asarray(request.continuation, dtype=np.int64)
         ids = np.concatenate([np.asarray(request.context, dtype=np.int64), targets[:-1]])
+        least, most = min(ids.min(), targets[-1]), max(ids.max(), targets[-1])
+        if least < 0 or most >= config.vocab_size:
+            bad = least if least < 0 else most
+            raise InputError(f"request {index}: token {bad} is not in the vocabulary of {config.vocab_size} tokens")
         return cls(ids[-context:], targets, max(0, len(ids) - context))
 
 

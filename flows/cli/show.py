@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # these modules import Prefect or torch, which takes seconds
     from model.compare import Comparison
     from model.events import Ablation, EvalResult, TaskScore, TrainSummary
 
-SHOWN_METRICS = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")
+ALSO_SHOWN = ("accuracy", "perplexity", "bits_per_byte", "nats_per_token")  # of a score, after its main metric
 CONTROL = "control_accuracy"
 FEW = 3  # missing tasks that get a line each
 SHOWN_CHARS = 20_000  # of each text that `webtext duplicates` shows
@@ -106,7 +106,7 @@ def scores(result: EvalResult) -> None:
     has_control = any(CONTROL in score.values for score in result.scores.values())
     table = _table(f"Zero-shot scores of {result.model}", *columns, *(["with another context"] if has_control else []))
     for task, score in result.scores.items():
-        for metric in SHOWN_METRICS:
+        for metric in dict.fromkeys([score.metric, *ALSO_SHOWN]):
             if metric not in score.values:
                 continue
             low, high = score.intervals[metric]

@@ -36,7 +36,8 @@ from model.evals import control, stats
 from model.evals.cloze import credit
 from model.evals.heldout import choose
 from model.evals.lambada import ALL
-from model.evals.task import SCORES, Choices, Subject, Task, Variant, require_clusters, result
+from model.evals.task import SCORES, Choices, Subject, Task, require_clusters, result
+from model.events import Variant
 from model.scoring import Request, Score
 
 KEPT_CHARS = 300  # of a context, in the rows of the examples
@@ -177,7 +178,7 @@ def variants(subject: Subject, kind: str) -> Iterator[Variant]:
         missing = subject.lacks(evalset)
         found = None if missing else answer(subject, evalset, spell)
         for measure in MEASURES:
-            yield Variant(
+            yield Variant.of(
                 {"split": split, "de-tokenizer": detokenizer, "probability of": measure},
                 found.accuracy(measure) if found else None,
                 len(found.examples) if found else 0,

@@ -24,13 +24,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.bpe import decode
 from data.errors import InputError
 from data.evalsets.questions import labels_of, read_questions
 from model.evals import stats
 from model.evals.heldout import choose
 from model.evals.task import SCORES, NotScored, Subject, Task, require_clusters, result
-from model.generate import Sampling, generate
 from model.gpt2 import GPT2
 from model.scoring import Request, rolling
 
@@ -86,39 +84,34 @@ def as_lm(subject: Subject) -> Any:
             return found
 
         def generate_until(self, requests: list[Any], **_: Any) -> list[str]:
-            return [_written(subject, *request.args) for request in requests]
+            return _write(subject, [request.args for request in requests])
 
     return OurLM()
 
 
-def _written(subject: Subject, prompt: str, how: dict[str, Any]) -> str:
-    """What greedy decoding writes after a prompt, up to the first of the strings ``until``."""
-    model = subject.model
-    if not isinstance(model, GPT2):
+def _write(subject: Subject, requests: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """What greedy decoding writes after each prompt, up to the first of its strings ``until``."""
+    if not isinstance(subject.model, GPT2):
         raise InputError("texts are written by a GPT-2 only; choose tasks that compare probabilities")
-    if how.get("do_sample") or how.get("temperature"):
-        raise InputError(f"this task draws its texts ({how}); only greedy decoding is supported")
-    until = how.get("until", [])
-    stops = [until] if isinstance(until, str) else list(until)
-    n = int(next((how[name] for name in LENGTHS if how.get(name) is not None), MAX_NEW_TOKENS))
-    room = model.config.context - n
-    if room < 1:
-        raise InputError(
-            f"the task asks for {n} new tokens, which leaves no room for a prompt in the model's context of "
-            f"{model.config.context}"
-        )
-    prompted = subject.encode(prompt)
-    subject.truncated += len(prompted) > room
-    tokens = prompted[-room:] or [subject.tokenizer.start]
-    text = ""
-    written: list[int] = []
-    for token in generate(model, tokens, n, Sampling(temperature=0), subject.tokenizer.start):
-        written.append(token)
-        text = decode(written)
-        if any(stop and stop in text for stop in stops):
-            break
-    ends = [text.index(stop) for stop in stops if stop and stop in text]
-    return text[: min(ends, default=len(text))]
+    alike: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+    for index, (_, how) in enumerate(requests):
+        if how.get("do_sample") or how.get("temperature"):
+            raise InputError(f"this task draws its texts ({how}); only greedy decoding is supported")
+        until = how.get("until", [])
+        stops = tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop)
+        length = next((int(how[name]) for name in LENGTHS if how.get(name) is not None), MAX_NEW_TOKENS)
+        alike.setdefault((length, stops), []).append(index)
+    texts = [""] * len(requests)
+    for (length, stops), indices in alike.items():
+        prompts = [subject.encode(requests[index][0]) or [subject.tokenizer.start] for index in indices]
+
+        def is_over(text: str, stops: tuple[str, ...] = stops) -> bool:
+            return any(stop in text for stop in stops)
+
+        for index, one in zip(indices, subject.write(prompts, length, is_over), strict=True):
+            ends = [one.text.index(stop) for stop in stops if stop in one.text]
+            texts[index] = one.text[: min(ends, default=len(one.text))]
+    return texts
 
 
 def task_of(evalset: str, path: Path) -> Any:

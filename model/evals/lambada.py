@@ -43,7 +43,8 @@ from data.evalsets.lambada import (
 from model.evals import control, stats, words
 from model.evals.heldout import choose
 from model.evals.lastword import GUESSES
-from model.evals.task import SCORES, Choices, Subject, Task, Variant, excerpt, require_clusters, result
+from model.evals.task import SCORES, Choices, Subject, Task, excerpt, require_clusters, result
+from model.events import Variant
 from model.scoring import Request, Score
 
 SET = "lambada"
@@ -159,7 +160,7 @@ def variants(subject: Subject) -> Iterator[Variant]:
             found = None if missing else predict(subject, evalset, prepare, words.stop_tokens(subject.encode))
             for target, stop_words in itertools.product(LAST, ("no", "yes")):
                 chosen = (file, detokenizer, target, stop_words)
-                yield Variant(
+                yield Variant.of(
                     dict(zip(("file", "de-tokenizer", "target", "stop-word filter"), chosen, strict=True)),
                     found.accuracy(target, stop_words) if found else None,
                     len(found.scores) if found else 0,

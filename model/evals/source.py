@@ -115,12 +115,13 @@ def _of_hf(folder: Path) -> Source:
     for path in files:
         with path.open("rb") as file:
             digests.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
+    digest = json_digest(digests)
     name = "hf-" + "".join(c if c.isalnum() or c in "._-" else "-" for c in folder.resolve().name)
     return Source(
-        name=check_name("run", name),
+        name=check_name("run", f"{name}-{digest[:8]}"),  # directories of one name must not replace each other's scores
         step=0,
         where=str(folder),
-        digest=json_digest(digests),
+        digest=digest,
         load=lambda device: (hf.load_hf if is_gpt2 else causal.load)(folder, device=device),
         trained_on=(),
         trained_digest=None,

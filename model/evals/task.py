@@ -20,6 +20,7 @@ from model.causal import Causal
 from model.completion import Completion, complete
 from model.evals.heldout import HeldOut
 from model.evals.stats import Estimate
+from model.events import Emit, TaskProgress, Variant
 from model.gpt2 import GPT2
 from model.scoring import Request, Score, score
 from model.tokenizer import GPT2_TOKENIZER, Tokenizer
@@ -28,6 +29,7 @@ SCORES = dict[str, Any]
 MIN_CLUSTERS = 2
 HELDOUT = "heldout"
 EXCERPT_CHARS = 300
+PROGRESS_S = 0.5  # between two reports
 
 
 class NotScored(Exception):  # noqa: N818 - an outcome, not an error
@@ -131,20 +133,6 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A task's main metric by one combination of choices, or ``missing``: why it could not be measured.
-
-    ``published`` are numbers from elsewhere that this combination is meant to explain.
-    """
-
-    choices: Mapping[str, str]  # what was chosen, by what there was to choose
-    estimate: Estimate | None
-    n: int
-    published: str = ""
-    missing: str = ""
-
-
-@dataclass(frozen=True)
 class Choices:
     """What could have been chosen differently in a task. ``measure`` yields all combinations, each with its score."""
 
@@ -219,3 +207,16 @@ def require_clusters(clusters: Sequence[object], what: str) -> None:
     found = len(set(clusters))
     if found < MIN_CLUSTERS:
         raise NotScored(f"{len(clusters)} {what} in {found} cluster(s); at least {MIN_CLUSTERS} clusters are needed")
+
+
+def reporter(task: Task, emit: Emit, clock: Callable[[], float]) -> Callable[[int, int], None]:
+    """What ``Subject.progress`` is: an event for the first report, the last one, and twice a second in between."""
+    reported = clock() - PROGRESS_S
+
+    def progress(done: int, total: int) -> None:
+        nonlocal reported
+        if clock() - reported >= PROGRESS_S or done == total:
+            reported = clock()
+            emit(TaskProgress(task.name, done, total))
+
+    return progress

@@ -44,7 +44,8 @@ from data.evalsets.wikitext import read_wikitext
 from model.evals.heldout import choose
 from model.evals.lambada import ALL
 from model.evals.stats import Estimate, Floats, bits_per_byte, ratio
-from model.evals.task import SCORES, Choices, Subject, Task, Variant, excerpt, require_clusters, result
+from model.evals.task import SCORES, Choices, Subject, Task, excerpt, require_clusters, result
+from model.events import Variant
 from model.scoring import Request, rolling
 
 BYTE_TEXTS: dict[str, tuple[Callable[[Path], TestPart], str]] = {
@@ -197,7 +198,7 @@ def variants(subject: Subject, evalset: str) -> Iterator[Variant]:
             numbers = (text.n_tokens * stream.share, stream.n_tokens, sum(text.words) * stream.share)
             units = dict(zip(UNITS, numbers, strict=True))
         for unit in UNITS:
-            yield Variant(
+            yield Variant.of(
                 {"unit": unit, "de-tokenizer": detokenizer, "stride": stride},
                 ratio(stream.nats, units[unit]).exp() if units else None,
                 int(units[unit].sum().round()) if units else 0,

@@ -16,10 +16,10 @@ from flows.cli import show
 from model import hf
 from model.ablate import ablate
 from model.evals import EvalSpec
-from model.evals.task import Subject, Variant
+from model.evals.task import Subject
 from model.evals.tasks import TASKS
 from model.evaluate import main
-from model.events import Ablation, eval_event, to_line
+from model.events import Ablation, Variant, eval_event, to_line
 from model.gpt2 import GPT2
 from model.scoring import Request, Score
 from tests.model.corpora import Liking, Uniform, config
@@ -45,8 +45,8 @@ def measured(task: str, one: Subject) -> dict[tuple[str, ...], Variant]:
 
 
 def value(variant: Variant) -> float:
-    assert variant.estimate is not None
-    return variant.estimate.value
+    assert variant.value is not None
+    return variant.value
 
 
 def test_the_grid_of_lambada_holds_the_scores_of_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_last_token_and_filter_differ_where_they_should(tmp_path: Path) -> None:
 def test_a_missing_file_leaves_its_rows_empty(tmp_path: Path) -> None:
     (tmp_path / "lambada_test.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in LINES))
     grid = measured("paper/lambada", subject(Uniform(config()), tmp_path))
-    empty = [key[0] for key, variant in grid.items() if variant.estimate is None]
+    empty = [key[0] for key, variant in grid.items() if variant.value is None]
     assert empty == ["the authors'"] * 8
     assert "lambada_test_plain_text" in grid["the authors'", "no", "last word", "no"].missing
 
@@ -134,7 +134,7 @@ def test_the_grid_of_cbt_holds_the_scores_of_the_task(tmp_path: Path) -> None:
     score = TASKS["paper/cbt_cn"].run(subject(model, files))
     assert value(grid["valid", "yes", "choice and rest"]) == score["accuracy"] == 0.5
     assert value(grid["valid", "yes", "choice only"]) == score["accuracy_choice"]
-    assert grid["test", "no", "choice only"].estimate is None
+    assert grid["test", "no", "choice only"].value is None
     (tmp_path / "cbtest_CN_test_2500ex.txt").write_text(question("The XXXXX ran .", "bee") * 3)
     grid = measured("paper/cbt_cn", subject(model, files))
     assert (value(grid["test", "no", "choice and rest"]), grid["test", "no", "choice and rest"].n) == (0, 3)
@@ -163,12 +163,13 @@ def test_the_program_reports_a_grid(exported: Path, tmp_path: Path, capsys: pyte
     assert main(["--spec", str(path)]) == 0
     last = eval_event(capsys.readouterr().out.splitlines()[-1].encode())
     assert isinstance(last, Ablation)
-    assert (last.task, last.metric, len(last.rows), last.model) == ("paper/lambada", "accuracy", 24, "hf-tiny")
+    assert (last.task, last.metric, len(last.rows)) == ("paper/lambada", "accuracy", 24)
+    assert last.model == f"hf-tiny-{last.weights_digest[:8]}"
     assert eval_event(to_line(last)) == last
     assert set(last.files) == {"lambada"}
     show.ablation(last)
     printed = capsys.readouterr().out
-    assert "paper/lambada of hf-tiny by its choices" in printed
+    assert f"paper/lambada of {last.model} by its choices" in printed
     assert "stop-word filter" in printed
     row = next(line for line in printed.splitlines() if "as it stands" in line)  # the first of this file
     note = next(line for line in printed.splitlines() if "32.56" in line)

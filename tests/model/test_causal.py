@@ -153,7 +153,7 @@ def test_lambada_is_ablated_with_the_models_own_stop_words(tokenizer: Any, tmp_p
     task = TASKS["paper/lambada"]
     assert task.choices is not None
     rows = list(task.choices.measure(Subject(model, None, {"lambada": path}, 4, lambda _done, _total: None)))
-    assert sum(row.estimate is not None for row in rows) == 16  # of OpenAI's file, in two spellings of its beginning
+    assert sum(row.value is not None for row in rows) == 16  # of OpenAI's file, in two spellings of its beginning
 
 
 def test_the_harness_gets_the_special_tokens_that_are_usual(tokenizer: Any, tmp_path: Path) -> None:

@@ -133,13 +133,27 @@ def test_the_same_weights_elsewhere_give_the_same_scores(trained: Lake, tmp_path
     events = Events()
     spec = EvalSpec(trained.root, hf=str(tmp_path / "exported"), corpus=("a",), **limits)
     exported = scored(spec, events)
-    assert exported["model"] == "hf-exported"
+    assert exported["model"] == f"hf-exported-{exported['weights_digest'][:8]}"
     (warning,) = events.warnings()
     assert "training data is unknown" in warning
     ours, theirs = (r["scores"]["heldout_ppl"]["nats_per_token"] for r in (from_run, exported))
     assert theirs == pytest.approx(ours, rel=1e-6)
     with pytest.raises(InputError, match=r"nothing was scored: heldout_ppl: needs held-out.*--corpus"):
         scored(EvalSpec(trained.root, hf=str(tmp_path / "exported"), device="cpu"))
+
+
+def test_models_in_directories_of_one_name_keep_their_scores(trained: Lake, tmp_path: Path) -> None:
+    names = []
+    for parent in ("a", "b"):
+        model = load_model(trained, "r")[0]
+        with torch.no_grad():
+            model.tokens.weight.mul_(1 + len(names))
+        hf.export(model, tmp_path / parent / "model")
+        hf_dir = str(tmp_path / parent / "model")
+        spec = EvalSpec(trained.root, hf=hf_dir, corpus=("a",), device="cpu", limit=3, tasks=("heldout_ppl",))
+        names.append(scored(spec)["model"])
+    one, other = (scores.newest(trained, name)["heldout_ppl"].value for name in names)
+    assert one != other
 
 
 def test_a_task_that_needs_more_context_is_missing(trained: Lake, tmp_path: Path) -> None:

@@ -219,5 +219,7 @@ def test_a_prompt_that_does_not_fit_is_cut_and_counted_or_refused(ours: GPT2) ->
             mine.generate_until(asked)
             assert scored.truncated == 1
         else:
-            with pytest.raises(InputError, match="asks for 256 new tokens, which leaves no room"):
+            with pytest.raises(
+                InputError, match="max_new_tokens 256: must be at least 1 and less than the model's context of 256"
+            ):
                 mine.generate_until(asked)

@@ -251,3 +251,11 @@ def test_perplexity_equals_transformers() -> None:
 def test_bits_per_byte_match_the_definition() -> None:
     nats = [math.log(2) * 24, math.log(2) * 16]
     assert bits_per_byte(nats, [3, 2]).value == pytest.approx(8)
+
+
+@pytest.mark.parametrize("token", [-1, 64])
+def test_a_token_that_is_not_in_the_vocabulary_is_named(token: int) -> None:
+    model = GPT2(ModelConfig(layers=1, heads=1, width=8, context=16, vocab_size=64))
+    for request in (Request([1, token], [2]), Request([1], [2, token])):
+        with pytest.raises(InputError, match=f"request 0: token {token} is not in the vocabulary of 64 tokens"):
+            score(model, [request])

@@ -291,4 +291,4 @@ def test_a_score_with_another_stride_is_shown_and_not_kept(exported: Path, sets:
     assert other.scores["paper/ptb"].details["stride"] == 1
     assert other.scores["paper/ptb"].value != usual.value
     assert any("not kept; the lake keeps scores with the default stride" in one for one in other.warnings)
-    assert scores.newest(Lake(lake), "hf-model")["paper/ptb"].value == usual.value
+    assert scores.newest(Lake(lake), other.model)["paper/ptb"].value == usual.value

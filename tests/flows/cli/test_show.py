@@ -28,12 +28,15 @@ def test_doctor_marks_are_styled_and_details_are_not(capsys: pytest.CaptureFixtu
     [("f1", False, "yes"), ("bleu", False, "yes"), ("perplexity", True, "no")],
 )
 def test_a_score_above_its_baseline_is_beyond_it_only_where_more_is_better(
-    metric: str, lower_is_better: bool, expected: str
+    metric: str, lower_is_better: bool, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     score = {metric: 0.55, "metric": metric, "n": 9, "stderr": 0.02, "interval": [0.5, 0.6]}
     score |= {"intervals": {metric: [0.5, 0.6]}, "baselines": {"b": {"value": 0.2, "interval": [0.1, 0.3]}}}
     score |= {"best_baseline": "b", "limit": 9, "truncated": 0, "lower_is_better": lower_is_better}
-    assert show._against_trivial(TypeAdapter(TaskScore).validate_python(score))[-1] == expected
+    scores = {"t": TypeAdapter(TaskScore).validate_python(score)}
+    show.scores(EvalResult(scores, {}, 1.0, False, (), None, "first", 20, "lake/x", "ab", ("s",), "cd", "0.1.0"))
+    row = next(line for line in capsys.readouterr().out.splitlines() if " t " in line)
+    assert row.split("│")[-2].strip() == expected
 
 
 @pytest.mark.parametrize(
