@@ -6,18 +6,17 @@ Commands import heavy packages themselves, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from typer import BadParameter
 
 from data.config import LinksConfig, PagesConfig, SelectConfig
 from data.errors import FULL, InputError, told
-from flows.cli import options
+from flows.cli import options, scoring
+from flows.cli.output import print_result, show
 from flows.cli.session import chosen_settings, session
 from flows.settings import Settings
 
@@ -65,7 +64,7 @@ def demo(lake: options.Lake = None, as_json: options.Json = False) -> None:
         from flows.cli.demo import run_demo
 
         result = run_demo(settings)
-    _result(result, as_json, lambda: _show().demo(result, settings))
+    print_result(result, as_json, lambda: show().demo(result, settings))
 
 
 @app.command(epilog=options.REFRESH_EXAMPLES)
@@ -114,7 +113,7 @@ def refresh(
         from flows.cli.dryrun import refresh_plan
 
         planned = refresh_plan(sources, links, pages, settings.lake)
-        _result(planned, as_json, lambda: _show().plan(planned))
+        print_result(planned, as_json, lambda: show().plan(planned))
         return
     with session(settings):
         from flows.refresh import refresh as refresh_flow
@@ -122,7 +121,7 @@ def refresh(
         result = refresh_flow(
             sources, snapshot, settings.lake, links=links, pages=pages, select=select, history=history
         )
-    _result(result, as_json, lambda: _show().funnel(result))
+    print_result(result, as_json, lambda: show().funnel(result))
 
 
 @app.command()
@@ -181,179 +180,17 @@ def train(
         from flows.cli.dryrun import train_plan
 
         planned = train_plan(preset, changes, steps, processes)
-        _result(planned, as_json, lambda: _show().training_plan(planned))
+        print_result(planned, as_json, lambda: show().training_plan(planned))
         return
     with session(settings):
         from flows.pretrain import pretrain
 
         snapshots = corpus.split(",")
         result = pretrain(snapshots, preset, run, settings.lake, steps, device, changes, processes, init_from)
-    _result(result, as_json, lambda: _show().training(result))
+    print_result(result, as_json, lambda: show().training(result))
 
 
-@app.command(name="eval")
-def evaluate(
-    run: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Score the newest checkpoint of this run.", callback=options.filled),
-    ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Score this checkpoint.", callback=options.filled)
-    ] = None,
-    hf: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", help="Score the GPT-2 in a directory that transformers loads.", callback=options.filled
-        ),
-    ] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SNAPSHOT[,SNAPSHOT]",
-            help="Take held-out documents from these snapshots. [default: the run's corpus]",
-        ),
-    ] = None,
-    tasks: Annotated[str, typer.Option(metavar="a,b|all", help="Score these tasks only.")] = "all",
-    eval_data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Read official benchmark files (LAMBADA, WikiText-2) from here.",
-            callback=options.filled,
-        ),
-    ] = None,
-    fetch: Annotated[
-        bool,
-        typer.Option(
-            "--fetch",
-            help="First download the official files that the tasks need and that are missing, into --eval-data "
-            "[default: eval-data in WEBTEXT_HOME]; with no model named, do only that.",
-        ),
-    ] = False,
-    any_file: Annotated[
-        bool, typer.Option("--any-file", help="Score benchmark files, too, that are cut off or not the official ones.")
-    ] = False,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Score at most N examples per task. [default: the task's own limit]")
-    ] = None,
-    control: Annotated[
-        bool,
-        typer.Option(
-            "--control",
-            help="Also score each answer after another example's context: what the answers alone give away. Takes "
-            "twice as long.",
-        ),
-    ] = False,
-    ablate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TASK",
-            help="Instead, score this task by every combination of its choices, beside the published numbers that they "
-            "may explain; nothing is kept: paper/lambada, paper/wikitext2, paper/cbt_cn or paper/cbt_ne.",
-            callback=options.filled,
-        ),
-    ] = None,
-    compare: options.Compare = None,
-    stride: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Move the window of long texts by N tokens; such a score is shown, not kept. [default: half the "
-            "model's context]",
-        ),
-    ] = None,
-    promote: options.Promote = None,
-    device: options.Device = "auto",
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Compute at most N positions in one pass; fewer need less memory. [default: what the device holds]",
-        ),
-    ] = None,
-    lake: options.Lake = None,
-    as_json: options.Json = False,
-) -> None:
-    """Score a run, a checkpoint or a transformers directory zero-shot; or compare the scores of two runs."""
-    named = sum(value is not None for value in (run, checkpoint, hf, compare))
-    if named > 1 or (named == 0 and not fetch):
-        raise BadParameter("name exactly one of --run, --checkpoint, --hf and --compare")
-    if promote is not None and run is None:
-        raise BadParameter("--promote needs --run")
-    options.refuse_together(
-        compare=compare is not None,
-        ablate=ablate is not None,
-        has_model=named > 0,
-        chosen={
-            "--any-file": any_file,
-            "--control": control,
-            "--corpus": corpus is not None,
-            "--fetch": fetch,
-            "--limit": limit is not None,
-            "--promote": promote is not None,
-            "--stride": stride is not None,
-            "--tasks": tasks != "all",
-        },
-    )
-    settings = chosen_settings(lake)
-    if compare is not None:
-        from data.lake.store import Lake
-        from model.compare import compare as compare_runs
-
-        compared = compare_runs(Lake(settings.lake), *compare)
-        _result(compared, as_json, lambda: _show().comparison(compared))
-        return
-    if fetch:
-        from flows.cli import fetch as fetching
-        from flows.progress import say
-
-        wanted = [ablate] if ablate else [] if tasks == "all" else tasks.split(",")
-        fetched = fetching.fetch_sets(settings, wanted, eval_data, for_ablation=ablate is not None)
-        if named == 0:
-            _result(fetched, as_json, lambda: fetching.show(fetched))
-            fetching.require_fetched(fetched)
-            return
-        fetching.show(fetched, say)
-        eval_data = fetched.directory
-    if ablate is not None:
-        with session(settings):
-            from flows.evaluate import ablate as ablate_flow
-
-            ablated = ablate_flow(
-                ablate,
-                run=run,
-                checkpoint=checkpoint,
-                hf=hf,
-                eval_data=eval_data,
-                limit=limit,
-                any_file=any_file,
-                device=device,
-                batch_tokens=batch_tokens,
-                lake=settings.lake,
-            )
-        _result(ablated, as_json, lambda: _show().ablation(ablated))
-        return
-    with session(settings):
-        from flows.evaluate import evaluate as evaluate_flow
-
-        result = evaluate_flow(
-            run=run,
-            checkpoint=checkpoint,
-            hf=hf,
-            corpus=corpus.split(",") if corpus else None,
-            tasks=None if tasks == "all" else tasks.split(","),
-            eval_data=eval_data,
-            limit=limit,
-            control=control,
-            any_file=any_file,
-            stride=stride,
-            device=device,
-            batch_tokens=batch_tokens,
-            promote=promote,
-            lake=settings.lake,
-        )
-    _result(result, as_json, lambda: _show().scores(result))
+app.command(name="eval")(scoring.evaluate)
 
 
 @app.command()
@@ -379,7 +216,7 @@ def sample(
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     result = sample_text(chosen_settings(lake), run, prompt, tokens, sampling, step)
-    _result(result, as_json, lambda: print(prompt + result.text))
+    print_result(result, as_json, lambda: print(prompt + result.text))
 
 
 @app.command(epilog=options.EXPORT_FORMATS)
@@ -406,7 +243,7 @@ def export(
         from flows.cli.models import export_model
 
         model = export_model(settings, run, to, step)
-        _result(model, as_json, lambda: print(f"{to}: step {model.step} of run {run}, for transformers"))
+        print_result(model, as_json, lambda: print(f"{to}: step {model.step} of run {run}, for transformers"))
         return
     if form is None:
         raise BadParameter("--corpus needs --format: nanogpt, llmc, datatrove, hf or jsonl")
@@ -415,7 +252,7 @@ def export(
     from flows.cli.corpus import export as export_corpus
 
     result = export_corpus(settings, str(corpus).split(","), form, to)
-    _result(result, as_json, lambda: _show().exported(result))
+    print_result(result, as_json, lambda: show().exported(result))
 
 
 @app.command()
@@ -434,7 +271,7 @@ def overlap(
     from flows.cli.corpus import overlap as find_overlap
 
     result = find_overlap(chosen_settings(lake), corpus.split(","), Path(eval_data), decontaminate)
-    _result(result, as_json, lambda: _show().overlap(result))
+    print_result(result, as_json, lambda: show().overlap(result))
 
 
 @app.command()
@@ -456,7 +293,7 @@ def report(
     from flows.cli.report import write_report
 
     result = write_report(chosen_settings(lake), snapshot, run, to)
-    _result(result, as_json, lambda: print(f"{to}: {len(result.snapshots)} snapshots, {len(result.runs)} runs"))
+    print_result(result, as_json, lambda: print(f"{to}: {len(result.snapshots)} snapshots, {len(result.runs)} runs"))
 
 
 @app.command()
@@ -470,7 +307,7 @@ def why(
     from flows.cli.explain import what_became_of
 
     found = what_became_of(Lake(chosen_settings(lake).lake), url)
-    _result({"url": url, "found": found}, as_json, lambda: _show().why(found))
+    print_result({"url": url, "found": found}, as_json, lambda: show().why(found))
 
 
 @app.command()
@@ -488,7 +325,7 @@ def duplicates(
     from data.lake.store import Lake
 
     found = duplicates_of(Lake(chosen_settings(lake).lake), asked)
-    _result(found, as_json, lambda: _show().duplicates(found))
+    print_result(found, as_json, lambda: show().duplicates(found))
 
 
 @app.command()
@@ -497,7 +334,7 @@ def status(lake: options.Lake = None, as_json: options.Json = False) -> None:
     from flows.cli.status import collect
 
     result = collect(chosen_settings(lake))
-    _result(result, as_json, lambda: _show().status(result))
+    print_result(result, as_json, lambda: show().status(result))
 
 
 @app.command()
@@ -511,10 +348,10 @@ def ui(
     settings = Settings()
     if stop:
         ended = services.stop(settings.home)
-        _result({"stopped": ended}, as_json, lambda: print(f"stopped: {', '.join(ended) or 'nothing ran'}"))
+        print_result({"stopped": ended}, as_json, lambda: print(f"stopped: {', '.join(ended) or 'nothing ran'}"))
         return
     result = services.addresses(settings)
-    _result(result, as_json, lambda: _show().servers(result))
+    print_result(result, as_json, lambda: show().servers(result))
 
 
 @app.command()
@@ -523,26 +360,9 @@ def doctor(lake: options.Lake = None, as_json: options.Json = False) -> None:
     from flows.cli.doctor import examine
 
     result = examine(chosen_settings(lake))
-    _result(result, as_json, lambda: _show().doctor(result))
+    print_result(result, as_json, lambda: show().doctor(result))
     if result.has_bad:
         raise typer.Exit(1)
-
-
-def _show() -> Any:
-    from flows.cli import show
-
-    return show
-
-
-def _result(value: object, as_json: bool, for_people: Callable[[], None]) -> None:
-    """Print a result, a dataclass, as one line of JSON or as ``for_people`` prints it."""
-    if as_json:
-        from model.events import to_json
-
-        sys.stdout.flush()
-        print(json.dumps(to_json(value)), flush=True)
-    else:
-        for_people()
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Options of the command line: names, help texts, and how their values are parsed.
 
 This module has the options that several commands share and all options of ``refresh``, in the groups of its help. The
-options of other commands, and all defaults, are in flows/cli/main.py.
+options of other commands, and all defaults, are in flows/cli/main.py, those of ``eval`` in flows/cli/scoring.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -44,26 +43,6 @@ Step = Annotated[
     int | None, Option("--step", metavar="N", help="Use the checkpoint of step N. [default: the newest]", min=1)
 ]
 Device = Annotated[str, Option(help="Run on cpu, cuda or mps; auto takes the best available.")]
-
-# eval
-
-Compare = Annotated[
-    tuple[str, str] | None,
-    Option(
-        "--compare",
-        metavar="RUN RUN",
-        help="Compare the newest scores of two runs, with significance. Scores nothing.",
-    ),
-]
-
-Promote = Annotated[
-    str | None,
-    Option(
-        metavar="TASK",
-        help="Make the checkpoint the champion in MLflow if it is better at TASK than the present one, with p < 0.05.",
-        callback=filled,
-    ),
-]
 
 # export
 
@@ -342,19 +321,3 @@ def pairs(items: list[str]) -> dict[str, str]:
             raise BadParameter(f"--set {item}: expected KEY=VALUE")
         found[key] = value
     return found
-
-
-def refuse_together(*, compare: bool, ablate: bool, has_model: bool, chosen: Mapping[str, bool]) -> None:
-    """Refuse options of ``webtext eval`` that ``--compare`` or ``--ablate`` would ignore.
-
-    ``chosen`` says which of the other options were given. Raises BadParameter.
-    """
-    given = {name for name, is_given in chosen.items() if is_given}
-    if compare and (given or ablate):
-        names = sorted(given | ({"--ablate"} if ablate else set()))
-        raise BadParameter(f"--compare scores nothing, so it cannot go with {', '.join(names)}")
-    lost = given - {"--any-file", "--fetch", "--limit"}
-    if ablate and lost:
-        raise BadParameter(f"--ablate cannot go with {', '.join(sorted(lost))}")
-    if ablate and not has_model:
-        raise BadParameter("--ablate needs --run, --checkpoint or --hf")
