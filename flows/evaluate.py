@@ -35,6 +35,7 @@ def evaluate(
 ) -> EvalResult:
     """Score exactly one of ``run`` (its newest checkpoint), ``checkpoint`` and ``hf``; by default on all tasks.
 
+    The official files are read from ``eval_data``, by default from where ``webtext eval --fetch`` puts them.
     A benchmark file that is not the official one is refused unless ``any_file``. ``stride`` moves the window of a text.
     ``corpus`` names the snapshots that the held-out documents come from; by default the run's own corpus.
     ``control`` also scores every answer after another example's context, which doubles the cost.
@@ -50,7 +51,7 @@ def evaluate(
         hf=hf,
         corpus=tuple(corpus or ()),
         tasks=tuple(tasks or ()),
-        eval_data=eval_data,
+        eval_data=eval_data or settings.fetched_eval_data(),
         limit=limit,
         control=control,
         any_file=any_file,
@@ -98,7 +99,7 @@ def ablate(
         checkpoint=checkpoint,
         hf=hf,
         ablate=task_name,
-        eval_data=eval_data,
+        eval_data=eval_data or settings.fetched_eval_data(),
         limit=limit,
         any_file=any_file,
         device=device,

@@ -28,3 +28,12 @@ class Settings(BaseSettings):
     contact: str | None = None
     prefect_api_url: str | None = Field(default=None, validation_alias="PREFECT_API_URL")
     mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
+
+    @property
+    def eval_data(self) -> Path:
+        """Where ``webtext eval --fetch`` puts the official files of the benchmarks."""
+        return self.home.absolute() / "eval-data"
+
+    def fetched_eval_data(self) -> str | None:
+        """The same if anything was fetched."""
+        return str(self.eval_data) if self.eval_data.is_dir() else None

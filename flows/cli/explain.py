@@ -77,7 +77,7 @@ BASELINES = {
     "heldout_ppl/unigram": "knowing only how often each token occurs in training",
     "heldout_lastword/unigram": "the commonest word of the training text",
     "heldout_cloze/unigram": "the choice that is commonest in the training text",
-    "heldout_order/unigram": "knowing only how often each token occurs in training",
+    "heldout_order/unigram": "by how often each token occurs in training",
 }
 
 

@@ -49,7 +49,7 @@ def fetch_sets(
     chosen = [task for task in select(tasks) if task.source != HELDOUT]
     sources = [name for task in chosen for name in (task.source, *_of_choices(task, for_ablation))]
     names = list(dict.fromkeys(name for source in sources for name in (source, *SETS[source].goes_with)))
-    folder = Path(eval_data) if eval_data else settings.home / "eval-data"
+    folder = Path(eval_data) if eval_data else settings.eval_data
     network = network or (PagesConfig(contact=settings.contact) if settings.contact else PagesConfig())
     bars: dict[str, Bar] = {}
 

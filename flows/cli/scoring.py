@@ -69,7 +69,8 @@ def evaluate(
         str | None,
         Option(
             metavar="DIR",
-            help="Read the official files of the benchmarks from here.",
+            help="Read the official files of the benchmarks from here. [default: eval-data in WEBTEXT_HOME, where "
+            "--fetch puts them]",
             callback=options.filled,
             rich_help_panel=WHAT,
         ),
@@ -78,8 +79,8 @@ def evaluate(
         bool,
         Option(
             "--fetch",
-            help="First download the official files that the tasks need and that are missing, into --eval-data "
-            "[default: eval-data in WEBTEXT_HOME]; with no model named, do only that.",
+            help="First download the official files that the tasks need and that are missing, into --eval-data; "
+            "with no model named, do only that.",
             rich_help_panel=WHAT,
         ),
     ] = False,

@@ -119,7 +119,7 @@ def scores(result: EvalResult) -> None:
     if len(without_files) > FEW:
         console.print(
             f"not scored, without their official files: {', '.join(without_files)}; get them with "
-            "`webtext eval --fetch --eval-data DIR`, and name the directory with --eval-data DIR",
+            "`webtext eval --fetch`",
             soft_wrap=True,
         )
     for task, why in result.missing.items():

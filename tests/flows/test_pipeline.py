@@ -343,6 +343,20 @@ def test_bad_input_is_a_one_line_error_with_advice(
         assert len(run.stderr.strip().splitlines()) == 1
 
 
+def test_files_are_read_from_where_fetch_puts_them(pipeline: Pipeline, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, lake=str(pipeline.lake))
+    assert settings.fetched_eval_data() is None
+    settings.eval_data.mkdir()
+    (settings.eval_data / "ptb.test.txt").write_text(" a b \n")
+    (pipeline.home / "eval-data").symlink_to(settings.eval_data)
+    try:
+        run = webtext(pipeline.environment(), "eval", "--run", "tiny", "--tasks", "paper/ptb")
+    finally:
+        (pipeline.home / "eval-data").unlink()
+    assert run.returncode == 1
+    assert "eval-data/ptb.test.txt is not the official file of Penn Treebank" in run.stderr
+
+
 def test_a_damaged_shard_is_detected_and_the_error_names_it(pipeline: Pipeline) -> None:
     shard = next((pipeline.lake / "tokens" / "small" / "train").glob("*.parquet"))
     body = bytearray(shard.read_bytes())
