@@ -25,7 +25,7 @@ Letters in names: B trees, T positions of a tree, M positions of a batch, N scor
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,14 +47,15 @@ CPU_BATCH_TOKENS = 2_048  # positions in one forward pass
 MPS_BATCH_TOKENS = 32_768
 CPU_HEAD_ROWS = 128  # positions whose logits are held at once: 26 MB in fp32
 GPU_HEAD_ROWS = 4_096  # 0.8 GB
+BLOCK_TOKENS = 2**24  # read at once: 128 MB
 
 
 @dataclass(frozen=True)
 class Request:
     """Asks for the probability of ``continuation`` after ``context``; both are token ids and not empty."""
 
-    context: Sequence[int]
-    continuation: Sequence[int]
+    context: Sequence[int] | Ids
+    continuation: Sequence[int] | Ids
 
 
 @dataclass(frozen=True)
@@ -108,29 +109,14 @@ def score(
     its vocabulary, ValueError if a context or a continuation is empty, FailedStepError if a single request does not fit
     into memory.
     """
-    rows = [_Row.of(index, request, model.config) for index, request in enumerate(requests)]
     excluded = torch.tensor(list(exclude_first), dtype=torch.long, device=model.tokens.weight.device)
     capacity = capacity or capacity_for(model)
     scores: dict[int, Score] = {}
     was_training = model.training
     model.eval()
-    width = model.config.width if isinstance(model, GPT2) or model.shares else 0  # 0: no branches
-    waiting = trees.plan(enumerate(row.ids for row in rows), capacity.tokens, width)
     with torch.inference_mode():
-        while waiting:
-            longest = waiting[0].length
-            batch = waiting[: capacity.rows(longest)]
-            compute = functools.partial(_score_batch, model, batch, rows, excluded)
-            can_divide = len(batch[0].paths) > 1
-            found = capacity.attempt(len(batch), longest, compute, can_divide=can_divide)
-            if found is None:
-                left = [(index, rows[index].ids) for tree in waiting for index in tree.paths]
-                waiting = trees.plan(left, capacity.tokens, width)
-                continue
-            waiting = waiting[len(batch) :]
-            scores.update(found)
-            if on_done:
-                on_done(len(scores))
+        for rows in _blocks(requests, model.config):
+            _score_block(model, rows, excluded, capacity, scores, on_done)
     model.train(was_training)
     return [scores[index] for index in range(len(requests))]
 
@@ -142,7 +128,7 @@ def rolling(tokens: Sequence[int], context: int, stride: int, before: int = END_
     """
     if not 1 <= stride <= context:
         raise ValueError(f"stride must be in 1..{context}, got {stride}")
-    whole = [before, *(int(token) for token in tokens)]
+    whole = np.concatenate([[before], np.asarray(tokens, dtype=np.int64)])  # windows are views of it
     requests = []
     start = 1
     end = min(len(whole), context + 1)
@@ -178,7 +164,51 @@ class _Row:
         return cls(ids[-context:], targets, max(0, len(ids) - context))
 
 
-def _score_batch(model: GPT2 | Causal, batch: list[Tree], rows: list[_Row], excluded: Tensor) -> dict[int, Score]:
+def _blocks(requests: Sequence[Request], config: ModelConfig) -> Iterator[dict[int, _Row]]:
+    """The rows by index, in blocks, so that the copies of overlapping windows take a bounded amount of memory."""
+    rows: dict[int, _Row] = {}
+    n_tokens = 0
+    for index, request in enumerate(requests):
+        rows[index] = _Row.of(index, request, config)
+        n_tokens += len(rows[index].ids)
+        if n_tokens >= BLOCK_TOKENS:
+            yield rows
+            rows = {}
+            n_tokens = 0
+    if rows:
+        yield rows
+
+
+def _score_block(
+    model: GPT2 | Causal,
+    rows: dict[int, _Row],
+    excluded: Tensor,
+    capacity: Capacity,
+    scores: dict[int, Score],
+    on_done: Callable[[int], None] | None,
+) -> None:
+    """Add the scores of the rows to ``scores``."""
+    width = model.config.width if isinstance(model, GPT2) or model.shares else 0  # 0: no branches
+    waiting = trees.plan(((index, row.ids) for index, row in rows.items()), capacity.tokens, width)
+    while waiting:
+        longest = waiting[0].length
+        batch = waiting[: capacity.rows(longest)]
+        compute = functools.partial(_score_batch, model, batch, rows, excluded)
+        can_divide = len(batch[0].paths) > 1
+        found = capacity.attempt(len(batch), longest, compute, can_divide=can_divide)
+        if found is None:
+            left = [(index, rows[index].ids) for tree in waiting for index in tree.paths]
+            waiting = trees.plan(left, capacity.tokens, width)
+            continue
+        waiting = waiting[len(batch) :]
+        scores.update(found)
+        if on_done:
+            on_done(len(scores))
+
+
+def _score_batch(
+    model: GPT2 | Causal, batch: list[Tree], rows: Mapping[int, _Row], excluded: Tensor
+) -> dict[int, Score]:
     """The scores of the batch's requests, by index."""
     x_NC, targets_N = _hidden(model, batch, rows)
     head_rows = CPU_HEAD_ROWS if excluded.device.type == "cpu" else GPU_HEAD_ROWS
@@ -196,7 +226,7 @@ def _score_batch(model: GPT2 | Causal, batch: list[Tree], rows: list[_Row], excl
     return scores
 
 
-def _hidden(model: GPT2 | Causal, batch: list[Tree], rows: list[_Row]) -> tuple[Tensor, Tensor]:
+def _hidden(model: GPT2 | Causal, batch: list[Tree], rows: Mapping[int, _Row]) -> tuple[Tensor, Tensor]:
     """The residual stream at the scored positions ``[N, C]``, and their targets ``[N]``."""
     weight = model.tokens.weight
     is_padded = _is_padded(model)

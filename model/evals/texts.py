@@ -83,8 +83,8 @@ class _Stream:
         return self.n_tokens / self.n_text
 
     def unigram_nats(self) -> Floats:
-        scored = np.concatenate([np.asarray(window.continuation) for window in self.windows])
-        return _unigram_nats(scored, [window.continuation for window in self.windows])
+        scored = [np.asarray(window.continuation) for window in self.windows]
+        return _unigram_nats(np.concatenate(scored), scored)
 
 
 def run_stream(subject: Subject, evalset: str) -> SCORES:
@@ -222,7 +222,7 @@ def _score_stream(subject: Subject, text: str) -> _Stream:
 
 def _keep_windows(subject: Subject, evalset: str, stream: _Stream, per: Floats) -> None:
     for i, (window, lost, of) in enumerate(zip(stream.windows, stream.nats, per, strict=True)):
-        text = subject.tokenizer.decode(window.continuation)
+        text = subject.tokenizer.decode(np.asarray(window.continuation).tolist())
         subject.keep(f"{evalset}/{i}", text=excerpt(text, of="start"), nats=float(lost), per=float(of))
 
 
@@ -236,7 +236,7 @@ def _facts(stream: _Stream) -> dict[str, int | bool]:
     }
 
 
-def _unigram_nats(tokens: npt.NDArray[np.integer], pieces: Sequence[Sequence[int]]) -> Floats:
+def _unigram_nats(tokens: npt.NDArray[np.integer], pieces: Sequence[Sequence[int] | npt.NDArray[np.integer]]) -> Floats:
     """The nats of each piece under the unigram model of all ``tokens``."""
     frequency = np.bincount(tokens) / len(tokens)
     return np.array([-np.log(frequency[list(piece)]).sum() for piece in pieces])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -216,10 +217,36 @@ def test_a_window_scores_every_token_once(n: int, context: int, stride: int) -> 
     whole = [7, *tokens]
     at = 1
     for index, window in enumerate(windows):
-        assert whole[at - len(window.context) : at] == window.context
+        assert whole[at - len(window.context) : at] == list(window.context)
         assert len(window.context) + len(window.continuation) - 1 <= context  # nothing is cut
         assert len(window.context) >= (context - stride + 1 if index else 1)
         at += len(window.continuation)
+
+
+def test_many_windows_are_scored_in_blocks(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The windows share one array, and a block's copies of them are all that is added to it."""
+    tokens = np.random.default_rng(0).integers(0, 31, 200)
+    windows = rolling(tokens.tolist(), 12, 1, before=7)
+    assert len({id(np.asarray(window.context).base) for window in windows}) == 1
+    whole = score(model, windows)
+    held: list[int] = []
+    plan = trees.plan
+    monkeypatch.setattr(scoring, "BLOCK_TOKENS", 100)
+    monkeypatch.setattr(trees, "plan", lambda rows, *rest: plan(held_by(rows, held), *rest))
+    done: list[int] = []
+    parts = score(model, windows, on_done=done.append)
+    assert len(held) > 20
+    assert max(held) < 100 + 12
+    assert done == sorted(done)
+    assert done[-1] == len(windows)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
+
+
+def held_by(rows: Iterable[tuple[int, trees.Ids]], held: list[int]) -> list[tuple[int, trees.Ids]]:
+    block = list(rows)
+    held.append(sum(len(ids) for _, ids in block))
+    return block
 
 
 def test_perplexity_equals_transformers() -> None:
