@@ -37,7 +37,7 @@ def ablate(spec: EvalSpec, emit: Emit, clock: Callable[[], float] = time.monoton
         warnings.append(message)
         emit(Warned(message))
 
-    for warning in model.warnings:
+    for warning in source.warnings_of(model, spec):
         warn(warning)
     at_hand = evalsets.find(Path(spec.eval_data)) if spec.eval_data else {}
     files = {name: at_hand[name] for name in choices.evalsets if name in at_hand}

@@ -84,8 +84,7 @@ class _Evaluation:
             self.corpus_digest = corpus_digest(lake.dataset("tokens", name).require() for name in self.snapshots)
         self.files: dict[str, EvalFile] = evalsets.find(Path(spec.eval_data)) if spec.eval_data else {}
         self.warnings: list[str] = []
-        unused = world.unused_gpu() if spec.device == "auto" else None
-        for warning in (*([unused] if unused else []), *model.warnings):
+        for warning in source.warnings_of(model, spec):
             self._warn(warning)
 
     @functools.cached_property

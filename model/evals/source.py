@@ -19,7 +19,7 @@ from data.errors import InputError
 from data.lake.manifest import corpus_digest, json_digest
 from data.lake.names import check_name
 from data.lake.store import Lake
-from model import causal, checkpoint, hf, runs
+from model import causal, checkpoint, hf, runs, world
 from model.causal import Causal
 from model.checkpoint import OPTIMIZER, STATE, State
 from model.evals import EvalSpec
@@ -49,6 +49,12 @@ def find(spec: EvalSpec, lake: Lake) -> Source:
         return _of_checkpoint(Path(spec.checkpoint))
     assert spec.hf is not None
     return _of_hf(Path(spec.hf))
+
+
+def warnings_of(source: Source, spec: EvalSpec) -> list[str]:
+    """What the user should know before the model is scored: a GPU that is left unused, checkpoints that are damaged."""
+    unused = world.unused_gpu() if spec.device == "auto" else None
+    return [*([unused] if unused else []), *source.warnings]
 
 
 def corpus_of(source: Source, spec: EvalSpec, lake: Lake) -> tuple[str, ...]:
