@@ -7,6 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from data.lake.store import Lake
+from model.train import train
+from tests.model.corpora import publish_prose
+from tests.model.lakes import tiny_spec
+from tests.model.running import ignore
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -14,3 +20,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake with a corpus of prose, ``a``, and a run of two steps on it, ``r``."""
+    lake = Lake(tmp_path_factory.mktemp("trained") / "lake")
+    publish_prose(lake)
+    train(tiny_spec(lake, "r"), ignore)
+    return lake

@@ -20,7 +20,7 @@ from model.evals import EvalSpec, stats
 from model.evaluate import evaluate
 from model.scores import MeasuredOn
 from model.train import train
-from tests.model.corpora import prose, publish_texts
+from tests.model.corpora import publish_prose
 from tests.model.lakes import tiny_spec
 from tests.model.running import ignore
 from tests.model.scored import publish_score
@@ -135,8 +135,7 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Three runs that differ in their seed alone and one that is wider, scored."""
     lake = Lake(tmp_path_factory.mktemp("seeds") / "lake")
-    every = prose(24, seed=5, n_sentences=40)
-    publish_texts(lake, "a", every[:16], every[16:])
+    publish_prose(lake)
     has_sets = {"eval_data": str(SHARED), "any_file": True} if SHARED.is_dir() else {}
     for run, changes in (("s0", {}), ("s1", {"seed": "1"}), ("s2", {"seed": "2"}), ("wide", {"width": "16"})):
         spec = tiny_spec(lake, run)

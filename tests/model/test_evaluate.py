@@ -36,16 +36,6 @@ def scored(spec: EvalSpec, emit: Emit = ignore) -> dict[str, Any]:
     return result
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A lake with a corpus and a run of two steps on it."""
-    lake = Lake(tmp_path_factory.mktemp("trained") / "lake")
-    every = prose(24, seed=5, n_sentences=40)
-    publish_texts(lake, "a", every[:16], every[16:])
-    train(tiny_spec(lake, "r"), ignore)
-    return lake
-
-
 ONE_TASK = {"tasks": ("heldout_ppl",)}
 HELD_OUT = ("heldout_ppl", "heldout_lastword", "heldout_cloze", "heldout_order")
 

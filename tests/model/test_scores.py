@@ -16,22 +16,10 @@ from model import scores
 from model.evals import EvalSpec, lambada
 from model.evals.tasks import TASKS
 from model.evaluate import evaluate
-from model.train import train
-from tests.model.corpora import prose, publish_texts
-from tests.model.lakes import tiny_spec
 from tests.model.running import Events, ignore
 from tests.model.scored import make_record
 
 HELD_OUT = ("heldout_cloze", "heldout_lastword", "heldout_order", "heldout_ppl")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    lake = Lake(tmp_path_factory.mktemp("trained") / "lake")
-    every = prose(24, seed=5, n_sentences=40)
-    publish_texts(lake, "a", every[:16], every[16:])
-    train(tiny_spec(lake, "r"), ignore)
-    return lake
 
 
 def files_of(lake: Lake) -> dict[str, bytes]:

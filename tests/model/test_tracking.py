@@ -37,7 +37,7 @@ from model.tracking import (
     without_credentials,
 )
 from model.train import train
-from tests.model.corpora import prose, publish_texts
+from tests.model.corpora import publish_prose
 from tests.model.lakes import make_lake, make_spec, tiny_spec
 from tests.model.running import Events, after_steps, ignore
 from tests.model.scored import publish_score
@@ -350,8 +350,7 @@ def test_only_a_significantly_better_checkpoint_becomes_the_champion(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = Lake(tmp_path / "lake")
-    every = prose(24, seed=5, n_sentences=40)
-    publish_texts(lake, "a", every[:16], every[16:])
+    publish_prose(lake)
     client = MlflowClient(server)
     longer = {"learning_rate": "3e-2", "warmup_steps": "2"}
 
